@@ -1,0 +1,1 @@
+//! The node's side: Docker, host metrics, logs, exec and the spool.

@@ -1,0 +1,1 @@
+//! How a control plane and an agent talk: the agent's contract, mTLS, enrolment, reverse HTTP/2.

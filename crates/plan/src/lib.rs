@@ -1,0 +1,1 @@
+//! Pure decisions: what to do, given what is wanted and what was seen. No clock, no I/O.

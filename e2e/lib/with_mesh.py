@@ -4,7 +4,8 @@
     with_mesh.py -- COMMAND ARGS...
 
 The command finds the API's address in NEURALMESH_SERVER and an admin's API token in NEURALMESH_TOKEN.
-the end of the service's log is shown.
+DOCKER_HOST, where set, is the engine the agent uses. The exit code is the command's; where that is not 0, the end of the service's
+log is shown.
 """
 
 import os

@@ -1,0 +1,229 @@
+#!/usr/bin/env bash
+# Every test of this repository, on a real Docker engine and a real PostgreSQL. Installs and starts what it needs, ends what it
+# started. The last line is `N passed, N failed`; the exit code is 1 when anything failed.
+#
+#   scripts/test.sh                 everything
+#   scripts/test.sh --quick         what needs no service: style, lints, unit tests
+#   scripts/test.sh --only A,B      only these steps (and the build they need)
+#   scripts/test.sh --list          the steps' names
+#
+# Each step's output is kept in target/test-logs/. NM_TEST_POSTGRES_URL, where set, is used in place of a throw-away PostgreSQL.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. scripts/lib.sh
+
+TARGET=${CARGO_TARGET_DIR:-$NM_ROOT/target}
+LOGS=$TARGET/test-logs
+export NM_BINARY=$TARGET/debug/neuralmesh
+export PYTHONDONTWRITEBYTECODE=1
+
+# ---- the steps -----------------------------------------------------------------------------------------------------
+
+step_scripts() { # how to read them: shellcheck; that they can be read at all: python's compiler
+  local shell python
+  mapfile -t shell < <(git ls-files -co --exclude-standard '*.sh' .ci/run)
+  shellcheck -x "${shell[@]}"
+  mapfile -t python < <(git ls-files -co --exclude-standard '*.py')
+  python3 - "${python[@]}" <<'PY'
+import ast, sys
+for name in sys.argv[1:]:
+    ast.parse(open(name).read(), name)
+PY
+}
+step_rules() { python3 scripts/house_rules.py; }
+step_format() { cargo fmt --all --check; }
+step_dependencies() {
+  if cargo deny --version >/dev/null 2>&1; then
+    echo "by cargo-deny"
+    cargo deny --locked check
+  else
+    echo "by scripts/check_dependencies.py: licences, bans and sources; cargo-deny, which also knows advisories, is not installed"
+    python3 scripts/check_dependencies.py
+  fi
+}
+step_lint() { cargo clippy --workspace --all-targets --locked -- -D warnings; }
+npm_ready() { # the packages of the lock file, unless they are there
+  if [ ! -e node_modules/.package-lock.json ] || [ package-lock.json -nt node_modules/.package-lock.json ]; then npm ci --no-audit --no-fund; fi
+}
+step_web() {
+  cd web
+  npm_ready
+  npm run lint
+  npm test
+  npm run build
+}
+# Programs and tests in one go, so that both see the same features of each crate and nothing is built twice.
+step_build() { cargo build --workspace --bins --tests --locked; }
+step_tests() {
+  if cargo nextest --version >/dev/null 2>&1; then
+    cargo nextest run --workspace --locked --no-fail-fast --status-level fail --final-status-level fail
+  else
+    cargo test --workspace --locked --no-fail-fast --bins --lib --tests
+  fi
+}
+step_doctests() { cargo test --workspace --locked --doc --no-fail-fast; }
+step_browser() {
+  cd e2e/browser
+  npm_ready
+  npm test
+}
+
+# Programs that print `N passed, N failed` last; `--short` where they know it.
+run_program() {
+  case $1 in
+    e2e/schemathesis.sh | e2e/faults/* | benches/*) "$1" --short ;;
+    *) "$1" ;;
+  esac
+}
+
+# ---- which, and how their tests are counted --------------------------------------------------------------------------
+
+name_of() { basename "$1" | sed 's/\.[a-z]*$//'; }
+e2e_programs() { find e2e -maxdepth 1 -type f -perm -u+x \( -name '*.sh' -o -name '*.py' \) | sort; }
+fault_programs() { find e2e/faults -maxdepth 1 -type f -perm -u+x \( -name '*.sh' -o -name '*.py' \) | sort; }
+bench_programs() { find benches -maxdepth 1 -type f -perm -u+x \( -name '*.sh' -o -name '*.py' \) | sort; }
+
+# One line a step: its name, how it is counted, the command.
+steps() {
+  echo "scripts one step_scripts"
+  echo "rules checks step_rules"
+  echo "format one step_format"
+  echo "dependencies one step_dependencies"
+  if [ -f web/package.json ]; then echo "web vitest step_web"; fi
+  echo "lint one step_lint"
+  echo "build one step_build"
+  echo "tests cargo step_tests"
+  echo "doctests cargo step_doctests"
+  [ -z "$QUICK" ] || return 0
+  local program
+  for program in $(e2e_programs); do echo "$(name_of "$program") checks run_program $program"; done
+  if [ -f e2e/browser/package.json ]; then echo "browser playwright step_browser"; fi
+  for program in $(fault_programs); do echo "fault:$(name_of "$program") checks run_program $program"; done
+  for program in $(bench_programs); do echo "bench:$(name_of "$program") one run_program $program"; done
+}
+
+# count KIND LOG STATUS: prints "passed failed".
+count() {
+  local passed=0 failed=0
+  case $1 in
+    cargo) # nextest's summary, or cargo's own lines
+      read -r passed failed < <(awk '
+        /^ *Summary \[/ { for (i = 1; i < NF; i++) { if ($(i+1) ~ /^passed/) p += $i; if ($(i+1) ~ /^(failed|timed|exec)/) f += $i } }
+        /^test result:/ { for (i = 1; i < NF; i++) { if ($(i+1) ~ /^passed/) p += $i; if ($(i+1) ~ /^failed/) f += $i } }
+        END { print p+0, f+0 }' "$2") ;;
+    checks) # the last `N passed, N failed`
+      read -r passed failed < <(sed -n 's/^\([0-9][0-9]*\) passed, \([0-9][0-9]*\) failed$/\1 \2/p' "$2" | tail -n 1) || true ;;
+    vitest) # `Tests  1 failed | 12 passed (13)`
+      read -r passed failed < <(sed 's/\x1b\[[0-9;]*m//g' "$2" | awk '
+        /^ *Tests / { for (i = 1; i < NF; i++) { if ($(i+1) == "passed") p += $i; if ($(i+1) == "failed") f += $i } } END { print p+0, f+0 }') ;;
+    playwright) # `  12 passed (30s)`, `  1 failed`
+      read -r passed failed < <(sed 's/\x1b\[[0-9;]*m//g' "$2" | awk '/^ +[0-9]+ passed/ { p = $1 } /^ +[0-9]+ failed/ { f = $1 } END { print p+0, f+0 }') ;;
+    one) [ "$3" -ne 0 ] || passed=1 ;;
+  esac
+  # A step that failed without saying how often, or that says it is well but ran nothing, is one failure.
+  if [ "${failed:-0}" -eq 0 ] && { [ "$3" -ne 0 ] || [ "${passed:-0}" -eq 0 ]; }; then failed=1; fi
+  # A workspace without a single documentation test has passed those it has.
+  if [ "$1" = cargo ] && [ "$3" -eq 0 ] && [ "${passed:-0}" -eq 0 ] && grep -q '^test result: ok' "$2"; then failed=0; fi
+  echo "${passed:-0} ${failed:-0}"
+}
+
+run_step() { # NAME KIND COMMAND...
+  local name=$1 kind=$2 log status passed failed began=$EPOCHREALTIME took
+  shift 2
+  log=$LOGS/${name//:/-}.log
+  printf '%-28s' "$name"
+  set +e
+  (
+    set -e
+    trap - EXIT # what the whole run started ends with the whole run
+    "$@"
+  ) >"$log" 2>&1 </dev/null
+  status=$?
+  set -e
+  read -r passed failed < <(count "$kind" "$log" "$status")
+  took=$(seconds_since "$began")
+  PASSED=$((PASSED + passed)) FAILED=$((FAILED + failed))
+  if [ "$failed" -eq 0 ]; then
+    printf 'ok      %5s passed %21s s\n' "$passed" "$took"
+    TABLE+=("$(printf '%-28s %-7s %6s %6s %8s' "$name" ok "$passed" 0 "$took")")
+  else
+    printf 'FAILED  %5s passed, %s failed %10s s\n' "$passed" "$failed" "$took"
+    TABLE+=("$(printf '%-28s %-7s %6s %6s %8s' "$name" FAILED "$passed" "$failed" "$took")")
+    printf -- '--- the last lines of %s\n' "$log"
+    tail -n 60 "$log"
+    printf -- '---\n'
+    [ "$name" != build ] || BUILD_FAILED=1
+  fi
+}
+
+# ---- what they need --------------------------------------------------------------------------------------------------
+
+wants() { [ -z "$ONLY" ] || [[ ,$ONLY, == *",$1,"* ]]; }
+
+prepare() {
+  local began=$EPOCHREALTIME
+  ensure_rust
+  if ! cargo fmt --version >/dev/null 2>&1 || ! cargo clippy --version >/dev/null 2>&1; then
+    die "rustfmt or clippy is missing; get them with: rustup component add rustfmt clippy"
+  fi
+  command -v shellcheck >/dev/null || apt_install shellcheck
+  mkdir -p web/dist # the binary embeds the folder, which has to be there also while the dashboard is not built
+  if [ -f web/package.json ]; then ensure_node; fi
+  if [ -z "$QUICK" ]; then
+    ensure_docker
+    ensure_images
+    ensure_postgres
+    ensure_registry
+    registry_push busybox:latest
+    command -v h2load >/dev/null || apt_install nghttp2-client
+    if [ -f e2e/browser/package.json ] && wants browser; then ensure_chromium; fi
+    export NM_TEST_REQUIRE_SERVICES=1 # a test that finds no Docker or PostgreSQL now fails, it does not step aside
+  fi
+  printf '%-28sready %37s s\n' "(services and tools)" "$(seconds_since "$began")"
+}
+
+QUICK='' ONLY='' BUILD_FAILED='' PASSED=0 FAILED=0 TABLE=()
+while [ $# -gt 0 ]; do
+  case $1 in
+    --quick) QUICK=1 ;;
+    --only)
+      ONLY=${2:?--only takes step names}
+      shift
+      ;;
+    --list)
+      steps | cut -d' ' -f1
+      exit
+      ;;
+    *)
+      sed -n '2,/^set/p' "${BASH_SOURCE[0]}" | sed '$d; s/^# \{0,1\}//'
+      exit 2
+      ;;
+  esac
+  shift
+done
+
+if [ -n "$ONLY" ]; then
+  for name in ${ONLY//,/ }; do steps | cut -d' ' -f1 | grep -qxF "$name" || die "no step is called $name; scripts/test.sh --list names them"; done
+fi
+
+mkdir -p "$LOGS"
+began_all=$EPOCHREALTIME
+prepare
+mapfile -t plan < <(steps)
+for line in "${plan[@]}"; do
+  read -r name kind command <<<"$line"
+  wants "$name" || continue
+  if [ -n "$BUILD_FAILED" ]; then
+    printf '%-28snot run: the build failed\n' "$name"
+    FAILED=$((FAILED + 1))
+    continue
+  fi
+  read -ra words <<<"$command"
+  run_step "$name" "$kind" "${words[@]}"
+done
+
+printf '\n%-28s %-7s %6s %6s %8s\n' step result passed failed seconds
+printf '%s\n' "${TABLE[@]}"
+printf '%-28s %-7s %6s %6s %8s\n\n' all "$([ "$FAILED" -eq 0 ] && echo ok || echo FAILED)" "$PASSED" "$FAILED" "$(seconds_since "$began_all")"
+printf '%s passed, %s failed\n' "$PASSED" "$FAILED"
+[ "$FAILED" -eq 0 ]

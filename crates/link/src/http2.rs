@@ -1,0 +1,139 @@
+//! HTTP/2 settings shared by both sides, and the tasks of one connection.
+//!
+//! Invariants:
+//! - Each stream has a window of its own, and the connection's window is so wide that it never binds. Were it tight, a few
+//!   streams whose readers stopped would hold all of it and every other stream would stand still. For the same reason the
+//!   windows are fixed: hyper's adaptive ones give the connection no more than a single stream.
+//! - Cancelling a connection's token ends the connection and every exchange on it at once, whoever holds handles to it.
+
+use hyper::rt::Executor;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// How a link's HTTP/2 behaves. Both sides use the same settings.
+#[derive(Debug, Clone)]
+pub struct Http2Options {
+    /// A ping goes out when nothing was heard for this long.
+    pub ping_interval: Duration,
+    /// The peer is taken for lost when a ping has no answer for this long. A silent peer is noticed within both together.
+    pub ping_timeout: Duration,
+    /// Bytes one stream may have under way to a reader that does not read: also the most a stalled stream costs in memory.
+    pub stream_window: u32,
+    /// Requests at the same time on one link; further ones wait.
+    pub max_streams: u32,
+}
+
+impl Default for Http2Options {
+    fn default() -> Self {
+        Self { ping_interval: Duration::from_secs(2), ping_timeout: Duration::from_secs(5), stream_window: 1024 * 1024, max_streams: 1024 }
+    }
+}
+
+/// Half of what the protocol allows: [`Http2Options::max_streams`] full stream windows fit into it.
+pub(crate) const CONNECTION_WINDOW: u32 = 1 << 30;
+/// What one stream may hold written but unsent.
+pub(crate) const SEND_BUFFER: usize = 256 * 1024;
+pub(crate) const MAX_HEADERS: u32 = 16 * 1024;
+
+/// The tasks hyper starts for one connection: the connection itself, its streams, its request bodies.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ConnectionTasks {
+    tracker: TaskTracker,
+    sever: CancellationToken,
+}
+
+impl ConnectionTasks {
+    /// Ends the connection when cancelled.
+    pub(crate) fn severing(&self) -> &CancellationToken {
+        &self.sever
+    }
+
+    /// Waits up to `grace` for what is under way, then ends the rest.
+    pub(crate) async fn drain(&self, grace: Duration) {
+        self.tracker.close();
+        // Whether it came to its end in time or not, what is left is ended now.
+        let _ = tokio::time::timeout(grace, self.tracker.wait()).await;
+        self.sever.cancel();
+        self.tracker.wait().await;
+    }
+}
+
+impl<F> Executor<F> for ConnectionTasks
+where
+    F: Future + Send + 'static,
+    F::Output: Send,
+{
+    fn execute(&self, task: F) {
+        let sever = self.sever.clone();
+        self.tracker.spawn(async move {
+            sever.run_until_cancelled(task).await;
+        });
+    }
+}
+
+/// Whether the peer ended its side of a TLS connection in good order. A process that was killed, and a line that was cut, do
+/// not send TLS's closing words; one that stops does.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Farewell(Arc<AtomicBool>);
+
+impl Farewell {
+    pub(crate) fn listen<T>(stream: T) -> (Heard<T>, Self) {
+        let farewell = Self::default();
+        (Heard { stream, farewell: farewell.clone() }, farewell)
+    }
+
+    pub(crate) fn said(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// A stream that notes its own end.
+pub(crate) struct Heard<T> {
+    stream: T,
+    farewell: Farewell,
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Heard<T> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let (before, room) = (buf.filled().len(), buf.remaining());
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if matches!(read, Poll::Ready(Ok(()))) && room > 0 && buf.filled().len() == before {
+            self.farewell.0.store(true, Ordering::Release);
+        }
+        read
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Heard<T> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// Sets a connected socket up for a link: small frames leave at once, and little is queued in the kernel, so that a ping is
+/// not stuck behind megabytes of a bulk transfer and its sender not taken for dead on a slow line.
+pub(crate) fn tune(socket: &tokio::net::TcpStream) -> io::Result<()> {
+    socket.set_nodelay(true)?;
+    #[cfg(target_os = "linux")]
+    socket2::SockRef::from(socket).set_tcp_notsent_lowat(128 * 1024)?;
+    Ok(())
+}

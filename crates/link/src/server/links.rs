@@ -1,0 +1,241 @@
+//! Which nodes are connected.
+//!
+//! Invariants:
+//! - A node has one current link at most. A newer connection replaces the older, which is severed: it is dead as a rule, and
+//!   we have not heard so yet.
+//! - Events of a node come in the order things happened: connected, then replaced any number of times, then disconnected.
+//!   They are sent under the lock that guards the table, so whoever has seen an event finds the table at least that new.
+//! - [`Links::close`] leaves nothing: not a link, not one that drains, not a connection that was admitted a moment before and
+//!   is not in the table yet.
+
+use super::handle::LinkHandle;
+use crate::error::LinkError;
+use nm_types::NodeId;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::{broadcast, watch};
+use tokio_util::sync::CancellationToken;
+
+/// Events a slow reader may be behind before it is told that it missed some.
+const EVENTS: usize = 4096;
+
+/// A connection's number, unique while this process lives; a later connection has a greater one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LinkId(pub(super) u64);
+
+impl fmt::Display for LinkId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Why a link takes no new requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CloseReason {
+    /// The agent ended the connection in good order: it stops.
+    AgentStopped,
+    /// The connection broke, or the agent no longer answers pings.
+    Lost,
+    /// A newer connection of the same node took its place.
+    Replaced,
+    /// [`Links::close`] was called: the node was removed, or revoked.
+    Closed,
+    /// The certificate it was made with has expired.
+    Expired,
+    /// This control plane stops.
+    Stopping,
+}
+
+/// A change of one node's link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkEvent {
+    pub node: NodeId,
+    /// The link that came, or went.
+    pub link: LinkId,
+    pub change: LinkChange,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LinkChange {
+    Connected,
+    /// The node was connected already, by the link named here; it still is, by the new one.
+    Replaced { old: LinkId },
+    Disconnected(CloseReason),
+}
+
+/// The table of live links. Cheap to clone; all clones are the same table.
+#[derive(Clone)]
+pub struct Links {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    table: Mutex<Table>,
+    events: broadcast::Sender<LinkEvent>,
+}
+
+#[derive(Default)]
+struct Table {
+    next: u64,
+    /// Set at the end: no link is taken in any more.
+    stopping: bool,
+    current: HashMap<NodeId, Live>,
+    /// Links out of `current` whose exchanges may still run.
+    ending: HashMap<LinkId, (NodeId, CancellationToken)>,
+    /// Connections at the gate. One that is not here when it comes back was closed in the meantime.
+    at_the_gate: HashMap<LinkId, NodeId>,
+}
+
+struct Live {
+    handle: LinkHandle,
+    closed: watch::Sender<Option<CloseReason>>,
+    sever: CancellationToken,
+}
+
+impl Default for Links {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Links {
+    pub fn new() -> Self {
+        Self { inner: Arc::new(Inner { table: Mutex::default(), events: broadcast::channel(EVENTS).0 }) }
+    }
+
+    /// The node's link, if it is connected to this control plane.
+    pub fn get(&self, node: &NodeId) -> Option<LinkHandle> {
+        self.lock().current.get(node).map(|live| live.handle.clone())
+    }
+
+    /// As [`Self::get`], with the error that says so.
+    pub fn require(&self, node: &NodeId) -> Result<LinkHandle, LinkError> {
+        self.get(node).ok_or_else(|| LinkError::NotConnected { node: node.clone() })
+    }
+
+    /// Every connected node's link.
+    pub fn connected(&self) -> Vec<LinkHandle> {
+        self.lock().current.values().map(|live| live.handle.clone()).collect()
+    }
+
+    /// Changes from now on. A reader told that it lagged reads [`Self::connected`] afresh.
+    pub fn events(&self) -> broadcast::Receiver<LinkEvent> {
+        self.inner.events.subscribe()
+    }
+
+    /// Ends every connection of a node at once, also one that is only just being admitted. Change what [`super::Gate::admit`]
+    /// looks at first, or the node is back in a moment. Says whether there was anything to close.
+    pub fn close(&self, node: &NodeId) -> bool {
+        let mut table = self.lock();
+        let waiting = table.at_the_gate.len();
+        table.at_the_gate.retain(|_, n| n != node);
+        let mut any = table.at_the_gate.len() < waiting;
+        for (_, sever) in table.ending.values().filter(|(n, _)| n == node) {
+            sever.cancel();
+            any = true;
+        }
+        if let Some(live) = table.current.remove(node) {
+            self.end(&live, CloseReason::Closed);
+            any = true;
+        }
+        any
+    }
+
+    pub(super) fn close_all(&self, reason: CloseReason) {
+        let mut table = self.lock();
+        table.stopping = true;
+        table.at_the_gate.clear();
+        for (_, sever) in table.ending.values() {
+            sever.cancel();
+        }
+        for (_, live) in std::mem::take(&mut table.current) {
+            self.end(&live, reason);
+        }
+    }
+
+    /// A number for a connection that goes to the gate. It is given up when the ticket is dropped.
+    pub(super) fn ticket(&self, node: &NodeId) -> Ticket {
+        let mut table = self.lock();
+        let id = LinkId(table.next);
+        table.next += 1;
+        table.at_the_gate.insert(id, node.clone());
+        Ticket { id, links: self.clone() }
+    }
+
+    /// Takes an admitted connection in; not so when it was closed while at the gate, or when a newer one was quicker.
+    pub(super) fn register(&self, ticket: &Ticket, handle: LinkHandle, closed: watch::Sender<Option<CloseReason>>, sever: CancellationToken) -> bool {
+        let mut table = self.lock();
+        if table.at_the_gate.remove(&ticket.id).is_none() || table.stopping {
+            return false;
+        }
+        let node = handle.node().clone();
+        let live = Live { handle, closed, sever };
+        let change = match table.current.entry(node.clone()) {
+            Entry::Vacant(place) => {
+                place.insert(live);
+                LinkChange::Connected
+            }
+            Entry::Occupied(place) if place.get().handle.id > ticket.id => return false,
+            Entry::Occupied(mut place) => {
+                let old = place.insert(live);
+                old.closed.send_replace(Some(CloseReason::Replaced));
+                old.sever.cancel();
+                LinkChange::Replaced { old: old.handle.id }
+            }
+        };
+        self.tell(node, ticket.id, change);
+        true
+    }
+
+    /// The link `id` takes no new requests. What is under way on it may go on until [`Self::forget`].
+    pub(super) fn unregister(&self, node: &NodeId, id: LinkId, reason: CloseReason) {
+        let mut table = self.lock();
+        let is_current = table.current.get(node).is_some_and(|live| live.handle.id == id);
+        if let Some(live) = is_current.then(|| table.current.remove(node)).flatten() {
+            live.closed.send_replace(Some(reason));
+            table.ending.insert(id, (node.clone(), live.sever.clone()));
+            self.tell(node.clone(), id, LinkChange::Disconnected(reason));
+        }
+    }
+
+    /// Nothing of the link `id` is left.
+    pub(super) fn forget(&self, id: LinkId) {
+        self.lock().ending.remove(&id);
+    }
+
+    fn end(&self, live: &Live, reason: CloseReason) {
+        live.closed.send_replace(Some(reason));
+        live.sever.cancel();
+        self.tell(live.handle.node().clone(), live.handle.id, LinkChange::Disconnected(reason));
+    }
+
+    fn tell(&self, node: NodeId, link: LinkId, change: LinkChange) {
+        // Nobody listening is not an error.
+        let _ = self.inner.events.send(LinkEvent { node, link, change });
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        // No code under this lock can panic halfway through a change.
+        self.inner.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A connection at the gate.
+pub(super) struct Ticket {
+    id: LinkId,
+    links: Links,
+}
+
+impl Ticket {
+    pub(super) fn id(&self) -> LinkId {
+        self.id
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.links.lock().at_the_gate.remove(&self.id);
+    }
+}

@@ -1,1 +1,3 @@
 //! Pure decisions: what to do, given what is wanted and what was seen. No clock, no I/O.
+
+pub mod binds;

@@ -135,8 +135,8 @@ mkdir -p "$TARGET" web/dist
 build_log=$TARGET/quickstart-build.log
 
 build_web() {
-  cd web
-  if [ ! -e node_modules/.package-lock.json ] || [ package-lock.json -nt node_modules/.package-lock.json ]; then npm ci --no-audit --no-fund; fi
+  cd web || return
+  if [ ! -e node_modules/.package-lock.json ] || [ package-lock.json -nt node_modules/.package-lock.json ]; then npm ci --no-audit --no-fund || return; fi
   npm run build
 }
 web_is_built() {

@@ -32,6 +32,12 @@ def binary():
     return str(path)
 
 
+def socket_flag():
+    """Where DOCKER_HOST names a socket, agents are told to use that engine."""
+    host = os.environ.get("DOCKER_HOST", "")
+    return ["--docker-socket", host.removeprefix("unix://")] if host.startswith("unix://") else []
+
+
 def free_port():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
@@ -234,7 +240,7 @@ class NeuralMesh:
         self.process = Process(
             "neuralmesh",
             [binary(), mode, "--data-dir", self.data_dir, "--listen", f"127.0.0.1:{self.port}"]
-            + ["--agent-listen", f"127.0.0.1:{self.agent_port}", *arguments],
+            + ["--agent-listen", f"127.0.0.1:{self.agent_port}", *(socket_flag() if mode == "up" else []), *arguments],
             self.dir / "log",
             env,
         )
@@ -295,9 +301,10 @@ class NeuralMesh:
         index = len(self.agents)
         agent = Process(
             f"agent {index}",
-            [binary(), "agent", "--join", token, "--server", f"https://127.0.0.1:{self.agent_port}"]
-            + ["--data-dir", self.dir / f"agent{index}", *arguments],
+            [binary(), "agent", "--server", f"https://127.0.0.1:{self.agent_port}", "--data-dir", self.dir / f"agent{index}"]
+            + [*socket_flag(), *arguments],
             self.dir / f"agent{index}.log",
+            {"NEURALMESH_JOIN": token},
         ).start()
         self.agents.append(agent)
         return agent

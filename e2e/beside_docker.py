@@ -1,0 +1,97 @@
+#!/usr/bin/env python3
+"""Docker used beside us: its client sees our containers, and what it does behind our back shows in the API within 2 s."""
+
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent / "lib"))
+from checks import Suite, eventually
+from docker import LABEL, Docker
+from nm import PREFIX, NeuralMesh
+
+SEEN_WITHIN = 2.0
+IMAGE = "busybox:latest"
+suite = Suite("beside_docker")
+docker = Docker()
+mesh = NeuralMesh()
+ours = {"name": f"{PREFIX}ours"}
+theirs = f"{PREFIX}theirs"
+
+
+def setup():
+    suite.on_exit(mesh.close)
+    suite.on_exit(docker.remove_prefix, PREFIX)
+    mesh.up()
+    body = {"name": ours["name"], "image": IMAGE, "command": ["sleep", "600"], "start": True, "stopGrace": 0}
+    ours["id"] = mesh.client.post("/api/containers", body).expect(201).data["id"]
+
+
+def row(name):
+    """As the list shows it, None when it does not."""
+    return next((c for c in mesh.client.every("/api/containers") if c["name"] == name), None)
+
+
+def soon(condition, what):
+    """What must show within 2 s of now."""
+    began = time.monotonic()
+    eventually(condition, SEEN_WITHIN, what)
+    print(f"    seen after {(time.monotonic() - began) * 1000:.0f} ms", flush=True)
+
+
+@suite.check("Docker lists ours, with our label")
+def _():
+    rows = docker.containers(label=[f"{LABEL}={ours['id']}"])
+    assert [r["Names"] for r in rows] == [[f"/{ours['name']}"]], rows
+
+
+@suite.check("stopped by Docker: shows within 2 s")
+def _():
+    docker.request("POST", f"/containers/{ours['name']}/stop?t=0")
+    soon(lambda: row(ours["name"])["status"] in ("stopped", "exited"), "the stop")
+
+
+@suite.check("started by Docker: shows within 2 s")
+def _():
+    docker.start(ours["name"])
+    soon(lambda: row(ours["name"])["status"] == "running", "the start")
+
+
+@suite.check("paused and unpaused by Docker: shows within 2 s")
+def _():
+    docker.request("POST", f"/containers/{ours['name']}/pause")
+    soon(lambda: row(ours["name"])["status"] == "paused", "the pause")
+    docker.request("POST", f"/containers/{ours['name']}/unpause")
+    soon(lambda: row(ours["name"])["status"] == "running", "the end of the pause")
+
+
+@suite.check("its process killed: shows within 2 s, with the exit code")
+def _():
+    docker.request("POST", f"/containers/{ours['name']}/kill?signal=KILL")
+    soon(lambda: row(ours["name"])["status"] == "exited", "the exit")
+    assert mesh.client.container(ours["id"])["exitCode"] == 137
+
+
+@suite.check("made by others: listed within 2 s, not as ours")
+def _():
+    docker.create(theirs, IMAGE, ["sleep", "600"])
+    docker.start(theirs)
+    soon(lambda: row(theirs), "the other container")
+    seen = row(theirs)
+    assert seen["managed"] is False and seen["status"] == "running" and seen["image"] == IMAGE, seen
+    docker.remove(theirs)
+    soon(lambda: row(theirs) is None, "its end")
+
+
+@suite.check("ours, removed by Docker: the API does not show it as running within 2 s, and removing it there is clean")
+def _():
+    docker.start(ours["name"])
+    soon(lambda: row(ours["name"])["status"] == "running", "the start")
+    docker.remove(ours["name"])
+    soon(lambda: (row(ours["name"]) or {"status": "gone"})["status"] != "running", "the removal")
+    mesh.client.remove(ours["id"])
+    assert row(ours["name"]) is None
+    assert docker.inspect(ours["name"]) is None, "it came back"
+
+
+suite.run(setup)

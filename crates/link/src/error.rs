@@ -65,7 +65,11 @@ impl LinkError {
         // A remote GOAWAY reaches a stream only when the peer said that it did not process that stream (RFC 9113, 6.8), and
         // REFUSED_STREAM says the same of one (8.7).
         let unprocessed = h2.is_some_and(|e| e.is_remote() && (e.is_go_away() || e.reason() == Some(h2::Reason::REFUSED_STREAM)));
-        let delivery = if returned || unprocessed { Delivery::NotSent } else { Delivery::MayHaveBeenSent };
+        let delivery = if returned || unprocessed {
+            Delivery::NotSent
+        } else {
+            Delivery::MayHaveBeenSent
+        };
         if !returned && h2.is_some_and(h2::Error::is_reset) {
             Self::Aborted { node, delivery, source }
         } else {

@@ -32,7 +32,12 @@ pub struct Http2Options {
 
 impl Default for Http2Options {
     fn default() -> Self {
-        Self { ping_interval: Duration::from_secs(2), ping_timeout: Duration::from_secs(5), stream_window: 1024 * 1024, max_streams: 1024 }
+        Self {
+            ping_interval: Duration::from_secs(2),
+            ping_timeout: Duration::from_secs(5),
+            stream_window: 1024 * 1024,
+            max_streams: 1024,
+        }
     }
 }
 
@@ -41,6 +46,8 @@ pub(crate) const CONNECTION_WINDOW: u32 = 1 << 30;
 /// What one stream may hold written but unsent.
 pub(crate) const SEND_BUFFER: usize = 256 * 1024;
 pub(crate) const MAX_HEADERS: u32 = 16 * 1024;
+/// Streams ended from one side whose last frames from the other may still come.
+pub(crate) const RESETS_REMEMBERED: usize = 4096;
 
 /// The tasks hyper starts for one connection: the connection itself, its streams, its request bodies.
 #[derive(Clone, Debug, Default)]
@@ -78,15 +85,21 @@ where
     }
 }
 
-/// Whether the peer ended its side of a TLS connection in good order. A process that was killed, and a line that was cut, do
-/// not send TLS's closing words; one that stops does.
+/// Whether a connection ended in good order: the peer sent TLS's closing words, or HTTP/2 came to its end and shut the stream
+/// down of itself, as it does after a GOAWAY. Neither happens when a process is killed, a line is cut, or pings have no answer.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Farewell(Arc<AtomicBool>);
 
 impl Farewell {
     pub(crate) fn listen<T>(stream: T) -> (Heard<T>, Self) {
         let farewell = Self::default();
-        (Heard { stream, farewell: farewell.clone() }, farewell)
+        (
+            Heard {
+                stream,
+                farewell: farewell.clone(),
+            },
+            farewell,
+        )
     }
 
     pub(crate) fn said(&self) -> bool {
@@ -125,6 +138,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Heard<T> {
         Pin::new(&mut self.stream).poll_flush(cx)
     }
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.farewell.0.store(true, Ordering::Release);
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

@@ -70,7 +70,10 @@ pub enum BadToken {
 impl JoinToken {
     /// A new token for the authority with this pin. Fails only when the operating system has no random bytes.
     pub fn generate(pin: [u8; 32]) -> Result<Self, getrandom::Error> {
-        Ok(Self { pin, secret: JoinSecret::generate()? })
+        Ok(Self {
+            pin,
+            secret: JoinSecret::generate()?,
+        })
     }
 
     pub fn parse(text: &str) -> Result<Self, BadToken> {
@@ -79,12 +82,17 @@ impl JoinToken {
             return Err(BadToken::Form);
         };
         if version != VERSION {
-            let newer = version.strip_prefix("nm").is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
+            let newer = version
+                .strip_prefix("nm")
+                .is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
             return Err(if newer { BadToken::Version } else { BadToken::Form });
         }
         let mut bytes = [0u8; 32];
         hex::decode_to_slice(pin, &mut bytes).map_err(|_| BadToken::Form)?;
-        Ok(Self { pin: bytes, secret: JoinSecret::parse(secret).ok_or(BadToken::Form)? })
+        Ok(Self {
+            pin: bytes,
+            secret: JoinSecret::parse(secret).ok_or(BadToken::Form)?,
+        })
     }
 
     /// The token as text, to be shown once to whoever asked for it.
@@ -100,7 +108,10 @@ impl JoinToken {
 
 impl fmt::Debug for JoinToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("JoinToken").field("pin", &hex::encode(self.pin)).field("secret", &self.secret).finish()
+        f.debug_struct("JoinToken")
+            .field("pin", &hex::encode(self.pin))
+            .field("secret", &self.secret)
+            .finish()
     }
 }
 
@@ -126,7 +137,16 @@ mod tests {
         let good = JoinToken::generate([1; 32]).unwrap().reveal();
         let mut cut = good.to_string();
         cut.pop();
-        for bad in ["", "nm1", "nm1..", "nm1.ab.cd", &cut, &good.replace("nm1", "xx1"), &format!("{}.x", *good), &good.replace('.', ":")] {
+        for bad in [
+            "",
+            "nm1",
+            "nm1..",
+            "nm1.ab.cd",
+            &cut,
+            &good.replace("nm1", "xx1"),
+            &format!("{}.x", *good),
+            &good.replace('.', ":"),
+        ] {
             assert_eq!(JoinToken::parse(bad).unwrap_err(), BadToken::Form, "{bad}");
         }
         assert_eq!(JoinToken::parse(&good.replace("nm1", "nm2")).unwrap_err(), BadToken::Version);

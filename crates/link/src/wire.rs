@@ -80,7 +80,10 @@ pub struct Refusal {
 
 impl Refusal {
     pub fn new(code: RefusalCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into() }
+        Self {
+            code,
+            message: message.into(),
+        }
     }
 }
 
@@ -98,11 +101,17 @@ pub struct AgentFacts {
 
 impl AgentFacts {
     pub(crate) fn check(&self) -> Result<(), Refusal> {
-        for (field, text, max) in
-            [("hostname", &self.hostname, 253), ("agentVersion", &self.agent_version, 64), ("os", &self.os, 32), ("arch", &self.arch, 32)]
-        {
+        for (field, text, max) in [
+            ("hostname", &self.hostname, 253),
+            ("agentVersion", &self.agent_version, 64),
+            ("os", &self.os, 32),
+            ("arch", &self.arch, 32),
+        ] {
             if text.is_empty() || text.len() > max || text.chars().any(char::is_control) {
-                return Err(Refusal::new(RefusalCode::InvalidRequest, format!("`{field}` is one line of 1 to {max} bytes")));
+                return Err(Refusal::new(
+                    RefusalCode::InvalidRequest,
+                    format!("`{field}` is one line of 1 to {max} bytes"),
+                ));
             }
         }
         Ok(())
@@ -162,7 +171,10 @@ pub(crate) async fn write_verdict(to: &mut (impl AsyncWrite + Unpin), verdict: &
 pub(crate) async fn read_verdict(from: &mut (impl AsyncRead + Unpin)) -> io::Result<Verdict> {
     let length = usize::from(from.read_u16().await?);
     if length > MAX_VERDICT {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "the control plane's first words are not a verdict"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "the control plane's first words are not a verdict",
+        ));
     }
     let mut json = vec![0; length];
     from.read_exact(&mut json).await?;

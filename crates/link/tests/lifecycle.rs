@@ -42,10 +42,28 @@ async fn the_agent_comes_back_to_a_control_plane_that_was_away() {
     let address = control.address;
     let rules = control.stop().await;
     let error = soon("the request under way", waiting).await.unwrap().unwrap_err();
-    assert!(matches!(error, LinkError::Closed { delivery: Delivery::MayHaveBeenSent, .. }), "{error:?}");
+    assert!(
+        matches!(
+            error,
+            LinkError::Closed {
+                delivery: Delivery::MayHaveBeenSent,
+                ..
+            }
+        ),
+        "{error:?}"
+    );
     assert_eq!(link.closed().await, CloseReason::Stopping);
     let late = soon("a request too late", link.send(get("/who"))).await.unwrap_err();
-    assert!(matches!(late, LinkError::Closed { delivery: Delivery::NotSent, .. }), "{late:?}");
+    assert!(
+        matches!(
+            late,
+            LinkError::Closed {
+                delivery: Delivery::NotSent,
+                ..
+            }
+        ),
+        "{late:?}"
+    );
     node.state(|s| matches!(s, LinkState::Waiting { refused: None, .. })).await;
     // What nobody waits for any more is dropped at the node.
     at_least(&node.doings.dropped, 1).await;
@@ -58,12 +76,24 @@ async fn the_agent_comes_back_to_a_control_plane_that_was_away() {
 
 /// Pings every 200 ms, and 800 ms to answer one.
 fn alert() -> Http2Options {
-    Http2Options { ping_interval: Duration::from_millis(200), ping_timeout: Duration::from_millis(800), ..Http2Options::default() }
+    Http2Options {
+        ping_interval: Duration::from_millis(200),
+        ping_timeout: Duration::from_millis(800),
+        ..Http2Options::default()
+    }
 }
 
 #[tokio::test]
 async fn both_ends_notice_a_line_that_swallows_everything() {
-    let control = Control::start_with(Rules::new(), ServerOptions { http2: alert(), ..ServerOptions::default() }, None).await;
+    let control = Control::start_with(
+        Rules::new(),
+        ServerOptions {
+            http2: alert(),
+            ..ServerOptions::default()
+        },
+        None,
+    )
+    .await;
     let proxy = Proxy::to(control.address).await;
     let options = AgentOptions { http2: alert(), ..quick() };
     let node = Node::start_at(&control, &[proxy.url()], options).await;
@@ -85,9 +115,28 @@ async fn both_ends_notice_a_line_that_swallows_everything() {
     assert!(took < Duration::from_secs(5), "noticed after {took:?}");
     assert!(control.links.get(&node.id).is_none());
     let error = soon("the request under way", waiting).await.unwrap().unwrap_err();
-    assert!(matches!(error, LinkError::Closed { delivery: Delivery::MayHaveBeenSent, .. }), "{error:?}");
-    let broke = async { while let Some(frame) = body.frame().await { if frame.is_err() { return true } } false };
-    assert!(soon("the body breaks", broke).await, "a body cut short must end in an error, not like a whole one");
+    assert!(
+        matches!(
+            error,
+            LinkError::Closed {
+                delivery: Delivery::MayHaveBeenSent,
+                ..
+            }
+        ),
+        "{error:?}"
+    );
+    let broke = async {
+        while let Some(frame) = body.frame().await {
+            if frame.is_err() {
+                return true;
+            }
+        }
+        false
+    };
+    assert!(
+        soon("the body breaks", broke).await,
+        "a body cut short must end in an error, not like a whole one"
+    );
 
     // An idle link is watched as well: nothing but the next cut line tells that it works again.
     proxy.cut();
@@ -98,7 +147,15 @@ async fn both_ends_notice_a_line_that_swallows_everything() {
 
 #[tokio::test]
 async fn a_quiet_link_stays() {
-    let control = Control::start_with(Rules::new(), ServerOptions { http2: alert(), ..ServerOptions::default() }, None).await;
+    let control = Control::start_with(
+        Rules::new(),
+        ServerOptions {
+            http2: alert(),
+            ..ServerOptions::default()
+        },
+        None,
+    )
+    .await;
     let node = Node::start_at(&control, &[control.url()], AgentOptions { http2: alert(), ..quick() }).await;
     let link = control.linked(&node.id).await;
     let mut events = control.links.events();
@@ -125,7 +182,10 @@ async fn a_newer_connection_of_a_node_replaces_the_older() {
     let mut events = control.links.events();
     let second = Node::resume(first.dir.clone(), &[control.url()], quick());
     let event = next_event(&mut events).await;
-    assert_eq!((event.node, event.change), (first.id.clone(), LinkChange::Replaced { old: old.id() }));
+    assert_eq!(
+        (event.node, event.change),
+        (first.id.clone(), LinkChange::Replaced { old: old.id() })
+    );
     let new = control.links.get(&first.id).unwrap();
     assert_eq!(new.id(), event.link);
     assert!(new.id() > old.id() && !old.is_open());
@@ -157,7 +217,15 @@ async fn an_agent_that_stops_lets_what_is_under_way_end() {
 #[tokio::test]
 async fn an_agent_that_stops_does_not_wait_for_ever() {
     let control = Control::start().await;
-    let node = Node::start_at(&control, &[control.url()], AgentOptions { drain: Duration::from_millis(200), ..quick() }).await;
+    let node = Node::start_at(
+        &control,
+        &[control.url()],
+        AgentOptions {
+            drain: Duration::from_millis(200),
+            ..quick()
+        },
+    )
+    .await;
     let link = control.linked(&node.id).await;
     let waiting = tokio::spawn(async move { link.send(get("/hold")).await });
     at_least(&node.doings.held, 1).await;
@@ -191,7 +259,16 @@ async fn a_revoked_node_is_cut_off_and_stays_out() {
     let ended = async { while let Some(Ok(_)) = body.frame().await {} };
     soon("the open stream ends", ended).await;
     let state = node.state(|s| matches!(s, LinkState::Waiting { refused: Some(_), .. })).await;
-    assert!(matches!(state, LinkState::Waiting { refused: Some(RefusalCode::Revoked), .. }), "{state:?}");
+    assert!(
+        matches!(
+            state,
+            LinkState::Waiting {
+                refused: Some(RefusalCode::Revoked),
+                ..
+            }
+        ),
+        "{state:?}"
+    );
     assert!(control.links.get(&node.id).is_none());
     assert!(!control.links.close(&NodeId::fresh(1)), "there was nothing to close");
 }
@@ -216,12 +293,24 @@ async fn closing_a_node_also_closes_a_connection_at_the_gate() {
     let before = control.rules.admissions.available_permits() as u32;
     let mut events = control.links.events();
     let node = Node::resume(dir, &[control.url()], quick());
-    soon("the gate is asked", control.rules.admissions.acquire_many(before + 1)).await.unwrap().forget();
+    soon("the gate is asked", control.rules.admissions.acquire_many(before + 1))
+        .await
+        .unwrap()
+        .forget();
     control.rules.revoked.lock().unwrap().insert(node.id.clone());
     assert!(control.links.close(&node.id), "the connection at the gate was there to be closed");
     hold.add_permits(100);
     let state = node.state(|s| matches!(s, LinkState::Waiting { refused: Some(_), .. })).await;
-    assert!(matches!(state, LinkState::Waiting { refused: Some(RefusalCode::Revoked), .. }), "{state:?}");
+    assert!(
+        matches!(
+            state,
+            LinkState::Waiting {
+                refused: Some(RefusalCode::Revoked),
+                ..
+            }
+        ),
+        "{state:?}"
+    );
     assert!(events.try_recv().is_err(), "the node must never have counted as connected");
 }
 
@@ -238,7 +327,9 @@ async fn a_link_ends_with_the_certificate_it_was_made_with() {
     let node = Node::start(&control).await;
     let link = control.linked(&node.id).await;
     assert_eq!(soon("the certificate's end", link.closed()).await, CloseReason::Expired);
-    let state = node.state(|s| matches!(s, LinkState::Waiting { error, .. } if error.contains("expired"))).await;
+    let state = node
+        .state(|s| matches!(s, LinkState::Waiting { error, .. } if error.contains("expired")))
+        .await;
     assert!(matches!(state, LinkState::Waiting { .. }));
 }
 
@@ -294,7 +385,9 @@ async fn one_authority_follows_another() {
         }
     };
     soon("trust in the new authority", spread).await;
-    let identity = next.issue_server::<&str>(&[], Validity::starting(SystemTime::now(), SERVER_LIFETIME)).unwrap();
+    let identity = next
+        .issue_server::<&str>(&[], Validity::starting(SystemTime::now(), SERVER_LIFETIME))
+        .unwrap();
     control.tls.replace(&identity, &both).unwrap();
     let mut events = control.links.events();
     control.links.close(&node.id);
@@ -311,7 +404,12 @@ async fn every_replica_has_a_link_of_its_own() {
     for control in [&one, &two] {
         assert_eq!(ask(&control.linked(&node.id).await, "/who").await, node.id.to_string());
     }
-    soon("both are linked", node.states.clone().wait_for(|all| all.len() == 2 && all.values().all(connected))).await.unwrap();
+    soon(
+        "both are linked",
+        node.states.clone().wait_for(|all| all.len() == 2 && all.values().all(connected)),
+    )
+    .await
+    .unwrap();
     one.stop().await;
     assert_eq!(ask(&two.linked(&node.id).await, "/who").await, node.id.to_string());
     let states = node.link.states();

@@ -75,7 +75,9 @@ async fn streams_that_nobody_reads_do_not_stop_the_others() {
 
 async fn text_len(link: &nm_link::server::LinkHandle, length: u64) -> u64 {
     let body = link.send(get(&format!("/source?{length}"))).await.unwrap().into_body();
-    body.into_data_stream().fold(0, |sum, chunk| async move { sum + chunk.unwrap().len() as u64 }).await
+    body.into_data_stream()
+        .fold(0, |sum, chunk| async move { sum + chunk.unwrap().len() as u64 })
+        .await
 }
 
 #[tokio::test]
@@ -104,7 +106,41 @@ async fn a_request_whose_own_body_breaks_fails_alone() {
     let frames = stream::iter([Ok(hyper::body::Frame::data(Bytes::from_static(b"half"))), Err("the disk is gone")]);
     let request = http::Request::post("/sink").body(http_body_util::StreamBody::new(frames)).unwrap();
     let error = soon("the broken request", link.send(request)).await.unwrap_err();
-    assert!(matches!(error, LinkError::Aborted { delivery: Delivery::MayHaveBeenSent, .. }), "{error:?}");
+    assert!(
+        matches!(
+            error,
+            LinkError::Aborted {
+                delivery: Delivery::MayHaveBeenSent,
+                ..
+            }
+        ),
+        "{error:?}"
+    );
     assert!(link.is_open());
     assert_eq!(ask(&link, "/who").await, node.id.to_string());
+}
+
+/// People close log views and hang up on calls all day long; the link outlives it.
+#[tokio::test]
+async fn any_number_of_cancelled_requests_leaves_the_link_standing() {
+    let control = Control::start().await;
+    let node = Node::start(&control).await;
+    let link = control.linked(&node.id).await;
+    for _ in 0..8 {
+        // Taken back before the node can have looked at them.
+        let mut calls = Vec::new();
+        for _ in 0..200 {
+            let mut call = Box::pin(link.send(get("/hold")));
+            let first_poll = futures_util::poll!(&mut call);
+            assert!(first_poll.is_pending());
+            calls.push(call);
+        }
+        tokio::task::yield_now().await;
+        drop(calls);
+        // Dropped with data on its way.
+        let bodies = join_all((0..200).map(|_| link.send(get("/endless")))).await;
+        drop(bodies);
+        assert_eq!(ask(&link, "/who").await, node.id.to_string());
+    }
+    assert!(link.is_open());
 }

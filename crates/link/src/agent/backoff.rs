@@ -12,7 +12,11 @@ pub(super) struct Backoff {
 
 impl Backoff {
     pub(super) fn new(first: Duration, longest: Duration) -> Self {
-        Self { first, longest, failures: 0 }
+        Self {
+            first,
+            longest,
+            failures: 0,
+        }
     }
 
     pub(super) fn reset(&mut self) {
@@ -45,7 +49,10 @@ mod tests {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
         for full in [200, 400, 800, 1600, 3200, 6400, 10_000, 10_000] {
             let wait = backoff.next();
-            assert!(wait >= Duration::from_millis(full / 2) && wait <= Duration::from_millis(full), "{wait:?} of {full} ms");
+            assert!(
+                wait >= Duration::from_millis(full / 2) && wait <= Duration::from_millis(full),
+                "{wait:?} of {full} ms"
+            );
         }
         for _ in 0..100 {
             assert!(backoff.next() <= Duration::from_secs(10));

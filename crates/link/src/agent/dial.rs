@@ -37,21 +37,35 @@ impl FromStr for ServerUrl {
         let uri: Uri = text.trim().parse().map_err(|_| bad())?;
         let authority = uri.authority().ok_or_else(bad)?;
         let plain = uri.scheme_str() == Some("https") && matches!(uri.path(), "" | "/") && uri.query().is_none();
-        if !plain || authority.as_str().contains('@') || authority.as_str().ends_with(':') {
-            return Err(bad());
-        }
-        let host = authority.host().trim_start_matches('[').trim_end_matches(']');
-        let port = match authority.port() {
-            None => DEFAULT_PORT,
-            Some(port) => Some(port.as_u16()).filter(|p| *p != 0).ok_or_else(bad)?,
+        // What follows the host is a port that can be used, or nothing.
+        let port = match authority
+            .as_str()
+            .strip_prefix(authority.host())
+            .filter(|_| plain)
+            .ok_or_else(bad)?
+        {
+            "" => DEFAULT_PORT,
+            _ => authority.port_u16().filter(|p| *p != 0).ok_or_else(bad)?,
         };
-        if host.is_empty() { Err(bad()) } else { Ok(Self { host: host.to_owned(), port }) }
+        let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+        if host.is_empty() {
+            Err(bad())
+        } else {
+            Ok(Self {
+                host: host.to_owned(),
+                port,
+            })
+        }
     }
 }
 
 impl fmt::Display for ServerUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.host.contains(':') { write!(f, "https://[{}]:{}", self.host, self.port) } else { write!(f, "https://{}:{}", self.host, self.port) }
+        if self.host.contains(':') {
+            write!(f, "https://[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "https://{}:{}", self.host, self.port)
+        }
     }
 }
 
@@ -68,7 +82,11 @@ pub struct DialOptions {
 
 impl Default for DialOptions {
     fn default() -> Self {
-        Self { connect_timeout: Duration::from_secs(5), handshake_timeout: Duration::from_secs(10), answer_timeout: Duration::from_secs(15) }
+        Self {
+            connect_timeout: Duration::from_secs(5),
+            handshake_timeout: Duration::from_secs(10),
+            answer_timeout: Duration::from_secs(15),
+        }
     }
 }
 
@@ -107,13 +125,21 @@ pub enum DialError {
 
 pub(super) async fn dial(server: &ServerUrl, config: Arc<ClientConfig>, options: &DialOptions) -> Result<TlsStream<TcpStream>, DialError> {
     let socket = connect(server, options.connect_timeout).await?;
-    http2::tune(&socket).map_err(|source| DialError::Connect { server: server.clone(), source })?;
+    http2::tune(&socket).map_err(|source| DialError::Connect {
+        server: server.clone(),
+        source,
+    })?;
     let wanted = config.alpn_protocols.first().cloned();
     let handshake = TlsConnector::from(config).connect(control_name(), socket);
     let stream = match tokio::time::timeout(options.handshake_timeout, handshake).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(source)) => return Err(tls_failure(server, source)),
-        Err(_elapsed) => return Err(DialError::HandshakeTimeout { server: server.clone(), after: options.handshake_timeout }),
+        Err(_elapsed) => {
+            return Err(DialError::HandshakeTimeout {
+                server: server.clone(),
+                after: options.handshake_timeout,
+            });
+        }
     };
     if stream.get_ref().1.alpn_protocol() != wanted.as_deref() {
         return Err(DialError::WrongPort { server: server.clone() });
@@ -124,7 +150,10 @@ pub(super) async fn dial(server: &ServerUrl, config: Arc<ClientConfig>, options:
 /// Tries each address in turn, so that one that swallows packets costs one timeout and no more.
 async fn connect(server: &ServerUrl, timeout: Duration) -> Result<TcpStream, DialError> {
     let timed_out = || io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {timeout:?}"));
-    let resolve = |source| DialError::Resolve { server: server.clone(), source };
+    let resolve = |source| DialError::Resolve {
+        server: server.clone(),
+        source,
+    };
     let found = tokio::time::timeout(timeout, tokio::net::lookup_host((server.host.as_str(), server.port))).await;
     let addresses: Vec<SocketAddr> = found.map_err(|_| resolve(timed_out()))?.map_err(resolve)?.collect();
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
@@ -135,7 +164,10 @@ async fn connect(server: &ServerUrl, timeout: Duration) -> Result<TcpStream, Dia
             Err(_elapsed) => last = timed_out(),
         }
     }
-    Err(DialError::Connect { server: server.clone(), source: last })
+    Err(DialError::Connect {
+        server: server.clone(),
+        source: last,
+    })
 }
 
 /// Says in words what went wrong in TLS. Also for errors after the handshake: with TLS 1.3 a server that does not accept the
@@ -143,7 +175,10 @@ async fn connect(server: &ServerUrl, timeout: Duration) -> Result<TcpStream, Dia
 pub(super) fn tls_failure(server: &ServerUrl, source: io::Error) -> DialError {
     let server = server.clone();
     match source.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>()) {
-        Some(rustls::Error::InvalidCertificate(reason)) => DialError::NotTrusted { server, reason: in_words(reason) },
+        Some(rustls::Error::InvalidCertificate(reason)) => DialError::NotTrusted {
+            server,
+            reason: in_words(reason),
+        },
         Some(rustls::Error::AlertReceived(alert)) => {
             let reason = match alert {
                 AlertDescription::CertificateExpired => "it has expired; join again with a new token",
@@ -157,7 +192,10 @@ pub(super) fn tls_failure(server: &ServerUrl, source: io::Error) -> DialError {
                 AlertDescription::NoApplicationProtocol => return DialError::WrongPort { server },
                 _ => return DialError::Handshake { server, source },
             };
-            DialError::CertificateRefused { server, reason: reason.to_owned() }
+            DialError::CertificateRefused {
+                server,
+                reason: reason.to_owned(),
+            }
         }
         _ => DialError::Handshake { server, source },
     }
@@ -171,7 +209,9 @@ fn in_words(reason: &CertificateError) -> String {
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
             "its certificate is not valid yet; is this machine's clock right?".to_owned()
         }
-        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => "its certificate is not for serving".to_owned(),
+        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
+            "its certificate is not for serving".to_owned()
+        }
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
             "its certificate is not a control plane's".to_owned()
         }
@@ -195,9 +235,18 @@ mod tests {
             assert_eq!(url.to_string(), shown);
             assert_eq!(url.to_string().parse::<ServerUrl>().unwrap(), url);
         }
-        for bad in
-            ["", "mesh:7443", "http://mesh:7443", "https://", "https://a:0", "https://a:99999", "https://u:p@a", "https://a/b", "https://a?x", "https://a:"]
-        {
+        for bad in [
+            "",
+            "mesh:7443",
+            "http://mesh:7443",
+            "https://",
+            "https://a:0",
+            "https://a:99999",
+            "https://u:p@a",
+            "https://a/b",
+            "https://a?x",
+            "https://a:",
+        ] {
             assert!(bad.parse::<ServerUrl>().is_err(), "{bad:?}");
         }
     }

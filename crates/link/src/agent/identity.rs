@@ -36,7 +36,9 @@ pub enum IdentityError {
         #[source]
         source: io::Error,
     },
-    #[error("{path} can be read by other users (mode {mode:o}); it holds the node's private key. Make it 0600, and have the node join anew if others may have read it")]
+    #[error(
+        "{path} can be read by other users (mode {mode:o}); it holds the node's private key. Make it 0600, and have the node join anew if others may have read it"
+    )]
     Exposed { path: PathBuf, mode: u32 },
     #[error("{path} is not an agent's identity: {reason}")]
     Malformed { path: PathBuf, reason: String },
@@ -69,7 +71,12 @@ impl AgentIdentity {
         if certificate.public_key_sha256 != key.public_key_sha256() {
             return Err(PkiError::KeyMismatch);
         }
-        Ok(Self { certificate, certificate_pem, key, trust })
+        Ok(Self {
+            certificate,
+            certificate_pem,
+            key,
+            trust,
+        })
     }
 
     pub fn node(&self) -> &NodeId {
@@ -85,14 +92,18 @@ impl AgentIdentity {
     }
 
     pub(super) fn tls(&self) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), PkiError> {
-        let leaf = CertificateDer::from_pem_slice(self.certificate_pem.as_bytes()).map_err(|e| PkiError::read("the node's certificate", e))?;
+        let leaf =
+            CertificateDer::from_pem_slice(self.certificate_pem.as_bytes()).map_err(|e| PkiError::read("the node's certificate", e))?;
         Ok((vec![leaf], PrivateKeyDer::Pkcs8(self.key.to_der())))
     }
 }
 
 impl fmt::Debug for AgentIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AgentIdentity").field("certificate", &self.certificate).field("trust", &self.trust).finish_non_exhaustive()
+        f.debug_struct("AgentIdentity")
+            .field("certificate", &self.certificate)
+            .field("trust", &self.trust)
+            .finish_non_exhaustive()
     }
 }
 
@@ -107,7 +118,11 @@ impl IdentityStore {
     pub fn open(dir: impl Into<PathBuf>) -> Result<Self, IdentityError> {
         let dir = dir.into();
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir);
-        made.map_err(|source| IdentityError::Io { action: "make the directory", path: dir.clone(), source })?;
+        made.map_err(|source| IdentityError::Io {
+            action: "make the directory",
+            path: dir.clone(),
+            source,
+        })?;
         Ok(Self { dir })
     }
 
@@ -134,16 +149,26 @@ impl IdentityStore {
         let mut text = Zeroizing::new(String::new());
         file.read_to_string(&mut text).map_err(io("read"))?;
         // Only the place is told: the parser's message may quote the text, and a key is in it.
-        let malformed = |reason: String| IdentityError::Malformed { path: path.clone(), reason };
+        let malformed = |reason: String| IdentityError::Malformed {
+            path: path.clone(),
+            reason,
+        };
         let disk: OnDisk =
             serde_json::from_str(&text).map_err(|e| malformed(format!("unreadable at line {}, column {}", e.line(), e.column())))?;
         if disk.version != 1 {
-            return Err(malformed(format!("it is of version {}, this program knows version 1", disk.version)));
+            return Err(malformed(format!(
+                "it is of version {}, this program knows version 1",
+                disk.version
+            )));
         }
         let key = NodeKey::from_pem(&disk.private_key)?;
         let identity = AgentIdentity::assemble(key, disk.certificate.clone(), TrustBundle::from_pem(&disk.ca_certificates)?)?;
         if identity.node() != &disk.node_id {
-            return Err(malformed(format!("it is called {}, its certificate {}", disk.node_id, identity.node())));
+            return Err(malformed(format!(
+                "it is called {}, its certificate {}",
+                disk.node_id,
+                identity.node()
+            )));
         }
         Ok(Some(identity))
     }
@@ -157,21 +182,39 @@ impl IdentityStore {
             certificate: identity.certificate_pem.clone(),
             ca_certificates: identity.trust.to_pem(),
         };
-        let text = serde_json::to_string_pretty(&disk).map_err(|e| IdentityError::Io { action: "write", path: self.path(), source: e.into() })?;
+        let text = serde_json::to_string_pretty(&disk).map_err(|e| IdentityError::Io {
+            action: "write",
+            path: self.path(),
+            source: e.into(),
+        })?;
         self.replace(Zeroizing::new(text).as_bytes())
     }
 
     /// Fails when an identity could not be saved here: checked before a join token is spent.
     pub(super) fn check_writable(&self) -> Result<(), IdentityError> {
         let path = self.dir.join(NEW_FILE);
-        write_new(&path, b"").and_then(|()| fs::remove_file(&path)).map_err(|source| IdentityError::Io { action: "write", path, source })
+        write_new(&path, b"")
+            .and_then(|()| fs::remove_file(&path))
+            .map_err(|source| IdentityError::Io {
+                action: "write",
+                path,
+                source,
+            })
     }
 
     fn replace(&self, bytes: &[u8]) -> Result<(), IdentityError> {
         let (new, path) = (self.dir.join(NEW_FILE), self.path());
-        write_new(&new, bytes).map_err(|source| IdentityError::Io { action: "write", path: new.clone(), source })?;
+        write_new(&new, bytes).map_err(|source| IdentityError::Io {
+            action: "write",
+            path: new.clone(),
+            source,
+        })?;
         let swapped = fs::rename(&new, &path).and_then(|()| File::open(&self.dir)?.sync_all());
-        swapped.map_err(|source| IdentityError::Io { action: "replace", path, source })
+        swapped.map_err(|source| IdentityError::Io {
+            action: "replace",
+            path,
+            source,
+        })
     }
 
     pub(super) async fn load_async(&self) -> Result<Option<AgentIdentity>, IdentityError> {
@@ -216,7 +259,9 @@ mod tests {
         let key = NodeKey::generate().unwrap();
         let csr = Csr::parse(&key.csr(None).unwrap()).unwrap();
         let node = NodeId::fresh(1_770_000_000_000);
-        let issued = authority.issue_agent(&csr, &node, Validity::starting(SystemTime::now(), AGENT_LIFETIME)).unwrap();
+        let issued = authority
+            .issue_agent(&csr, &node, Validity::starting(SystemTime::now(), AGENT_LIFETIME))
+            .unwrap();
         AgentIdentity::assemble(key, issued.pem, authority.trust()).unwrap()
     }
 
@@ -257,6 +302,9 @@ mod tests {
     #[test]
     fn one_nodes_key_with_anothers_certificate_is_refused() {
         let (one, two) = (identity(), identity());
-        assert!(matches!(AgentIdentity::assemble(one.key, two.certificate_pem, two.trust), Err(PkiError::KeyMismatch)));
+        assert!(matches!(
+            AgentIdentity::assemble(one.key, two.certificate_pem, two.trust),
+            Err(PkiError::KeyMismatch)
+        ));
     }
 }

@@ -50,12 +50,18 @@ pub async fn join(
     }
     store.check_writable()?;
     let key = NodeKey::generate()?;
-    let body = EnrolBody { secret: token.secret.reveal().to_string(), csr: key.csr(None)?, facts: facts.clone() };
+    let body = EnrolBody {
+        secret: token.secret.reveal().to_string(),
+        csr: key.csr(None)?,
+        facts: facts.clone(),
+    };
     let config = joining_config(token.pin)?;
     let reply = ask(server, config, ENROL_PATH, &body, options).await.map_err(JoinError::from)?;
     let trust = TrustBundle::from_pem(&reply.ca_certificates)?;
     if !trust.contains_pin(&token.pin) {
-        return Err(JoinError::BadAnswer("its list of authorities lacks the one that this join token names".to_owned()));
+        return Err(JoinError::BadAnswer(
+            "its list of authorities lacks the one that this join token names".to_owned(),
+        ));
     }
     let identity = Arc::new(accept(key, reply, trust).map_err(JoinError::BadAnswer)?);
     store.save_async(identity.clone()).await?;
@@ -117,8 +123,9 @@ async fn exchange(
         Some(refused) => AskError::Dial(refused),
         None => AskError::Interrupted(error.to_string()),
     };
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake::<_, Full<Bytes>>(TokioIo::new(stream)).await.map_err(broke)?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake::<_, Full<Bytes>>(TokioIo::new(stream))
+        .await
+        .map_err(broke)?;
     let request = Request::post(path)
         .header(header::HOST, CONTROL_NAME)
         .header(header::CONTENT_TYPE, "application/json")
@@ -127,7 +134,11 @@ async fn exchange(
     let answer = async move {
         let response = sender.send_request(request).await.map_err(broke)?;
         let status = response.status();
-        let body = Limited::new(response.into_body(), MAX_BODY).collect().await.map_err(|e| AskError::Interrupted(e.to_string()))?.to_bytes();
+        let body = Limited::new(response.into_body(), MAX_BODY)
+            .collect()
+            .await
+            .map_err(|e| AskError::Interrupted(e.to_string()))?
+            .to_bytes();
         if status.is_success() {
             return serde_json::from_slice(&body).map_err(|e| AskError::BadAnswer(e.to_string()));
         }
@@ -150,7 +161,10 @@ async fn exchange(
 fn refused_certificate(server: &ServerUrl, error: &hyper::Error) -> Option<DialError> {
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {
-        let alert = cause.downcast_ref::<std::io::Error>().and_then(|e| e.get_ref()).and_then(|e| e.downcast_ref::<rustls::Error>());
+        let alert = cause
+            .downcast_ref::<std::io::Error>()
+            .and_then(|e| e.get_ref())
+            .and_then(|e| e.downcast_ref::<rustls::Error>());
         if let Some(alert @ rustls::Error::AlertReceived(_)) = alert {
             return Some(tls_failure(server, std::io::Error::other(alert.clone())));
         }

@@ -4,7 +4,7 @@ use super::backoff::Backoff;
 use super::dial::{DialError, DialOptions, ServerUrl, dial, tls_failure};
 use super::identity::{AgentIdentity, IdentityStore};
 use super::renew;
-use crate::http2::{CONNECTION_WINDOW, ConnectionTasks, Http2Options, MAX_HEADERS, SEND_BUFFER};
+use crate::http2::{CONNECTION_WINDOW, ConnectionTasks, Http2Options, MAX_HEADERS, RESETS_REMEMBERED, SEND_BUFFER};
 use crate::tls::{TlsError, member_config};
 use crate::wire::{ALPN_LINK, Refusal, RefusalCode, Verdict, read_verdict};
 use arc_swap::ArcSwap;
@@ -114,7 +114,13 @@ impl AgentLink {
         servers.sort();
         servers.dedup();
         let states = servers.iter().map(|s| (s.clone(), LinkState::Connecting)).collect();
-        let inner = Inner { store, identity: ArcSwap::from_pointee(identity), servers, options, states: watch::Sender::new(states) };
+        let inner = Inner {
+            store,
+            identity: ArcSwap::from_pointee(identity),
+            servers,
+            options,
+            states: watch::Sender::new(states),
+        };
         Self { inner: Arc::new(inner) }
     }
 
@@ -238,7 +244,10 @@ impl Inner {
             Ok(Ok(Verdict::Admitted)) => Ok(stream),
             Ok(Ok(Verdict::Refused(refusal))) => Err(LinkFailure::Refused(refusal)),
             Ok(Err(error)) => Err(tls_failure(server, error).into()),
-            Err(_elapsed) => Err(LinkFailure::NoVerdict { server: server.clone(), after }),
+            Err(_elapsed) => Err(LinkFailure::NoVerdict {
+                server: server.clone(),
+                after,
+            }),
         }
     }
 
@@ -253,6 +262,8 @@ impl Inner {
     {
         let options = &self.options.http2;
         let tasks = ConnectionTasks::default();
+        // However this ends, by a panic or by being dropped, what runs on the connection ends with it.
+        let _sever = tasks.severing().clone().drop_guard();
         let mut connection = pin!(
             hyper::server::conn::http2::Builder::new(tasks.clone())
                 .timer(TokioTimer::new())
@@ -263,6 +274,9 @@ impl Inner {
                 .max_send_buf_size(SEND_BUFFER)
                 .max_header_list_size(MAX_HEADERS)
                 .max_concurrent_streams(options.max_streams)
+                // A burst of requests taken back at once is no attack here: the one client is the control plane.
+                .max_pending_accept_reset_streams(RESETS_REMEMBERED)
+                .max_local_error_reset_streams(None)
                 .serve_connection(TokioIo::new(stream), service)
         );
         let ended = tokio::select! {

@@ -34,7 +34,10 @@ pub enum RenewError {
 /// When to renew: a third into the certificate's life, and a day into it at the latest.
 pub(super) fn due(identity: &AgentIdentity) -> SystemTime {
     let certificate = identity.certificate();
-    let life = certificate.not_after.duration_since(certificate.not_before).unwrap_or(Duration::ZERO);
+    let life = certificate
+        .not_after
+        .duration_since(certificate.not_before)
+        .unwrap_or(Duration::ZERO);
     certificate.not_before + (life / 3).min(DAILY)
 }
 
@@ -46,7 +49,9 @@ pub(super) async fn renew(
     options: &DialOptions,
 ) -> Result<Arc<AgentIdentity>, RenewError> {
     let key = NodeKey::generate()?;
-    let body = RenewBody { csr: key.csr(Some(present.node()))? };
+    let body = RenewBody {
+        csr: key.csr(Some(present.node()))?,
+    };
     let (chain, own_key) = present.tls()?;
     let config = member_config(present.trust(), chain, own_key, ALPN_ENROL)?;
     let reply = ask(server, config, RENEW_PATH, &body, options).await.map_err(|error| match error {

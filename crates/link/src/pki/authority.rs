@@ -2,12 +2,13 @@
 //! gives and keeps it; nothing here touches a disk.
 
 use super::{
-    AUTHORITY_LIFETIME, CONTROL_NAME, Csr, IssuedCertificate, NodeCertificate, PkiError, TrustBundle, Validity, certificate, csr, node_uri, sha256,
+    AUTHORITY_LIFETIME, CONTROL_NAME, Csr, IssuedCertificate, NodeCertificate, PkiError, TrustBundle, Validity, certificate, csr, node_uri,
+    sha256,
 };
 use nm_types::NodeId;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData,
-    SanType, SerialNumber,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    PublicKeyData, SanType, SerialNumber,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use std::net::IpAddr;
@@ -45,10 +46,15 @@ impl Authority {
         params.serial_number = Some(random_serial()?);
         params.distinguished_name = DistinguishedName::new();
         // A part of the key's hash keeps an old and a new authority apart wherever they are shown side by side.
-        params.distinguished_name.push(DnType::CommonName, format!("NeuralMesh authority {}", &pin[..16]));
+        params
+            .distinguished_name
+            .push(DnType::CommonName, format!("NeuralMesh authority {}", &pin[..16]));
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let certificate = params.self_signed(&key).map_err(|source| PkiError::Make { what: "an authority's certificate", source })?;
+        let certificate = params.self_signed(&key).map_err(|source| PkiError::Make {
+            what: "an authority's certificate",
+            source,
+        })?;
         Self::assemble(certificate.der().clone(), key)
     }
 
@@ -66,13 +72,22 @@ impl Authority {
         if info.spki_sha256 != sha256(&key.subject_public_key_info()) {
             return Err(PkiError::KeyMismatch);
         }
-        let issuer =
-            Issuer::from_ca_cert_der(&der, key).map_err(|source| PkiError::Make { what: "an issuer from the authority's certificate", source })?;
-        Ok(Self { certificate: der, issuer, not_after: info.not_after })
+        let issuer = Issuer::from_ca_cert_der(&der, key).map_err(|source| PkiError::Make {
+            what: "an issuer from the authority's certificate",
+            source,
+        })?;
+        Ok(Self {
+            certificate: der,
+            issuer,
+            not_after: info.not_after,
+        })
     }
 
     pub fn to_pem(&self) -> AuthorityPem {
-        AuthorityPem { certificate: certificate::to_pem(&self.certificate), key: Zeroizing::new(self.issuer.key().serialize_pem()) }
+        AuthorityPem {
+            certificate: certificate::to_pem(&self.certificate),
+            key: Zeroizing::new(self.issuer.key().serialize_pem()),
+        }
     }
 
     /// SHA-256 of the authority's SubjectPublicKeyInfo: what a join token carries.
@@ -104,7 +119,10 @@ impl Authority {
         }
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         let not_after = from_offset(params.not_after);
-        let leaf = params.signed_by(&key, &self.issuer).map_err(|source| PkiError::Make { what: "a server certificate", source })?;
+        let leaf = params.signed_by(&key, &self.issuer).map_err(|source| PkiError::Make {
+            what: "a server certificate",
+            source,
+        })?;
         Ok(ServerIdentity {
             // The authority goes along: a joining machine knows nothing of it but the hash of its key.
             chain: vec![leaf.der().clone(), self.certificate.clone()],
@@ -119,15 +137,25 @@ impl Authority {
         csr.asks_only_for(node)?;
         let mut params = self.leaf(validity)?;
         params.distinguished_name.push(DnType::CommonName, node.as_str());
-        params.subject_alt_names.push(SanType::URI(
-            node_uri(node).try_into().map_err(|source| PkiError::Make { what: "a node's URI", source })?,
-        ));
+        params
+            .subject_alt_names
+            .push(SanType::URI(node_uri(node).try_into().map_err(|source| PkiError::Make {
+                what: "a node's URI",
+                source,
+            })?));
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        let leaf =
-            params.signed_by(csr.public_key(), &self.issuer).map_err(|source| PkiError::Make { what: "an agent's certificate", source })?;
+        let leaf = params.signed_by(csr.public_key(), &self.issuer).map_err(|source| PkiError::Make {
+            what: "an agent's certificate",
+            source,
+        })?;
         // Read back: what was issued is what was meant, and the numbers the caller stores are the certificate's own.
         let read = NodeCertificate::from_der(leaf.der())?;
-        Ok(IssuedCertificate { pem: certificate::to_pem(leaf.der()), serial: read.serial, fingerprint: read.fingerprint, not_after: read.not_after })
+        Ok(IssuedCertificate {
+            pem: certificate::to_pem(leaf.der()),
+            serial: read.serial,
+            fingerprint: read.fingerprint,
+            not_after: read.not_after,
+        })
     }
 
     fn leaf(&self, validity: Validity) -> Result<CertificateParams, PkiError> {
@@ -174,7 +202,10 @@ fn set_validity(params: &mut CertificateParams, validity: Validity) -> Result<()
 }
 
 fn to_offset(at: SystemTime) -> Result<OffsetDateTime, PkiError> {
-    let out_of_range = || PkiError::Make { what: "a certificate's validity", source: rcgen::Error::Time };
+    let out_of_range = || PkiError::Make {
+        what: "a certificate's validity",
+        source: rcgen::Error::Time,
+    };
     let seconds = at.duration_since(UNIX_EPOCH).map_err(|_| out_of_range())?.as_secs();
     OffsetDateTime::from_unix_timestamp(i64::try_from(seconds).map_err(|_| out_of_range())?).map_err(|_| out_of_range())
 }
@@ -205,7 +236,10 @@ mod tests {
         assert_eq!(again.not_after(), now() + AUTHORITY_LIFETIME);
         assert!(again.trust().contains_pin(&authority.spki_sha256()));
         let other = Authority::generate(now()).unwrap().to_pem();
-        let mixed = AuthorityPem { certificate: pem.certificate, key: other.key };
+        let mixed = AuthorityPem {
+            certificate: pem.certificate,
+            key: other.key,
+        };
         assert!(matches!(Authority::from_pem(&mixed), Err(PkiError::KeyMismatch)));
     }
 
@@ -214,8 +248,12 @@ mod tests {
         let authority = Authority::generate(now()).unwrap();
         let key = NodeKey::generate().unwrap();
         let csr = Csr::parse(&key.csr(None).unwrap()).unwrap();
-        let one = authority.issue_agent(&csr, &node(), Validity::starting(now(), AGENT_LIFETIME)).unwrap();
-        let two = authority.issue_agent(&csr, &node(), Validity::starting(now(), AGENT_LIFETIME)).unwrap();
+        let one = authority
+            .issue_agent(&csr, &node(), Validity::starting(now(), AGENT_LIFETIME))
+            .unwrap();
+        let two = authority
+            .issue_agent(&csr, &node(), Validity::starting(now(), AGENT_LIFETIME))
+            .unwrap();
         assert_ne!(one.serial, two.serial);
         let read = NodeCertificate::from_pem(&one.pem).unwrap();
         assert_eq!(read.node, node());
@@ -229,7 +267,9 @@ mod tests {
     fn no_certificate_outlives_its_authority() {
         let authority = Authority::generate(now()).unwrap();
         let near_the_end = now() + AUTHORITY_LIFETIME - Duration::from_secs(60);
-        let server = authority.issue_server::<&str>(&[], Validity::starting(near_the_end, SERVER_LIFETIME)).unwrap();
+        let server = authority
+            .issue_server::<&str>(&[], Validity::starting(near_the_end, SERVER_LIFETIME))
+            .unwrap();
         assert_eq!(server.not_after(), authority.not_after());
         let past = Validity::starting(now() + AUTHORITY_LIFETIME + CLOCK_SKEW, SERVER_LIFETIME);
         assert!(matches!(authority.issue_server::<&str>(&[], past), Err(PkiError::AuthorityExpired)));
@@ -243,7 +283,10 @@ mod tests {
         assert!(matches!(NodeCertificate::from_der(&server.chain[0]), Err(PkiError::NotAnAgent(_))));
         assert!(matches!(NodeCertificate::from_der(&server.chain[1]), Err(PkiError::NotAnAgent(_))));
         for bad in ["", "a b", "-x", "a\0b", "exa_mple/"] {
-            assert!(matches!(authority.issue_server(&[bad], validity), Err(PkiError::BadName(_))), "{bad:?}");
+            assert!(
+                matches!(authority.issue_server(&[bad], validity), Err(PkiError::BadName(_))),
+                "{bad:?}"
+            );
         }
     }
 }

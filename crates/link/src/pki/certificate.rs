@@ -3,8 +3,8 @@
 use super::{NODE_URI_PREFIX, PkiError, sha256};
 use nm_types::NodeId;
 use rustls::RootCertStore;
-use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use x509_parser::certificate::X509Certificate;
@@ -54,7 +54,9 @@ impl NodeCertificate {
         if !client_only {
             return Err(PkiError::NotAnAgent("it is not for clients only"));
         }
-        let names = certificate.subject_alternative_name().map_err(|e| PkiError::read("a certificate", e))?;
+        let names = certificate
+            .subject_alternative_name()
+            .map_err(|e| PkiError::read("a certificate", e))?;
         let uri = match names.as_ref().map(|n| n.value.general_names.as_slice()) {
             Some([GeneralName::URI(uri)]) => *uri,
             _ => return Err(PkiError::NotAnAgent("it does not carry one URI as its only name")),
@@ -93,7 +95,11 @@ pub(crate) fn inspect(der: &[u8]) -> Result<Info, PkiError> {
 
 fn parse(der: &[u8]) -> Result<X509Certificate<'_>, PkiError> {
     let (rest, certificate) = X509Certificate::from_der(der).map_err(|e| PkiError::read("a certificate", e))?;
-    if rest.is_empty() { Ok(certificate) } else { Err(PkiError::read("a certificate", "bytes follow its end")) }
+    if rest.is_empty() {
+        Ok(certificate)
+    } else {
+        Err(PkiError::read("a certificate", "bytes follow its end"))
+    }
 }
 
 fn describe(certificate: &X509Certificate<'_>) -> Result<Info, PkiError> {
@@ -127,7 +133,9 @@ pub(crate) fn single_from_pem(pem: &str) -> Result<CertificateDer<'static>, PkiE
 }
 
 fn many_from_pem(pem: &str) -> Result<Vec<CertificateDer<'static>>, PkiError> {
-    CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<_, _>>().map_err(|e| PkiError::read("a certificate's PEM text", e))
+    CertificateDer::pem_slice_iter(pem.as_bytes())
+        .collect::<Result<_, _>>()
+        .map_err(|e| PkiError::read("a certificate's PEM text", e))
 }
 
 /// RFC 7468: base64 in lines of 64.
@@ -158,10 +166,17 @@ impl TrustBundle {
         let all = many_from_pem(pem)?;
         for certificate in &all {
             if !inspect(certificate)?.is_authority {
-                return Err(PkiError::read("a list of authorities", "one of the certificates is not an authority's"));
+                return Err(PkiError::read(
+                    "a list of authorities",
+                    "one of the certificates is not an authority's",
+                ));
             }
         }
-        if all.is_empty() { Err(PkiError::NoAuthority) } else { Ok(Self(all)) }
+        if all.is_empty() {
+            Err(PkiError::NoAuthority)
+        } else {
+            Ok(Self(all))
+        }
     }
 
     pub fn to_pem(&self) -> String {
@@ -186,7 +201,9 @@ impl TrustBundle {
     pub(crate) fn roots(&self) -> Result<RootCertStore, PkiError> {
         let mut roots = RootCertStore::empty();
         for certificate in &self.0 {
-            roots.add(certificate.clone()).map_err(|e| PkiError::read("an authority's certificate", e))?;
+            roots
+                .add(certificate.clone())
+                .map_err(|e| PkiError::read("an authority's certificate", e))?;
         }
         Ok(roots)
     }
@@ -205,7 +222,10 @@ mod tests {
 
     #[test]
     fn a_bundle_holds_authorities_only_and_each_once() {
-        let (old, new) = (Authority::generate(SystemTime::now()).unwrap(), Authority::generate(SystemTime::now()).unwrap());
+        let (old, new) = (
+            Authority::generate(SystemTime::now()).unwrap(),
+            Authority::generate(SystemTime::now()).unwrap(),
+        );
         let both = old.trust().and(&new.trust()).and(&old.trust());
         assert_eq!(both.0.len(), 2);
         let again = TrustBundle::from_pem(&both.to_pem()).unwrap();
@@ -213,7 +233,9 @@ mod tests {
         assert!(again.contains_pin(&old.spki_sha256()) && again.contains_pin(&new.spki_sha256()));
         assert!(!old.trust().contains_pin(&new.spki_sha256()));
         assert!(matches!(TrustBundle::from_pem(""), Err(PkiError::NoAuthority)));
-        let server = old.issue_server::<&str>(&[], super::super::Validity::starting(SystemTime::now(), Duration::from_secs(60))).unwrap();
+        let server = old
+            .issue_server::<&str>(&[], super::super::Validity::starting(SystemTime::now(), Duration::from_secs(60)))
+            .unwrap();
         assert!(TrustBundle::from_pem(&to_pem(&server.chain[0])).is_err());
         assert!(single_from_pem(&both.to_pem()).is_err());
     }

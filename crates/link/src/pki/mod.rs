@@ -48,7 +48,10 @@ pub struct Validity {
 impl Validity {
     /// From `now`, dated back by [`CLOCK_SKEW`], for `lifetime`.
     pub fn starting(now: SystemTime, lifetime: Duration) -> Self {
-        Self { not_before: now - CLOCK_SKEW, not_after: now + lifetime }
+        Self {
+            not_before: now - CLOCK_SKEW,
+            not_after: now + lifetime,
+        }
     }
 }
 
@@ -91,6 +94,9 @@ pub enum PkiError {
 
 impl PkiError {
     pub(crate) fn read(what: &'static str, reason: impl std::fmt::Display) -> Self {
-        Self::Read { what, reason: reason.to_string() }
+        Self::Read {
+            what,
+            reason: reason.to_string(),
+        }
     }
 }

@@ -79,7 +79,10 @@ enum Asked {
 async fn read(request: Request<Incoming>) -> Result<Asked, Refusal> {
     let path = request.uri().path();
     if path != ENROL_PATH && path != RENEW_PATH {
-        return Err(Refusal::new(RefusalCode::NotFound, "agents join and renew here; the API is on another port"));
+        return Err(Refusal::new(
+            RefusalCode::NotFound,
+            "agents join and renew here; the API is on another port",
+        ));
     }
     if request.method() != Method::POST {
         return Err(Refusal::new(RefusalCode::InvalidRequest, "expected POST"));
@@ -88,7 +91,10 @@ async fn read(request: Request<Incoming>) -> Result<Asked, Refusal> {
     let body = match Limited::new(request.into_body(), MAX_BODY).collect().await {
         Ok(body) => body.to_bytes(),
         Err(error) if error.is::<LengthLimitError>() => {
-            return Err(Refusal::new(RefusalCode::TooLarge, format!("the request is longer than {MAX_BODY} bytes")));
+            return Err(Refusal::new(
+                RefusalCode::TooLarge,
+                format!("the request is longer than {MAX_BODY} bytes"),
+            ));
         }
         Err(_) => return Err(Refusal::new(RefusalCode::InvalidRequest, "the request broke off")),
     };
@@ -106,7 +112,11 @@ async fn read(request: Request<Incoming>) -> Result<Asked, Refusal> {
 fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T, Refusal> {
     // Only the place is told: the parser's message may quote the text, and a secret is in it.
     serde_json::from_slice(body).map_err(|e| {
-        let message = format!("the request is not the JSON that was expected (line {}, column {})", e.line(), e.column());
+        let message = format!(
+            "the request is not the JSON that was expected (line {}, column {})",
+            e.line(),
+            e.column()
+        );
         Refusal::new(RefusalCode::InvalidRequest, message)
     })
 }
@@ -117,20 +127,34 @@ async fn answer<G: Gate>(shared: &Shared<G>, asked: Asked, peer: Option<&Peer>, 
             let unknown = || Refusal::new(RefusalCode::TokenUnknown, "this join token is not one of this control plane's");
             let secret = secret.ok_or_else(unknown)?;
             let hostname = facts.hostname.clone();
-            let joined = shared.gate.enrol(Joining { secret, csr, facts, address }).await;
+            let joined = shared
+                .gate
+                .enrol(Joining {
+                    secret,
+                    csr,
+                    facts,
+                    address,
+                })
+                .await;
             match &joined {
                 Ok(reply) => info!(node.id = %reply.node_id, peer = %address, hostname, "a machine has joined"),
-                Err(refusal) => info!(peer = %address, hostname, code = ?refusal.code, reason = refusal.message, "refused a joining machine"),
+                Err(refusal) => {
+                    info!(peer = %address, hostname, code = ?refusal.code, reason = refusal.message, "refused a joining machine")
+                }
             }
             joined
         }
         Asked::Renew(csr) => {
             let peer = peer.ok_or_else(|| {
-                Refusal::new(RefusalCode::CertificateRequired, "only a node that shows its present certificate can renew it")
+                Refusal::new(
+                    RefusalCode::CertificateRequired,
+                    "only a node that shows its present certificate can renew it",
+                )
             })?;
             let renewed = async {
                 shared.gate.admit(peer).await?;
-                csr.asks_only_for(&peer.node).map_err(|e| Refusal::new(RefusalCode::CsrRefused, e.to_string()))?;
+                csr.asks_only_for(&peer.node)
+                    .map_err(|e| Refusal::new(RefusalCode::CsrRefused, e.to_string()))?;
                 shared.gate.renew(peer, csr).await
             };
             let renewed = renewed.await;
@@ -151,6 +175,8 @@ fn respond(answer: Result<EnrolReply, Refusal>) -> Response<Full<Bytes>> {
     // Strings and ids only: nothing in either type can fail to become JSON. An empty body still has the right status.
     let mut response = Response::new(Full::from(json.unwrap_or_default()));
     *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
     response
 }

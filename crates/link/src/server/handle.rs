@@ -1,7 +1,7 @@
 //! Sending requests to one node.
 
-use super::links::{CloseReason, LinkId};
 use super::Peer;
+use super::links::{CloseReason, LinkId};
 use crate::error::LinkError;
 use bytes::Bytes;
 use http::uri::{Authority, Scheme};
@@ -95,17 +95,27 @@ impl LinkHandle {
     {
         match tokio::time::timeout(deadline, self.send(request)).await {
             Ok(answered) => answered,
-            Err(_elapsed) => Err(LinkError::Timeout { node: self.node().clone(), after: deadline }),
+            Err(_elapsed) => Err(LinkError::Timeout {
+                node: self.node().clone(),
+                after: deadline,
+            }),
         }
     }
 
     fn authority(&self) -> Authority {
-        self.node().as_str().parse().expect("a node's id is letters, digits and underscores, which an authority may hold")
+        self.node()
+            .as_str()
+            .parse()
+            .expect("a node's id is letters, digits and underscores, which an authority may hold")
     }
 }
 
 impl fmt::Debug for LinkHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LinkHandle").field("id", &self.id).field("peer", &self.peer).field("closed", &*self.closed.borrow()).finish()
+        f.debug_struct("LinkHandle")
+            .field("id", &self.id)
+            .field("peer", &self.peer)
+            .field("closed", &*self.closed.borrow())
+            .finish()
     }
 }

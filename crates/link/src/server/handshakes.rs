@@ -30,7 +30,10 @@ pub(super) struct Slot {
 
 impl Handshakes {
     pub(super) fn new(max: usize) -> Self {
-        Self { max: max.max(1), inner: Arc::default() }
+        Self {
+            max: max.max(1),
+            inner: Arc::default(),
+        }
     }
 
     pub(super) fn enter(&self) -> Slot {
@@ -43,7 +46,11 @@ impl Handshakes {
         inner.next += 1;
         let evicted = CancellationToken::new();
         inner.open.insert(id, evicted.clone());
-        Slot { id, evicted, owner: self.clone() }
+        Slot {
+            id,
+            evicted,
+            owner: self.clone(),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

@@ -1,10 +1,10 @@
 //! From a verified TLS connection to a link, and from there to its end.
 
 use super::handle::{LinkBody, LinkHandle};
-use super::links::CloseReason;
 use super::handshakes::Slot;
+use super::links::CloseReason;
 use super::{Gate, Peer, Shared, log_refusal};
-use crate::http2::{CONNECTION_WINDOW, ConnectionTasks, Farewell, MAX_HEADERS, SEND_BUFFER};
+use crate::http2::{CONNECTION_WINDOW, ConnectionTasks, Farewell, MAX_HEADERS, RESETS_REMEMBERED, SEND_BUFFER};
 use crate::wire::{Refusal, RefusalCode, Verdict, write_verdict};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::io;
@@ -17,10 +17,19 @@ use tokio::sync::watch;
 use tokio_rustls::server::TlsStream;
 use tracing::{debug, info};
 
-pub(super) async fn run<G: Gate>(shared: &Shared<G>, mut stream: TlsStream<TcpStream>, peer: Option<Peer>, address: SocketAddr, slot: Slot) {
+pub(super) async fn run<G: Gate>(
+    shared: &Shared<G>,
+    mut stream: TlsStream<TcpStream>,
+    peer: Option<Peer>,
+    address: SocketAddr,
+    slot: Slot,
+) {
     let Some(peer) = peer else {
         debug!(peer = %address, "refused a link without a certificate");
-        let refusal = Refusal::new(RefusalCode::CertificateRequired, "a link needs the certificate that a node gets when it joins");
+        let refusal = Refusal::new(
+            RefusalCode::CertificateRequired,
+            "a link needs the certificate that a node gets when it joins",
+        );
         tell(shared, &mut stream, Verdict::Refused(refusal)).await;
         return;
     };
@@ -47,6 +56,8 @@ pub(super) async fn run<G: Gate>(shared: &Shared<G>, mut stream: TlsStream<TcpSt
 
     let options = &shared.options.http2;
     let tasks = ConnectionTasks::default();
+    // However this ends, by a panic or by being dropped, the connection ends with it.
+    let _sever = tasks.severing().clone().drop_guard();
     let (stream, farewell) = Farewell::listen(stream);
     let shaken = hyper::client::conn::http2::Builder::new(tasks.clone())
         .timer(TokioTimer::new())
@@ -57,6 +68,10 @@ pub(super) async fn run<G: Gate>(shared: &Shared<G>, mut stream: TlsStream<TcpSt
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(SEND_BUFFER)
         .max_header_list_size(MAX_HEADERS)
+        // Requests that nobody waits for any more are everyday business and must never cost the link: h2 counts them, over its
+        // whole life, as a hostile peer's. This peer is authenticated, and has but its own connection to spoil.
+        .max_concurrent_reset_streams(RESETS_REMEMBERED)
+        .max_local_error_reset_streams(None)
         .handshake::<_, LinkBody>(TokioIo::new(stream))
         .await;
     let (sender, connection) = match shaken {
@@ -68,7 +83,13 @@ pub(super) async fn run<G: Gate>(shared: &Shared<G>, mut stream: TlsStream<TcpSt
     };
     let (closed, watching) = watch::channel(None);
     let (id, expires, peer) = (ticket.id(), peer.expires, Arc::new(peer));
-    let handle = LinkHandle { id, peer: peer.clone(), since: SystemTime::now(), sender, closed: watching.clone() };
+    let handle = LinkHandle {
+        id,
+        peer: peer.clone(),
+        since: SystemTime::now(),
+        sender,
+        closed: watching.clone(),
+    };
     if !shared.links.register(&ticket, handle, closed, tasks.severing().clone()) {
         debug!(node.id = %peer.node, peer = %address, "an admitted node was closed or replaced before its link stood");
         tasks.severing().cancel();
@@ -90,7 +111,13 @@ pub(super) async fn run<G: Gate>(shared: &Shared<G>, mut stream: TlsStream<TcpSt
     };
     shared.links.unregister(&peer.node, id, reason);
     // An agent that stops lets what is under way end. Of a broken connection nothing is left to wait for.
-    tasks.drain(if reason == CloseReason::Expired { Duration::ZERO } else { shared.options.drain }).await;
+    tasks
+        .drain(if reason == CloseReason::Expired {
+            Duration::ZERO
+        } else {
+            shared.options.drain
+        })
+        .await;
     shared.links.forget(id);
     info!(node.id = %peer.node, peer = %address, link = %id, ?reason, "a node's link ended");
 }

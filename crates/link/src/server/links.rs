@@ -61,7 +61,9 @@ pub struct LinkEvent {
 pub enum LinkChange {
     Connected,
     /// The node was connected already, by the link named here; it still is, by the new one.
-    Replaced { old: LinkId },
+    Replaced {
+        old: LinkId,
+    },
     Disconnected(CloseReason),
 }
 
@@ -102,7 +104,12 @@ impl Default for Links {
 
 impl Links {
     pub fn new() -> Self {
-        Self { inner: Arc::new(Inner { table: Mutex::default(), events: broadcast::channel(EVENTS).0 }) }
+        Self {
+            inner: Arc::new(Inner {
+                table: Mutex::default(),
+                events: broadcast::channel(EVENTS).0,
+            }),
+        }
     }
 
     /// The node's link, if it is connected to this control plane.
@@ -165,7 +172,13 @@ impl Links {
     }
 
     /// Takes an admitted connection in; not so when it was closed while at the gate, or when a newer one was quicker.
-    pub(super) fn register(&self, ticket: &Ticket, handle: LinkHandle, closed: watch::Sender<Option<CloseReason>>, sever: CancellationToken) -> bool {
+    pub(super) fn register(
+        &self,
+        ticket: &Ticket,
+        handle: LinkHandle,
+        closed: watch::Sender<Option<CloseReason>>,
+        sever: CancellationToken,
+    ) -> bool {
         let mut table = self.lock();
         if table.at_the_gate.remove(&ticket.id).is_none() || table.stopping {
             return false;

@@ -118,7 +118,14 @@ pub(crate) struct Shared<G> {
 }
 
 /// Serves agents on `listener` until `stop` is cancelled, then closes every link and returns when all connections have ended.
-pub async fn serve<G: Gate>(listener: TcpListener, tls: Arc<ServerTls>, gate: G, links: Links, options: ServerOptions, stop: CancellationToken) {
+pub async fn serve<G: Gate>(
+    listener: TcpListener,
+    tls: Arc<ServerTls>,
+    gate: G,
+    links: Links,
+    options: ServerOptions,
+    stop: CancellationToken,
+) {
     let handshakes = Handshakes::new(options.max_handshakes);
     let shared = Arc::new(Shared { tls, gate, links, options });
     let tasks = TaskTracker::new();
@@ -174,12 +181,19 @@ async fn connection<G: Gate>(shared: &Shared<G>, socket: TcpStream, address: Soc
         }
     };
     let tls = stream.get_ref().1;
-    let certificate = tls.peer_certificates().and_then(|chain| chain.first()).map(|leaf| NodeCertificate::from_der(leaf));
+    let certificate = tls
+        .peer_certificates()
+        .and_then(|chain| chain.first())
+        .map(|leaf| NodeCertificate::from_der(leaf));
     let peer = match certificate {
         None => None,
-        Some(Ok(read)) => {
-            Some(Peer { node: read.node, serial: read.serial, fingerprint: read.fingerprint, expires: read.not_after, address })
-        }
+        Some(Ok(read)) => Some(Peer {
+            node: read.node,
+            serial: read.serial,
+            fingerprint: read.fingerprint,
+            expires: read.not_after,
+            address,
+        }),
         Some(Err(error)) => {
             warn!(peer = %address, %error, "refused a connection whose certificate is not an agent's");
             return;

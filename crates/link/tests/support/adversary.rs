@@ -39,13 +39,19 @@ pub fn forge(authority: &Authority, change: impl FnOnce(&mut CertificateParams))
     let issuer = Issuer::from_ca_cert_pem(&pem.certificate, KeyPair::from_pem(&pem.key).unwrap()).unwrap();
     let key = KeyPair::generate().unwrap();
     let leaf = params(change).signed_by(&key, &issuer).unwrap();
-    Credentials { chain: vec![leaf.der().clone()], key }
+    Credentials {
+        chain: vec![leaf.der().clone()],
+        key,
+    }
 }
 
 pub fn self_signed(change: impl FnOnce(&mut CertificateParams)) -> Credentials {
     let key = KeyPair::generate().unwrap();
     let leaf = params(change).self_signed(&key).unwrap();
-    Credentials { chain: vec![leaf.der().clone()], key }
+    Credentials {
+        chain: vec![leaf.der().clone()],
+        key,
+    }
 }
 
 fn params(change: impl FnOnce(&mut CertificateParams)) -> CertificateParams {
@@ -90,14 +96,21 @@ pub async fn raw_tls(
 ) -> io::Result<TlsStream<TcpStream>> {
     let mut roots = RootCertStore::empty();
     roots.add(ca_der(authority)).unwrap();
-    let builder = ClientConfig::builder_with_provider(provider()).with_protocol_versions(&[version]).unwrap().with_root_certificates(roots);
+    let builder = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[version])
+        .unwrap()
+        .with_root_certificates(roots);
     let mut config = match credentials {
         None => builder.with_no_client_auth(),
         Some(c) => builder.with_client_auth_cert(c.chain.clone(), c.der()).unwrap(),
     };
     config.alpn_protocols = alpn.iter().map(|a| a.to_vec()).collect();
     let socket = TcpStream::connect(address).await?;
-    soon("a raw TLS handshake", TlsConnector::from(Arc::new(config)).connect(ServerName::try_from(CONTROL_NAME).unwrap(), socket)).await
+    soon(
+        "a raw TLS handshake",
+        TlsConnector::from(Arc::new(config)).connect(ServerName::try_from(CONTROL_NAME).unwrap(), socket),
+    )
+    .await
 }
 
 /// The first words on a link, or the error that came instead.
@@ -182,7 +195,12 @@ impl Impostor {
                 count.send_modify(|n| *n += 1);
             }
         });
-        Self { address, handshakes, heard, _tasks: tasks }
+        Self {
+            address,
+            handshakes,
+            heard,
+            _tasks: tasks,
+        }
     }
 
     pub fn url(&self) -> String {
@@ -191,7 +209,9 @@ impl Impostor {
 
     /// What it was told, after one connection has come and gone.
     pub async fn told(&self) -> Vec<u8> {
-        soon("the impostor's connection", self.handshakes.clone().wait_for(|n| *n > 0)).await.unwrap();
+        soon("the impostor's connection", self.handshakes.clone().wait_for(|n| *n > 0))
+            .await
+            .unwrap();
         self.heard.borrow().clone()
     }
 }

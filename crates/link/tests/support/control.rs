@@ -58,8 +58,15 @@ impl Rules {
 
     fn issue(&self, csr: &Csr, node: NodeId) -> Result<EnrolReply, Refusal> {
         let validity = Validity::starting(SystemTime::now(), *self.lifetime.lock().unwrap());
-        let issued = self.authority.issue_agent(csr, &node, validity).map_err(|e| Refusal::new(RefusalCode::CsrRefused, e.to_string()))?;
-        Ok(EnrolReply { node_id: node, certificate: issued.pem, ca_certificates: self.trust.lock().unwrap().to_pem() })
+        let issued = self
+            .authority
+            .issue_agent(csr, &node, validity)
+            .map_err(|e| Refusal::new(RefusalCode::CsrRefused, e.to_string()))?;
+        Ok(EnrolReply {
+            node_id: node,
+            certificate: issued.pem,
+            ca_certificates: self.trust.lock().unwrap().to_pem(),
+        })
     }
 }
 
@@ -71,14 +78,28 @@ impl Gate for Rules {
         if let Some(hold) = hold {
             hold.acquire().await.unwrap().forget();
         }
-        if revoked { Err(Refusal::new(RefusalCode::Revoked, "this node was revoked")) } else { Ok(()) }
+        if revoked {
+            Err(Refusal::new(RefusalCode::Revoked, "this node was revoked"))
+        } else {
+            Ok(())
+        }
     }
 
     async fn enrol(&self, joining: Joining) -> Result<EnrolReply, Refusal> {
         match self.tokens.lock().unwrap().get_mut(&joining.secret.hash()) {
             None => return Err(Refusal::new(RefusalCode::TokenUnknown, "no such join token")),
-            Some(Token::Used) => return Err(Refusal::new(RefusalCode::TokenUsed, "this join token has been used; make a new one")),
-            Some(Token::Expired) => return Err(Refusal::new(RefusalCode::TokenExpired, "this join token has expired; make a new one")),
+            Some(Token::Used) => {
+                return Err(Refusal::new(
+                    RefusalCode::TokenUsed,
+                    "this join token has been used; make a new one",
+                ));
+            }
+            Some(Token::Expired) => {
+                return Err(Refusal::new(
+                    RefusalCode::TokenExpired,
+                    "this join token has expired; make a new one",
+                ));
+            }
             Some(token @ Token::Fresh) => *token = Token::Used,
         }
         self.joined.lock().unwrap().push((joining.facts.hostname.clone(), joining.address));
@@ -108,13 +129,25 @@ impl Control {
     }
 
     pub async fn start_with(rules: Arc<Rules>, options: ServerOptions, address: Option<SocketAddr>) -> Self {
-        let listener = TcpListener::bind(address.unwrap_or_else(|| ([127, 0, 0, 1], 0).into())).await.unwrap();
+        let listener = TcpListener::bind(address.unwrap_or_else(|| ([127, 0, 0, 1], 0).into()))
+            .await
+            .unwrap();
         let address = listener.local_addr().unwrap();
-        let identity = rules.authority.issue_server::<&str>(&[], Validity::starting(SystemTime::now(), SERVER_LIFETIME)).unwrap();
+        let identity = rules
+            .authority
+            .issue_server::<&str>(&[], Validity::starting(SystemTime::now(), SERVER_LIFETIME))
+            .unwrap();
         let tls = Arc::new(ServerTls::new(&identity, &rules.trust.lock().unwrap()).unwrap());
         let (links, stop) = (Links::new(), CancellationToken::new());
         let task = tokio::spawn(serve(listener, tls.clone(), rules.clone(), links.clone(), options, stop.clone()));
-        Self { rules, links, address, tls, stop, task }
+        Self {
+            rules,
+            links,
+            address,
+            tls,
+            stop,
+            task,
+        }
     }
 
     pub fn url(&self) -> String {

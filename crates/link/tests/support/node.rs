@@ -9,8 +9,8 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
-use nm_link::agent::{AgentLink, AgentOptions, IdentityStore, LinkState, ServerUrl, join};
 use nm_link::AgentFacts;
+use nm_link::agent::{AgentLink, AgentOptions, IdentityStore, LinkState, ServerUrl, join};
 use nm_link::server::LinkHandle;
 use nm_types::NodeId;
 use sha2::{Digest, Sha256};
@@ -26,7 +26,12 @@ use tokio_util::sync::CancellationToken;
 pub type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 pub fn facts() -> AgentFacts {
-    AgentFacts { hostname: "alder".into(), agent_version: "0.5.0".into(), os: "linux".into(), arch: "x86_64".into() }
+    AgentFacts {
+        hostname: "alder".into(),
+        agent_version: "0.5.0".into(),
+        os: "linux".into(),
+        arch: "x86_64".into(),
+    }
 }
 
 /// What the tests see of the service from outside.
@@ -40,7 +45,11 @@ pub struct Doings {
 
 impl Doings {
     fn new() -> Arc<Self> {
-        Arc::new(Self { held: watch::Sender::new(0), dropped: watch::Sender::new(0), release: Semaphore::new(0) })
+        Arc::new(Self {
+            held: watch::Sender::new(0),
+            dropped: watch::Sender::new(0),
+            release: Semaphore::new(0),
+        })
     }
 }
 
@@ -85,7 +94,12 @@ impl Node {
         let dir = Arc::new(tempfile::tempdir().unwrap());
         let store = IdentityStore::open(dir.path()).unwrap();
         let token = control.rules.token();
-        soon("joining", join(&store, &control.url().parse().unwrap(), &token, &facts(), &options.dial)).await.unwrap();
+        soon(
+            "joining",
+            join(&store, &control.url().parse().unwrap(), &token, &facts(), &options.dial),
+        )
+        .await
+        .unwrap();
         Self::resume(dir, urls, options)
     }
 
@@ -104,7 +118,15 @@ impl Node {
         let (running, stopping) = (link.clone(), stop.clone());
         let task = tokio::spawn(async move { running.run(service, stopping).await });
         let states = link.states();
-        Self { id, link, doings, dir, states, stop, task }
+        Self {
+            id,
+            link,
+            doings,
+            dir,
+            states,
+            stop,
+            task,
+        }
     }
 
     /// Asks the agent to stop, and waits for nothing.
@@ -121,7 +143,9 @@ impl Node {
     /// Waits until the state towards the one control plane is as wanted, and gives it.
     pub async fn state(&self, wanted: impl Fn(&LinkState) -> bool) -> LinkState {
         let mut states = self.states.clone();
-        let found = soon("the agent's state", states.wait_for(|all| all.values().any(&wanted))).await.unwrap();
+        let found = soon("the agent's state", states.wait_for(|all| all.values().any(&wanted)))
+            .await
+            .unwrap();
         found.values().find(|s| wanted(s)).unwrap().clone()
     }
 }
@@ -157,10 +181,10 @@ async fn answer(request: Request<Incoming>, doings: Arc<Doings>, id: NodeId) -> 
         }
         // Answers when it is released.
         "/hold" => {
-            let mut noted = Some(Noted(doings.clone()));
+            let noted = Noted(doings.clone());
             doings.held.send_modify(|n| *n += 1);
             doings.release.acquire().await.unwrap().forget();
-            noted.take().map(std::mem::forget);
+            std::mem::forget(noted);
             full("released".into())
         }
         // Answers at once and never reads what is sent to it.

@@ -46,7 +46,12 @@ impl Proxy {
                 }
             }
         });
-        Self { address, line, cuts, _tasks: tasks }
+        Self {
+            address,
+            line,
+            cuts,
+            _tasks: tasks,
+        }
     }
 
     pub fn url(&self) -> String {

@@ -175,7 +175,6 @@ prepare() {
     ensure_postgres
     ensure_registry
     registry_push busybox:latest
-    command -v h2load >/dev/null || apt_install nghttp2-client
     if [ -f e2e/browser/package.json ] && wants browser; then ensure_chromium; fi
     export NM_TEST_REQUIRE_SERVICES=1 # a test that finds no Docker or PostgreSQL now fails, it does not step aside
   fi

@@ -20,7 +20,7 @@ fn connected(state: &LinkState) -> bool {
     matches!(state, LinkState::Connected { .. })
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_is_not_there_is_offline() {
     let control = Control::start().await;
     let error = control.links.require(&NodeId::fresh(1)).unwrap_err();
@@ -28,7 +28,7 @@ async fn a_node_that_is_not_there_is_offline() {
     assert_eq!((error.delivery(), error.is_offline()), (Delivery::NotSent, true));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_agent_comes_back_to_a_control_plane_that_was_away() {
     let control = Control::start().await;
     let node = Node::start(&control).await;
@@ -83,7 +83,7 @@ fn alert() -> Http2Options {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn both_ends_notice_a_line_that_swallows_everything() {
     let control = Control::start_with(
         Rules::new(),
@@ -145,7 +145,7 @@ async fn both_ends_notice_a_line_that_swallows_everything() {
     assert_eq!(next_change(&mut events).await, LinkChange::Disconnected(CloseReason::Lost));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_quiet_link_stays() {
     let control = Control::start_with(
         Rules::new(),
@@ -165,7 +165,7 @@ async fn a_quiet_link_stays() {
     assert_eq!(ask(&link, "/who").await, node.id.to_string());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_newer_connection_of_a_node_replaces_the_older() {
     let control = Control::start().await;
     let old_proxy = Proxy::to(control.address).await;
@@ -195,7 +195,7 @@ async fn a_newer_connection_of_a_node_replaces_the_older() {
     assert_eq!(control.links.connected().len(), 1);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_agent_that_stops_lets_what_is_under_way_end() {
     let control = Control::start().await;
     let node = Node::start(&control).await;
@@ -214,7 +214,7 @@ async fn an_agent_that_stops_lets_what_is_under_way_end() {
     assert!(control.links.get(link.node()).is_none());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_agent_that_stops_does_not_wait_for_ever() {
     let control = Control::start().await;
     let node = Node::start_at(
@@ -235,7 +235,7 @@ async fn an_agent_that_stops_does_not_wait_for_ever() {
     at_least(&doings.dropped, 1).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lost_line_is_told_from_an_agent_that_stops() {
     let control = Control::start().await;
     let proxy = Proxy::to(control.address).await;
@@ -246,7 +246,7 @@ async fn a_lost_line_is_told_from_an_agent_that_stops() {
     assert_eq!(next_change(&mut events).await, LinkChange::Disconnected(CloseReason::Lost));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_revoked_node_is_cut_off_and_stays_out() {
     let control = Control::start().await;
     let node = Node::start(&control).await;
@@ -274,7 +274,7 @@ async fn a_revoked_node_is_cut_off_and_stays_out() {
 }
 
 /// Revoked between the gate's yes and the link's standing: the yes is worth nothing any more.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn closing_a_node_also_closes_a_connection_at_the_gate() {
     let control = Control::start().await;
     let node = Node::start(&control).await;
@@ -318,7 +318,7 @@ fn dir_node(dir: &tempfile::TempDir) -> NodeId {
     IdentityStore::open(dir.path()).unwrap().load().unwrap().unwrap().node().clone()
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_link_ends_with_the_certificate_it_was_made_with() {
     let rules = Rules::new();
     *rules.lifetime.lock().unwrap() = Duration::from_secs(2);
@@ -333,7 +333,7 @@ async fn a_link_ends_with_the_certificate_it_was_made_with() {
     assert!(matches!(state, LinkState::Waiting { .. }));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn certificates_are_renewed_and_used_for_the_next_connection() {
     let rules = Rules::new();
     // With five minutes dated back, a third of this life is already gone.
@@ -369,7 +369,7 @@ async fn certificates_are_renewed_and_used_for_the_next_connection() {
 }
 
 /// Trust in a new authority spreads by renewal; then the control plane can move under it, and no node has to join again.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_authority_follows_another() {
     let rules = Rules::new();
     *rules.lifetime.lock().unwrap() = Duration::from_secs(120);
@@ -395,7 +395,7 @@ async fn one_authority_follows_another() {
     assert_eq!(ask(&control.linked(&node.id).await, "/who").await, node.id.to_string());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_replica_has_a_link_of_its_own() {
     let rules = Rules::new();
     let one = Control::start_with(rules.clone(), ServerOptions::default(), None).await;

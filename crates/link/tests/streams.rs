@@ -12,7 +12,7 @@ use support::control::Control;
 use support::node::{Node, ask, at_least, get, pattern, post, sha256_of_pattern, text};
 use support::soon;
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn twenty_calls_at_once_with_a_slow_one_among_them() {
     let control = Control::start().await;
     let node = Node::start(&control).await;
@@ -29,7 +29,7 @@ async fn twenty_calls_at_once_with_a_slow_one_among_them() {
     assert_eq!(text(soon("the slow call", slow).await.unwrap().unwrap()).await, "released");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn big_uploads_and_downloads_at_once() {
     const BIG: u64 = 24 * 1024 * 1024;
     let control = Control::start().await;
@@ -50,7 +50,7 @@ async fn big_uploads_and_downloads_at_once() {
 }
 
 /// A reader that stops costs one stream's window, never the others' share of the connection.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn streams_that_nobody_reads_do_not_stop_the_others() {
     let control = Control::start().await;
     let node = Node::start(&control).await;
@@ -80,7 +80,7 @@ async fn text_len(link: &nm_link::server::LinkHandle, length: u64) -> u64 {
         .await
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_no_longer_waits_is_heard_by_the_node() {
     let control = Control::start().await;
     let node = Node::start(&control).await;
@@ -98,7 +98,7 @@ async fn who_no_longer_waits_is_heard_by_the_node() {
     assert_eq!(ask(&link, "/who").await, node.id.to_string());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_whose_own_body_breaks_fails_alone() {
     let control = Control::start().await;
     let node = Node::start(&control).await;
@@ -121,7 +121,7 @@ async fn a_request_whose_own_body_breaks_fails_alone() {
 }
 
 /// People close log views and hang up on calls all day long; the link outlives it.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn any_number_of_cancelled_requests_leaves_the_link_standing() {
     let control = Control::start().await;
     let node = Node::start(&control).await;

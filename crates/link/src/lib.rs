@@ -8,6 +8,7 @@
 //! - [`server`]: the control plane's side. [`agent`]: the node's side.
 
 pub mod agent;
+pub mod contract;
 mod error;
 mod http2;
 pub mod pki;

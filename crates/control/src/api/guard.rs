@@ -1,0 +1,87 @@
+//! Lets a request in or not, by its route's policy.
+
+use super::error::{ApiError, ApiResult};
+use super::extract::ClientAddress;
+use super::route::Policy;
+use crate::app::App;
+use crate::service::auth::{Actor, Presented};
+use axum::extract::Request;
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use http::{HeaderMap, header};
+use std::net::IpAddr;
+
+/// What a route's guard needs to know of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Guard {
+    pub policy: Policy,
+    pub ticket: bool,
+}
+
+pub async fn guard(app: App, rule: Guard, mut request: Request, next: Next) -> Response {
+    let presented = match presented(rule, &request) {
+        Ok(presented) => presented,
+        Err(refusal) => return refusal.into_response(),
+    };
+    let address = request.extensions().get::<ClientAddress>().map(|a| a.0);
+    match admit(&app, rule.policy, presented, address).await {
+        Ok(Some(actor)) => {
+            request.extensions_mut().insert(actor);
+            next.run(request).await
+        }
+        Ok(None) => next.run(request).await,
+        Err(refusal) => refusal.into_response(),
+    }
+}
+
+/// What the request shows; `None` where nothing needs to be shown.
+fn presented(rule: Guard, request: &Request) -> ApiResult<Option<Presented>> {
+    if rule.policy == Policy::Public {
+        return Ok(None);
+    }
+    if let Some(token) = bearer(request.headers())? {
+        return Ok(Some(Presented::Bearer(token)));
+    }
+    match ticket(request.uri().query()).filter(|_| rule.ticket) {
+        Some(ticket) => {
+            same_origin(request.headers())?;
+            Ok(Some(Presented::Ticket(ticket)))
+        }
+        None if rule.ticket => Err(ApiError::unauthorized("sign in first: send `Authorization: Bearer …`, or a ticket of POST /api/auth/tickets")),
+        None => Err(ApiError::unauthorized("sign in first: send `Authorization: Bearer …`")),
+    }
+}
+
+async fn admit(app: &App, policy: Policy, presented: Option<Presented>, address: Option<IpAddr>) -> ApiResult<Option<Actor>> {
+    let Some(presented) = presented else { return Ok(None) };
+    let actor = app.auth.admit(presented, address).await?;
+    if let Policy::Needs { role, area, write } = policy
+        && !actor.may(role, area, write)
+    {
+        let verb = if write { "change" } else { "read" };
+        let why = if actor.role < role { format!("that needs the role {}", role.as_str()) } else { format!("this token's scopes do not let it {verb} {area}") };
+        return Err(ApiError::forbidden(why));
+    }
+    Ok(Some(actor))
+}
+
+fn bearer(headers: &HeaderMap) -> ApiResult<Option<String>> {
+    let Some(value) = headers.get(header::AUTHORIZATION) else { return Ok(None) };
+    let text = value.to_str().map_err(|_| ApiError::unauthorized("the Authorization header can't be read"))?;
+    match text.split_once(' ') {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") && !token.trim().is_empty() => Ok(Some(token.trim().to_owned())),
+        _ => Err(ApiError::unauthorized("the Authorization header must be `Bearer <token>`")),
+    }
+}
+
+fn ticket(query: Option<&str>) -> Option<String> {
+    form_urlencoded::parse(query?.as_bytes()).find(|(k, _)| k == "ticket").map(|(_, v)| v.into_owned())
+}
+
+/// A browser that opens a stream says where its page comes from; that must be us. Others send no Origin.
+fn same_origin(headers: &HeaderMap) -> ApiResult<()> {
+    let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
+    let host = headers.get(header::HOST).and_then(|h| h.to_str().ok());
+    let origin_host = origin.to_str().ok().and_then(|o| o.split_once("://")).map(|(_, host)| host);
+    if origin_host.is_some() && origin_host == host { Ok(()) } else { Err(ApiError::forbidden("a page of another origin may not open this stream")) }
+}

@@ -1,0 +1,67 @@
+//! Images.
+
+use super::error::ApiResult;
+use super::extract::{Json, Meta, Query};
+use super::reply::{Reply, accepted};
+use super::route::{Nothing, Policy, Route, route};
+use crate::app::App;
+use crate::service::auth::Actor;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use http::Method;
+use nm_types::image::{ImageView, Pruned, PullImage};
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+/// Which node is meant.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NodeQuery {
+    /// Id or name of a node. Lists: every node that can be reached where none is named; changes: the only node there is.
+    pub node_id: Option<String>,
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct RemoveQuery {
+    /// A name, or an id `sha256:…`.
+    name: String,
+    node_id: Option<String>,
+    /// Also when several names point to it.
+    #[serde(default)]
+    #[param(required = false)]
+    force: bool,
+}
+
+pub fn routes() -> Vec<Route> {
+    let read = Policy::read("images");
+    let write = Policy::write("images");
+    vec![
+        route(Method::GET, "/api/containers/images/list", read, "List images", list).query::<NodeQuery>().list::<ImageView>(),
+        route(Method::POST, "/api/containers/images/pull", write, "Pull an image", pull).body::<PullImage>().ok::<ImageView>().or_operation(),
+        route(Method::GET, "/api/images", read, "List images", list).query::<NodeQuery>().list::<ImageView>(),
+        route(Method::DELETE, "/api/images", write, "Remove an image", remove).query::<RemoveQuery>().ok::<Nothing>(),
+        route(Method::POST, "/api/images/prune", write, "Remove images that nothing uses and no name points to", prune).query::<NodeQuery>().ok::<Pruned>().long(),
+    ]
+}
+
+async fn list(State(app): State<App>, Query(query): Query<NodeQuery>) -> ApiResult<Reply<Vec<ImageView>>> {
+    Ok(Reply::list(app.resources.images(query.node_id.as_deref()).await?, None))
+}
+
+async fn pull(State(app): State<App>, actor: Actor, meta: Meta, Json(body): Json<PullImage>) -> ApiResult<Response> {
+    let operation = app.resources.pull(&actor, &meta, body).await?;
+    Ok(match operation.result {
+        Some(image) => Reply::ok(image).message("the image is there").into_response(),
+        None => accepted(&operation),
+    })
+}
+
+async fn remove(State(app): State<App>, actor: Actor, meta: Meta, Query(query): Query<RemoveQuery>) -> ApiResult<Reply<Nothing>> {
+    app.resources.remove_image(&actor, &meta, query.node_id.as_deref(), query.name, query.force).await?;
+    Ok(Reply::ok(Nothing {}).message("the image was removed"))
+}
+
+async fn prune(State(app): State<App>, actor: Actor, meta: Meta, Query(query): Query<NodeQuery>) -> ApiResult<Reply<Pruned>> {
+    Ok(Reply::ok(app.resources.prune_images(&actor, &meta, query.node_id.as_deref()).await?))
+}

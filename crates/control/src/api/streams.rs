@@ -1,0 +1,197 @@
+//! What containers write, use and hold: logs, stats, inspect, files.
+
+use super::error::{ApiError, ApiResult};
+use super::extract::{Id, Meta, Query};
+use super::reply::Reply;
+use super::route::{Nothing, Policy, Route, route};
+use super::sse::{self, Message};
+use crate::app::App;
+use crate::service::audit::audit;
+use crate::service::auth::Actor;
+use crate::service::fleet::{keyed, with_query};
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
+use futures_util::StreamExt;
+use http::{HeaderValue, Method, StatusCode, header};
+use nm_link::contract::{LogQuery, StatsQuery, path};
+use nm_types::Timestamp;
+use nm_types::container::LogLine;
+use nm_types::stats::{ContainerStats, Resolution};
+use nm_types::units::Bounded;
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+use utoipa::{IntoParams, ToSchema};
+
+/// The most one archive may hold on its way into a container.
+const ARCHIVE_LIMIT: usize = 1 << 30;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum LogFormat {
+    /// An array of lines.
+    #[default]
+    Lines,
+    /// An array of objects with stream and time.
+    Objects,
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct LogsQuery {
+    /// The last so many lines; 100 by default.
+    tail: Option<Bounded<0, 10_000>>,
+    /// Only lines from this time on.
+    since: Option<Timestamp>,
+    /// Only lines up to this time.
+    until: Option<Timestamp>,
+    /// Each line begins with its time.
+    #[serde(default)]
+    #[param(required = false)]
+    timestamps: bool,
+    /// `false` leaves standard output out.
+    stdout: Option<bool>,
+    /// `false` leaves standard error out.
+    stderr: Option<bool>,
+    #[param(inline)]
+    format: Option<LogFormat>,
+    /// Lines as server-sent events, for as long as the container runs.
+    #[serde(default)]
+    #[param(required = false)]
+    follow: bool,
+    /// For streams: a ticket of `POST /api/auth/tickets`.
+    #[expect(dead_code, reason = "the guard reads it")]
+    ticket: Option<String>,
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct StatsParams {
+    /// The newest so many; 60 by default.
+    limit: Option<Bounded<1, 1440>>,
+    resolution: Option<Resolution>,
+    /// One sample a second as server-sent events, for as long as the container runs.
+    #[serde(default)]
+    #[param(required = false)]
+    follow: bool,
+    /// For streams: a ticket of `POST /api/auth/tickets`.
+    #[expect(dead_code, reason = "the guard reads it")]
+    ticket: Option<String>,
+}
+
+#[derive(Debug, Serialize, Deserialize, IntoParams)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct ArchiveQuery {
+    /// An absolute path in the container.
+    #[param(pattern = "^/", max_length = 4096)]
+    path: String,
+}
+
+pub fn routes() -> Vec<Route> {
+    let read = Policy::read("containers");
+    let write = Policy::write("containers");
+    vec![
+        route(Method::GET, "/api/containers/{id}/logs", read, "What it wrote", logs).query::<LogsQuery>().ok::<Vec<String>>().events(),
+        route(Method::GET, "/api/containers/{id}/stats", read, "What it used", stats).query::<StatsParams>().list::<ContainerStats>().events(),
+        route(Method::GET, "/api/containers/{id}/inspect", read, "Docker's own document of it", inspect).ok::<serde_json::Value>(),
+        route(Method::GET, "/api/containers/{id}/archive", write, "A file or folder of it, as a tar archive", archive_get).query::<ArchiveQuery>().raw("application/x-tar").long(),
+        route(Method::PUT, "/api/containers/{id}/archive", write, "Unpack a tar archive in a folder of it", archive_put)
+            .query::<ArchiveQuery>()
+            .raw_body("application/x-tar")
+            .ok::<Nothing>(),
+    ]
+}
+
+fn render(line: &LogLine, timestamps: bool) -> String {
+    if timestamps { format!("{} {}", line.time, line.line) } else { line.line.clone() }
+}
+
+async fn logs(State(app): State<App>, actor: Actor, Id(id): Id, Query(query): Query<LogsQuery>) -> ApiResult<Response> {
+    let (record, agent) = app.containers.reach(&id)?;
+    let ask = LogQuery {
+        tail: Some(u32::try_from(query.tail.map_or(100, |t| t.get())).unwrap_or(100)),
+        since: query.since.map(|t| t.0),
+        until: query.until.map(|t| t.0),
+        stdout: query.stdout.unwrap_or(true),
+        stderr: query.stderr.unwrap_or(true),
+        follow: query.follow,
+    };
+    let lines = agent.lines::<LogLine>(Method::GET, &with_query(&keyed(path::LOGS, &record), &ask), None).await.map_err(ApiError::from)?;
+    if query.follow {
+        let source = lines.filter_map(|line| async move { line.ok().map(|l| Message::json("log", &l)) });
+        return sse::stream(&app, actor, source);
+    }
+    let mut lines = std::pin::pin!(lines);
+    let mut out = Vec::new();
+    while let Some(line) = lines.next().await {
+        out.push(line.map_err(ApiError::from)?);
+    }
+    Ok(match query.format.unwrap_or_default() {
+        LogFormat::Objects => Reply::list(out, None).into_response(),
+        LogFormat::Lines => Reply::list(out.iter().map(|l| render(l, query.timestamps)).collect(), None).into_response(),
+    })
+}
+
+async fn stats(State(app): State<App>, actor: Actor, Id(id): Id, Query(query): Query<StatsParams>) -> ApiResult<Response> {
+    let (record, agent) = app.containers.reach(&id)?;
+    // Agents know containers that others made by Docker's id; the API knows them by ours.
+    let name = record.id.to_string();
+    if query.follow {
+        let lines = agent.lines::<ContainerStats>(Method::GET, &keyed(path::STATS_STREAM, &record), None).await.map_err(ApiError::from)?;
+        let source = lines.filter_map(move |sample| {
+            let id = name.clone();
+            async move { sample.ok().map(|s| Message::json("stats", &ContainerStats { container_id: id, ..s })) }
+        });
+        return sse::stream(&app, actor, source);
+    }
+    let ask = StatsQuery { limit: u32::try_from(query.limit.map_or(60, |l| l.get())).unwrap_or(60), resolution: query.resolution.unwrap_or_default() };
+    let mut samples: Vec<ContainerStats> = agent.get(&with_query(&keyed(path::STATS, &record), &ask)).await.map_err(ApiError::from)?;
+    for sample in &mut samples {
+        sample.container_id.clone_from(&name);
+    }
+    Ok(Reply::list(samples, None).into_response())
+}
+
+async fn inspect(State(app): State<App>, Id(id): Id) -> ApiResult<Reply<serde_json::Value>> {
+    let (record, agent) = app.containers.reach(&id)?;
+    Ok(Reply::ok(agent.get(&keyed(path::INSPECT, &record)).await.map_err(ApiError::from)?))
+}
+
+async fn noted(app: &App, actor: &Actor, meta: &Meta, action: &str, id: &str, path: &str) -> ApiResult<()> {
+    let mut tx = app.store.begin(app.clock.now()).await?;
+    tx.audit(audit(actor, meta, action, Some(id), serde_json::json!({ "path": path }))).await?;
+    tx.commit().await?;
+    Ok(())
+}
+
+fn check_path(path: &str) -> ApiResult<()> {
+    if path.starts_with('/') && path.len() <= 4096 && !path.contains('\0') {
+        Ok(())
+    } else {
+        Err(ApiError::invalid("path", "an absolute path in the container, at most 4096 bytes"))
+    }
+}
+
+async fn archive_get(State(app): State<App>, actor: Actor, meta: Meta, Id(id): Id, Query(query): Query<ArchiveQuery>) -> ApiResult<Response> {
+    check_path(&query.path)?;
+    let (record, agent) = app.containers.reach(&id)?;
+    noted(&app, &actor, &meta, "container.copy-out", record.id.as_str(), &query.path).await?;
+    let route = with_query(&keyed(path::ARCHIVE, &record), &query);
+    let answer = agent.duplex(Method::GET, &route, "application/x-tar", http_body_util::Empty::new(), Duration::from_secs(60)).await.map_err(ApiError::from)?;
+    let mut response = Response::new(Body::new(answer.into_body()));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-tar"));
+    Ok(response)
+}
+
+async fn archive_put(State(app): State<App>, actor: Actor, meta: Meta, Id(id): Id, Query(query): Query<ArchiveQuery>, request: Request) -> ApiResult<Reply<Nothing>> {
+    check_path(&query.path)?;
+    if request.headers().get(header::CONTENT_TYPE).is_none_or(|v| v.as_bytes() != b"application/x-tar") {
+        return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", "send the archive as `Content-Type: application/x-tar`"));
+    }
+    let (record, agent) = app.containers.reach(&id)?;
+    noted(&app, &actor, &meta, "container.copy-in", record.id.as_str(), &query.path).await?;
+    let route = with_query(&keyed(path::ARCHIVE, &record), &query);
+    let body = http_body_util::Limited::new(request.into_body(), ARCHIVE_LIMIT);
+    agent.duplex(Method::PUT, &route, "application/x-tar", body, Duration::from_secs(3600)).await.map_err(ApiError::from)?;
+    Ok(Reply::ok(Nothing {}).message("the archive was unpacked"))
+}

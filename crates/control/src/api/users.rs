@@ -1,0 +1,4 @@
+use super::route::Route;
+pub fn routes() -> Vec<Route> {
+    Vec::new()
+}

@@ -1,0 +1,207 @@
+//! The control plane put together, by hand, in one place.
+
+use crate::api::error::{ApiError, ApiResult};
+use crate::api::frame::Network;
+use crate::controller::watch::Dirty;
+use crate::controller::{housekeeping, resume, watch};
+use crate::metrics::Metrics;
+use crate::service::auth::{Actor, Auth, AuthConfig};
+use crate::service::clock::SharedClock;
+use crate::service::containers::Containers;
+use crate::service::enrolment::Enrolment;
+use crate::service::fleet::Fleet;
+use crate::service::images::Resources;
+use crate::service::index::Index;
+use crate::service::nodes::Nodes;
+use crate::service::operations::Operations;
+use crate::service::registries::Registries;
+use nm_link::server::{Links, ServerOptions};
+use nm_store::Store;
+use nm_types::{Timestamp, UserId};
+use std::collections::HashMap;
+use std::ops::Deref;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::watch::{Receiver, Sender};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// What a control plane is started with.
+#[derive(Debug, Clone)]
+pub struct AppConfig {
+    /// Where the first admin's password is written.
+    pub data_dir: PathBuf,
+    /// Proxies whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<Network>,
+    pub auth: AuthConfig,
+    pub link: ServerOptions,
+}
+
+/// The control plane. Cheap to clone; clones are the same one.
+#[derive(Clone)]
+pub struct App(Arc<Parts>);
+
+pub struct Parts {
+    pub config: AppConfig,
+    pub store: Store,
+    pub clock: SharedClock,
+    pub auth: Arc<Auth>,
+    pub fleet: Fleet,
+    pub nodes: Nodes,
+    pub index: Index,
+    pub containers: Containers,
+    pub resources: Resources,
+    pub registries: Registries,
+    pub operations: Operations,
+    pub enrolment: Enrolment,
+    pub dirty: Dirty,
+    pub metrics: Metrics,
+    pub streams: Streams,
+    pub started: Timestamp,
+    /// Turns true when we are to stop.
+    pub stop: Receiver<bool>,
+    stopper: Sender<bool>,
+}
+
+impl Deref for App {
+    type Target = Parts;
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for App {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("App").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+impl App {
+    /// Puts it together and reads what the store holds; nothing runs yet.
+    pub async fn open(config: AppConfig, store: Store, clock: SharedClock) -> ApiResult<Self> {
+        let (stopper, stop) = tokio::sync::watch::channel(false);
+        let started = clock.now();
+        let auth = Arc::new(Auth::new(store.clone(), clock.clone(), config.auth.clone()));
+        let fleet = Fleet::new(Links::new());
+        let index = Index::default();
+        let nodes = Nodes::new(store.clone(), clock.clone(), fleet.clone(), index.clone());
+        let operations = Operations::new(store.clone(), clock.clone());
+        let registries = Registries::new(store.clone(), clock.clone());
+        let containers = Containers::new(store.clone(), clock.clone(), fleet.clone(), nodes.clone(), index.clone(), operations.clone(), registries.clone());
+        let resources = Resources::new(store.clone(), clock.clone(), fleet.clone(), nodes.clone(), operations.clone(), registries.clone());
+        nodes.load().await?;
+        containers.load().await?;
+        let enrolment = Enrolment::open(store.clone(), clock.clone(), nodes.clone()).await?;
+        Ok(Self(Arc::new(Parts {
+            config,
+            store,
+            clock,
+            auth,
+            fleet,
+            nodes,
+            index,
+            containers,
+            resources,
+            registries,
+            operations,
+            enrolment,
+            dirty: Dirty::default(),
+            metrics: Metrics::default(),
+            streams: Streams::default(),
+            started,
+            stop,
+            stopper,
+        })))
+    }
+
+    /// Runs until [`App::shut_down`] is called or the store's disk fails, which is an error.
+    pub async fn run(&self, api: TcpListener, agents: TcpListener) -> Result<(), String> {
+        let mut tasks = JoinSet::new();
+        let cut = CancellationToken::new();
+        let gate = self.enrolment.clone();
+        tasks.spawn(nm_link::server::serve(agents, self.enrolment.tls(), gate, self.fleet.links().clone(), self.config.link.clone(), cut.clone()));
+        tasks.spawn(watch::run(self.clone()));
+        tasks.spawn(housekeeping::run(self.clone()));
+        let writer = tokio::spawn(watch::write_behind(self.clone()));
+        resume::operations(self).await.map_err(|e| e.message)?;
+        let http = tokio::spawn(crate::api::serve::serve(api, crate::api::router(self.clone()), self.stop.clone()));
+        let mut stop = self.stop.clone();
+        let failed = tokio::select! {
+            () = stopped(&mut stop) => None,
+            reason = self.store.fatal() => Some(reason),
+        };
+        if let Some(reason) = failed {
+            // Nothing that is said from here on could be kept.
+            return Err(format!("the database's disk fails, stopping before anything else is lost: {reason}"));
+        }
+        // First no new requests, then what runs, then the links it runs over, and last what is still to be written.
+        let _ended = http.await;
+        self.operations.close(Duration::from_secs(5)).await;
+        cut.cancel();
+        let _ended = tokio::time::timeout(Duration::from_secs(5), async { while tasks.join_next().await.is_some() {} }).await;
+        let _ended = tokio::time::timeout(Duration::from_secs(5), writer).await;
+        self.store.close().await;
+        Ok(())
+    }
+
+    /// Asks it to stop; [`App::run`] returns once it has.
+    pub fn shut_down(&self) {
+        self.stopper.send_replace(true);
+    }
+
+    /// Whether it can do its work: the database answers.
+    pub async fn ready(&self) -> ApiResult<()> {
+        match tokio::time::timeout(Duration::from_secs(2), self.store.ping()).await {
+            Ok(result) => Ok(result?),
+            Err(_) => Err(ApiError::unavailable("store_unavailable", "the control plane's database does not answer within 2 seconds")),
+        }
+    }
+}
+
+/// Ends when we are to stop.
+pub async fn stopped(stop: &mut Receiver<bool>) {
+    // An error means that the sender is gone, and with it everything that could still be asked of us.
+    let _closed = stop.wait_for(|s| *s).await;
+}
+
+/// The most streams one user may have open.
+const STREAMS_PER_USER: usize = 20;
+
+/// Open streams, counted by user.
+#[derive(Debug, Clone, Default)]
+pub struct Streams {
+    open: Arc<Mutex<HashMap<UserId, usize>>>,
+}
+
+/// A stream's place in the count, until dropped.
+#[derive(Debug)]
+pub struct StreamPlace {
+    user: UserId,
+    open: Arc<Mutex<HashMap<UserId, usize>>>,
+}
+
+impl Streams {
+    pub fn open(&self, actor: &Actor) -> ApiResult<StreamPlace> {
+        let mut open = self.open.lock().unwrap_or_else(|e| e.into_inner());
+        let count = open.entry(actor.user.clone()).or_default();
+        if *count >= STREAMS_PER_USER {
+            return Err(ApiError::too_many(format!("you have {STREAMS_PER_USER} streams open already: close one"), Duration::from_secs(5)));
+        }
+        *count += 1;
+        Ok(StreamPlace { user: actor.user.clone(), open: self.open.clone() })
+    }
+}
+
+impl Drop for StreamPlace {
+    fn drop(&mut self) {
+        let mut open = self.open.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some(count) = open.get_mut(&self.user) {
+            *count -= 1;
+            if *count == 0 {
+                open.remove(&self.user);
+            }
+        }
+    }
+}

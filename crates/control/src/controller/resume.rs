@@ -1,0 +1,32 @@
+//! Takes up again what a crash cut short.
+
+use crate::api::error::ApiResult;
+use crate::app::App;
+use crate::service::index::Phase;
+use crate::service::{containers, images};
+
+/// Begins every unfinished operation again. Removals go on when their node is heard of.
+pub async fn operations(app: &App) -> ApiResult<usize> {
+    let unfinished = app.operations.unfinished().await?;
+    let count = unfinished.len();
+    for (operation, asked) in unfinished {
+        tracing::info!(operation.id = %operation.id, kind = %asked.kind, "taking up an operation again");
+        match asked.kind.as_str() {
+            containers::CREATE => app.containers.resume_create(operation, asked.input)?,
+            images::PULL => app.resources.resume_pull(operation, asked.input)?,
+            other => tracing::error!(operation.id = %operation.id, kind = other, "an operation of a kind this release does not know stays as it is"),
+        }
+    }
+    Ok(count)
+}
+
+/// Ends the removals of a node's containers that were cut short.
+pub async fn removals(app: &App, node: &nm_types::NodeId) {
+    for record in app.index.on_node(node) {
+        if matches!(record.state.phase, Phase::Removing { .. })
+            && let Err(error) = app.containers.resume_remove(&record.id).await
+        {
+            tracing::warn!(container.id = %record.id, error = %error.message, "a removal is still to be done");
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! Follows every connected node: what its agent sees goes into the index at once and into the store a moment later.
+
+use crate::app::stopped;
+use crate::app::App;
+use crate::service::fleet::Agent;
+use crate::service::index::{Phase, Record, State, Wanted};
+use futures_util::StreamExt;
+use http::Method;
+use nm_link::contract::{WatchEvent, path};
+use nm_link::server::LinkChange;
+use nm_types::container::ObservedContainer;
+use nm_types::{ContainerId, NodeId};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::task::JoinSet;
+
+/// How long changes gather before they are written in one transaction.
+const GATHER: Duration = Duration::from_millis(200);
+/// A watch that says nothing for so long is asked anew; agents say something every two seconds.
+const SILENCE: Duration = Duration::from_secs(10);
+/// Between attempts to watch a node whose link stands but whose watch ended.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// Containers whose row is behind the index.
+#[derive(Debug, Clone, Default)]
+pub struct Dirty {
+    ids: Arc<Mutex<HashSet<ContainerId>>>,
+    wake: Arc<Notify>,
+}
+
+impl Dirty {
+    pub fn add(&self, id: &ContainerId) {
+        self.ids.lock().unwrap_or_else(|e| e.into_inner()).insert(id.clone());
+        self.wake.notify_one();
+    }
+    fn take(&self) -> Vec<ContainerId> {
+        std::mem::take(&mut *self.ids.lock().unwrap_or_else(|e| e.into_inner())).into_iter().collect()
+    }
+}
+
+/// Writes what was seen. What can't be written now is tried again, and goes on being shown meanwhile.
+pub async fn write_behind(app: App) {
+    let mut stop = app.stop.clone();
+    loop {
+        tokio::select! {
+            () = app.dirty.wake.notified() => {}
+            () = stopped(&mut stop) => break,
+        }
+        tokio::time::sleep(GATHER).await;
+        flush(&app).await;
+    }
+    flush(&app).await;
+}
+
+async fn flush(app: &App) {
+    for ids in app.dirty.take().chunks(500) {
+        if let Err(error) = app.containers.persist(ids).await {
+            tracing::warn!(error = %error.message, "what agents see could not be written; trying again");
+            for id in ids {
+                app.dirty.ids.lock().unwrap_or_else(|e| e.into_inner()).insert(id.clone());
+            }
+            tokio::time::sleep(AGAIN).await;
+            app.dirty.wake.notify_one();
+        }
+    }
+}
+
+/// Watches each node for as long as it is connected.
+pub async fn run(app: App) {
+    let mut stop = app.stop.clone();
+    let mut events = app.fleet.links().events();
+    let mut watching: HashMap<NodeId, tokio::task::AbortHandle> = HashMap::new();
+    let mut tasks = JoinSet::new();
+    let mut begin = |app: &App, node: NodeId, watching: &mut HashMap<NodeId, tokio::task::AbortHandle>| {
+        let handle = tasks.spawn(node_connected(app.clone(), node.clone()));
+        if let Some(old) = watching.insert(node, handle) {
+            old.abort();
+        }
+    };
+    for link in app.fleet.links().connected() {
+        begin(&app, link.node().clone(), &mut watching);
+    }
+    loop {
+        let event = tokio::select! {
+            () = stopped(&mut stop) => return,
+            event = events.recv() => event,
+        };
+        match event {
+            Ok(event) => match event.change {
+                LinkChange::Connected { .. } => begin(&app, event.node, &mut watching),
+                _ if !app.fleet.is_connected(&event.node) => {
+                    if let Some(task) = watching.remove(&event.node) {
+                        task.abort();
+                    }
+                    app.index.reach(&event.node, false);
+                    tracing::warn!(node.id = %event.node, "a node is no longer connected");
+                    if let Err(error) = app.nodes.link_changed(&event.node).await {
+                        tracing::warn!(error = %error.message, "a node's going could not be written");
+                    }
+                }
+                _ => {}
+            },
+            Err(RecvError::Lagged(_)) => {
+                for link in app.fleet.links().connected() {
+                    if !watching.get(link.node()).is_some_and(|t| !t.is_finished()) {
+                        begin(&app, link.node().clone(), &mut watching);
+                    }
+                }
+            }
+            Err(RecvError::Closed) => return,
+        }
+    }
+}
+
+async fn node_connected(app: App, node: NodeId) {
+    tracing::info!(node.id = %node, "a node is connected");
+    if let Err(error) = app.nodes.link_changed(&node).await {
+        tracing::warn!(error = %error.message, "a node's coming could not be written");
+    }
+    while let Ok(agent) = app.fleet.agent(&node) {
+        follow(&app, &node, &agent).await;
+        tokio::select! {
+            _ = agent.link().closed() => return,
+            () = tokio::time::sleep(AGAIN) => {}
+        }
+    }
+}
+
+async fn follow(app: &App, node: &NodeId, agent: &Agent) {
+    let lines = match agent.lines::<WatchEvent>(Method::GET, path::WATCH, None).await {
+        Ok(lines) => lines,
+        Err(error) => {
+            tracing::warn!(node.id = %node, ?error, "a node can't be watched");
+            return;
+        }
+    };
+    let mut lines = std::pin::pin!(lines);
+    loop {
+        match tokio::time::timeout(SILENCE, lines.next()).await {
+            Ok(Some(Ok(event))) => take(app, node, event).await,
+            Ok(Some(Err(error))) => {
+                tracing::debug!(node.id = %node, ?error, "a watch broke");
+                return;
+            }
+            Ok(None) => return,
+            Err(_) => {
+                tracing::warn!(node.id = %node, "a watch went silent");
+                return;
+            }
+        }
+    }
+}
+
+async fn take(app: &App, node: &NodeId, event: WatchEvent) {
+    let heard = match event {
+        WatchEvent::Snapshot { info, containers } => {
+            snapshot(app, node, containers);
+            app.index.reach(node, info.docker.available);
+            let app = app.clone();
+            let resumed = node.clone();
+            tokio::spawn({
+                let app = app.clone();
+                async move { crate::controller::resume::removals(&app, &resumed).await }
+            });
+            app.nodes.heard(node, Some(info)).await
+        }
+        WatchEvent::Container { observed } => {
+            observe(app, node, *observed);
+            Ok(())
+        }
+        WatchEvent::Removed { docker_id } => {
+            if let Some(record) = app.index.by_docker(&docker_id).filter(|r| r.node == *node) {
+                gone(app, &record);
+            }
+            Ok(())
+        }
+        WatchEvent::Usage { samples } => {
+            app.index.usage(&samples);
+            Ok(())
+        }
+        WatchEvent::Oom { docker_id, time } => {
+            let record = app.index.by_docker(&docker_id);
+            tracing::warn!(node.id = %node, container.id = record.map(|r| r.id.to_string()), %time, "a process was killed for want of memory");
+            Ok(())
+        }
+        WatchEvent::Docker { docker } => {
+            app.index.reach(node, docker.available);
+            if let Some(error) = &docker.error {
+                tracing::warn!(node.id = %node, %error, "a node's Docker engine does not answer");
+            }
+            app.nodes.docker_changed(node, docker).await
+        }
+        WatchEvent::Heartbeat => app.nodes.heard(node, None).await,
+    };
+    if let Err(error) = heard {
+        tracing::warn!(node.id = %node, error = %error.message, "what a node said could not be written");
+    }
+}
+
+/// Everything there is on a node: what is not in it is gone.
+fn snapshot(app: &App, node: &NodeId, containers: Vec<ObservedContainer>) {
+    let seen: HashSet<String> = containers.iter().map(|c| c.docker_id.clone()).collect();
+    for observed in containers {
+        observe(app, node, observed);
+    }
+    for record in app.index.on_node(node) {
+        let is_there = record.docker_id().is_some_and(|id| seen.contains(id));
+        if !is_there && !matches!(record.state.phase, Phase::Creating { .. } | Phase::Removing { .. }) {
+            gone(app, &record);
+        }
+    }
+}
+
+fn observe(app: &App, node: &NodeId, observed: ObservedContainer) {
+    // An id counts only for the node its container was made on: a node can't speak for another.
+    let labelled = observed.id.as_ref().and_then(|id| app.index.get(id));
+    let known = match &labelled {
+        Some(record) if record.node == *node => Some(record.id.clone()),
+        Some(_) | None => app.index.by_docker(&observed.docker_id).filter(|r| r.node == *node).map(|r| r.id.clone()),
+    };
+    let id = match known {
+        Some(id) => {
+            let mut changed = false;
+            app.index.change(&id, |record| {
+                changed = record.state.missing || record.state.observed.as_ref() != Some(&observed);
+                record.state.missing = false;
+                record.state.observed = Some(observed);
+                changed
+            });
+            if !changed {
+                return;
+            }
+            id
+        }
+        None => {
+            let id = match (&observed.id, labelled) {
+                (Some(id), None) => id.clone(),
+                _ => ContainerId::fresh(app.clock.now().0),
+            };
+            app.index.put(Record {
+                id: id.clone(),
+                node: node.clone(),
+                created: observed.created,
+                wanted: Wanted { spec: None, running: false },
+                state: State { phase: Phase::Foreign, observed: Some(observed), missing: false },
+                generation: 1,
+                revision: 0,
+            });
+            id
+        }
+    };
+    app.dirty.add(&id);
+}
+
+/// Docker no longer has it.
+fn gone(app: &App, record: &Record) {
+    match &record.state.phase {
+        Phase::Foreign => {
+            app.index.remove(&record.id);
+        }
+        Phase::Ready => {
+            app.index.change(&record.id, |r| !std::mem::replace(&mut r.state.missing, true));
+        }
+        Phase::Creating { .. } | Phase::Removing { .. } => return,
+    }
+    app.dirty.add(&record.id);
+}

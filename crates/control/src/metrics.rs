@@ -1,0 +1,98 @@
+//! What `GET /metrics` tells: <https://prometheus.io/docs/instrumenting/exposition_formats/>. Labels are bounded.
+
+use http::{Method, StatusCode};
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+use std::sync::Arc;
+use std::time::Duration;
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    method: MethodLabel,
+    /// `2xx`, `4xx`, …
+    status: u16,
+}
+
+/// Methods a client makes up must not make new series.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelValue)]
+enum MethodLabel {
+    Get,
+    Post,
+    Put,
+    Patch,
+    Delete,
+    Other,
+}
+
+impl From<&Method> for MethodLabel {
+    fn from(m: &Method) -> Self {
+        match m.as_str() {
+            "GET" => Self::Get,
+            "POST" => Self::Post,
+            "PUT" => Self::Put,
+            "PATCH" => Self::Patch,
+            "DELETE" => Self::Delete,
+            _ => Self::Other,
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StatusLabel {
+    status: &'static str,
+}
+
+/// The process's own figures.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    registry: Arc<Registry>,
+    requests: Family<RequestLabels, Counter>,
+    duration: Histogram,
+    containers: Family<StatusLabel, Gauge>,
+    nodes: Gauge,
+    nodes_connected: Gauge,
+    operations: Gauge,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("neuralmesh");
+        let requests = Family::default();
+        // 0.25 ms to 16 s, each twice the one before.
+        let duration = Histogram::new(exponential_buckets(0.000_25, 2.0, 17));
+        let (containers, nodes, nodes_connected, operations) = (Family::default(), Gauge::default(), Gauge::default(), Gauge::default());
+        registry.register("http_requests", "Requests answered", requests.clone());
+        registry.register_with_unit("http_request_duration", "Time to answer a request", Unit::Seconds, duration.clone());
+        registry.register("containers", "Containers known, by status", containers.clone());
+        registry.register("nodes", "Nodes known", nodes.clone());
+        registry.register("nodes_connected", "Nodes whose agent is connected", nodes_connected.clone());
+        registry.register("operations_running", "Operations under way", operations.clone());
+        Self { registry: Arc::new(registry), requests, duration, containers, nodes, nodes_connected, operations }
+    }
+}
+
+impl Metrics {
+    pub fn request(&self, method: &Method, status: StatusCode, took: Duration) {
+        self.requests.get_or_create(&RequestLabels { method: method.into(), status: status.as_u16() }).inc();
+        self.duration.observe(took.as_secs_f64());
+    }
+
+    /// The text, with the gauges as they are now.
+    pub fn text(&self, app: &crate::app::App) -> Result<String, std::fmt::Error> {
+        self.containers.clear();
+        for (status, count) in app.index.counts() {
+            self.containers.get_or_create(&StatusLabel { status }).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+        self.nodes.set(app.nodes.len() as i64);
+        self.nodes_connected.set(app.fleet.links().connected().len() as i64);
+        self.operations.set(app.operations.running() as i64);
+        let mut out = String::new();
+        encode(&mut out, &self.registry)?;
+        Ok(out)
+    }
+}

@@ -1,0 +1,197 @@
+//! Hashing of passwords: argon2id, on threads of their own, few at a time.
+
+use crate::api::error::{ApiError, ApiResult};
+use argon2::password_hash::{Output, SaltString};
+use argon2::{Algorithm, Argon2, Params, PasswordHash, PasswordHasher, PasswordVerifier, Version};
+use nm_types::text::SecretText;
+use std::sync::Arc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// What one hash costs. The defaults are OWASP's for argon2id: 19 MiB, two passes, one lane.
+#[derive(Debug, Clone, Copy)]
+pub struct Cost {
+    pub memory_kib: u32,
+    pub passes: u32,
+    pub lanes: u32,
+}
+
+impl Default for Cost {
+    fn default() -> Self {
+        Self { memory_kib: Params::DEFAULT_M_COST, passes: Params::DEFAULT_T_COST, lanes: Params::DEFAULT_P_COST }
+    }
+}
+
+impl Cost {
+    /// As little as argon2 allows. For tests: such hashes are quick to guess.
+    pub fn least() -> Self {
+        Self { memory_kib: Params::MIN_M_COST, passes: 1, lanes: 1 }
+    }
+}
+
+/// How many hashes run at once: each holds its memory and a core.
+const AT_ONCE: usize = 2;
+/// How many may wait for their turn; the rest is told to come back.
+const WAITING: usize = 64;
+
+/// Hashes and checks passwords.
+#[derive(Debug, Clone)]
+pub struct Passwords {
+    hasher: Argon2<'static>,
+    running: Arc<Semaphore>,
+    /// Those that run and those that wait.
+    places: Arc<Semaphore>,
+    /// What the passwords of unknown users are checked against, for the same time and to no avail.
+    decoy: Arc<str>,
+}
+
+/// A hash's leave to run, given back when it ends, whether or not somebody still waits for it.
+struct Turn(#[expect(dead_code, reason = "held for its drop")] [OwnedSemaphorePermit; 2]);
+
+impl Passwords {
+    /// A cost that argon2 does not take becomes the default.
+    pub fn new(cost: Cost) -> ApiResult<Self> {
+        let params = Params::new(cost.memory_kib, cost.passes, cost.lanes, None).map_err(|error| internal("read the cost of passwords", error))?;
+        let hasher = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
+        let decoy = decoy(&hasher)?;
+        let (running, places) = (Arc::new(Semaphore::new(AT_ONCE)), Arc::new(Semaphore::new(AT_ONCE + WAITING)));
+        Ok(Self { hasher, running, places, decoy })
+    }
+
+    async fn turn(&self) -> ApiResult<Turn> {
+        let busy = || ApiError::unavailable("passwords_busy", "too many passwords are being checked right now: retry in a moment");
+        let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| busy())?;
+        let run = Arc::clone(&self.running).acquire_owned().await.map_err(|_| busy())?;
+        Ok(Turn([run, place]))
+    }
+
+    /// The hash of a new password, as a PHC string.
+    pub async fn hash(&self, password: &SecretText) -> ApiResult<String> {
+        let turn = self.turn().await?;
+        let (hasher, password) = (self.hasher.clone(), password.clone());
+        blocking(move || {
+            let _turn = turn;
+            let salt = salt()?;
+            let hash = hasher.hash_password(password.expose().as_bytes(), &salt).map_err(|error| internal("hash a password", error))?;
+            Ok(hash.to_string())
+        })
+        .await
+    }
+
+    /// Whether the password is the one of `hash`. Without a hash it is not, which takes the same time.
+    pub async fn verify(&self, hash: Option<&str>, password: &SecretText) -> ApiResult<bool> {
+        let turn = self.turn().await?;
+        let known = hash.is_some();
+        let (hasher, password, hash) = (self.hasher.clone(), password.clone(), hash.unwrap_or(&self.decoy).to_owned());
+        blocking(move || {
+            let _turn = turn;
+            let hash = PasswordHash::new(&hash).map_err(|error| internal("read a password hash", error))?;
+            match hasher.verify_password(password.expose().as_bytes(), &hash) {
+                Ok(()) => Ok(known),
+                Err(argon2::password_hash::Error::Password) => Ok(false),
+                Err(error) => Err(internal("check a password", error)),
+            }
+        })
+        .await
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> ApiResult<T> + Send + 'static) -> ApiResult<T> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
+        tracing::error!(%error, "hashing a password did not end");
+        Err(ApiError::internal())
+    })
+}
+
+fn random<const N: usize>() -> ApiResult<[u8; N]> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(|error| {
+        tracing::error!(%error, "the system gives no random bytes");
+        ApiError::internal()
+    })?;
+    Ok(bytes)
+}
+
+fn salt() -> ApiResult<SaltString> {
+    SaltString::encode_b64(&random::<16>()?).map_err(|error| internal("make a salt", error))
+}
+
+/// A hash of no password, as costly to check as any other.
+fn decoy(hasher: &Argon2<'_>) -> ApiResult<Arc<str>> {
+    let salt = salt()?;
+    let output = Output::new(&random::<{ Params::DEFAULT_OUTPUT_LEN }>()?).map_err(|error| internal("make a decoy", error))?;
+    let hash = PasswordHash {
+        algorithm: Algorithm::Argon2id.ident(),
+        version: Some(Version::V0x13.into()),
+        params: hasher.params().try_into().map_err(|error| internal("make a decoy", error))?,
+        salt: Some(salt.as_salt()),
+        hash: Some(output),
+    };
+    Ok(hash.to_string().into())
+}
+
+fn internal(attempt: &str, error: impl std::fmt::Display) -> ApiError {
+    tracing::error!(%error, attempt, "password hashing failed");
+    ApiError::internal()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::{Duration, Instant};
+
+    fn text(t: &str) -> SecretText {
+        SecretText::new(t)
+    }
+
+    #[tokio::test]
+    async fn right_wrong_and_unknown() {
+        let passwords = Passwords::new(Cost::least()).unwrap();
+        let hash = passwords.hash(&text("correct horse")).await.unwrap();
+        assert!(hash.starts_with("$argon2id$v=19$m=8,t=1,p=1$"), "{hash}");
+        assert_ne!(hash, passwords.hash(&text("correct horse")).await.unwrap(), "each hash has a salt of its own");
+        assert!(passwords.verify(Some(&hash), &text("correct horse")).await.unwrap());
+        assert!(!passwords.verify(Some(&hash), &text("correct horsf")).await.unwrap());
+        assert!(!passwords.verify(None, &text("correct horse")).await.unwrap());
+        assert_eq!(passwords.verify(Some("nonsense"), &text("x")).await.unwrap_err().status, 500);
+    }
+
+    #[tokio::test]
+    async fn an_unknown_user_takes_as_long_as_a_known_one() {
+        let passwords = Passwords::new(Cost { memory_kib: 8 * 1024, passes: 2, lanes: 1 }).unwrap();
+        let hash = passwords.hash(&text("correct horse")).await.unwrap();
+        let mut took = [Duration::MAX; 2];
+        // The least of several: other tests run beside this one.
+        for _ in 0..8 {
+            for (least, hash) in took.iter_mut().zip([Some(hash.as_str()), None]) {
+                let begun = Instant::now();
+                passwords.verify(hash, &text("wrong")).await.unwrap();
+                *least = begun.elapsed().min(*least);
+            }
+        }
+        let ratio = took[0].as_secs_f64() / took[1].as_secs_f64();
+        assert!((0.5..2.0).contains(&ratio), "known {:?}, unknown {:?}", took[0], took[1]);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_crowd_is_told_to_come_back() {
+        let passwords = Passwords::new(Cost { memory_kib: 8 * 1024, passes: 2, lanes: 1 }).unwrap();
+        let crowd: Vec<_> = (0..AT_ONCE + WAITING + 40)
+            .map(|_| {
+                let passwords = passwords.clone();
+                tokio::spawn(async move { passwords.verify(None, &text("x")).await.map_err(|e| e.status.as_u16()) })
+            })
+            .collect();
+        let mut refused = 0;
+        for one in crowd {
+            match one.await.unwrap() {
+                Ok(right) => assert!(!right),
+                Err(status) => {
+                    assert_eq!(status, 503);
+                    refused += 1;
+                }
+            }
+        }
+        assert!((1..=40).contains(&refused), "{refused} were refused");
+        assert!(passwords.verify(None, &text("x")).await.is_ok(), "and then there is room again");
+    }
+}

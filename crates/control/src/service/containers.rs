@@ -1,0 +1,438 @@
+//! Containers: made, changed and removed on behalf of users.
+//!
+//! Invariants: a row is written before Docker is asked and deleted only after Docker said that the container is gone, so a
+//! crash leaves a row that says what is still to do, never a container that nobody knows. All work on one container goes
+//! one after another.
+
+use crate::api::error::{ApiError, ApiResult};
+use crate::api::extract::Meta;
+use crate::service::audit::audit;
+use crate::service::auth::Actor;
+use crate::service::clock::SharedClock;
+use crate::service::fleet::{Agent, CallError, Fleet, is_passing, keyed};
+use crate::service::index::{Index, Phase, Record, State, Wanted};
+use crate::service::locks::Locks;
+use crate::service::nodes::Nodes;
+use crate::service::operations::{Failure, Finish, Layers, Operations, Outcome, Running, WAIT};
+use crate::service::registries::Registries;
+use nm_link::contract::{AgentErrorCode, CreateContainer, RemoveContainer, path};
+use nm_store::{Idempotency, Kind, NewResource, Patch, Resource, Secret, Store, StoreError, Tx};
+use nm_types::container::{ContainerSpec, ContainerStatus, ContainerView, ObservedContainer};
+use nm_types::operation::OperationView;
+use nm_types::text::Environment;
+use nm_types::{ContainerId, NodeId};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What a create is begun again with.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct CreateInput {
+    container: ContainerId,
+    start: bool,
+}
+
+/// The kind of operation that makes a container.
+pub const CREATE: &str = "container.create";
+
+/// What a create came to within the time a request waits.
+#[derive(Debug)]
+pub enum Created {
+    Done(Box<ContainerView>, i64),
+    GoesOn(Box<OperationView>),
+}
+
+/// All containers. Cheap to clone.
+#[derive(Clone)]
+pub struct Containers {
+    pub(super) store: Store,
+    pub(super) clock: SharedClock,
+    pub(super) fleet: Fleet,
+    pub(super) nodes: Nodes,
+    pub(super) index: Index,
+    pub(super) operations: Operations,
+    pub(super) registries: Registries,
+    pub(super) locks: Locks<ContainerId>,
+}
+
+impl Containers {
+    pub fn new(
+        store: Store,
+        clock: SharedClock,
+        fleet: Fleet,
+        nodes: Nodes,
+        index: Index,
+        operations: Operations,
+        registries: Registries,
+    ) -> Self {
+        Self { store, clock, fleet, nodes, index, operations, registries, locks: Locks::default() }
+    }
+
+    pub fn index(&self) -> &Index {
+        &self.index
+    }
+
+    /// Reads all containers from the store into the index.
+    pub async fn load(&self) -> ApiResult<usize> {
+        let mut records = Vec::new();
+        for row in self.store.all(Kind::Container).await? {
+            records.push(self.record_of(&row).await?);
+        }
+        let count = records.len();
+        self.index.load(records);
+        Ok(count)
+    }
+
+    async fn record_of(&self, row: &Resource) -> ApiResult<Record> {
+        let corrupt = || StoreError::Corrupt { reason: format!("the row of container {} has an id that is none", row.id) };
+        let mut wanted: Wanted = row.spec()?;
+        if let Some(spec) = wanted.spec.as_mut()
+            && row.has_secret()
+            && let Some(sealed) = self.store.open_sealed(row).await?
+        {
+            spec.environment = sealed.parse::<Environment>()?;
+        }
+        Ok(Record {
+            id: ContainerId::parse(&row.id).map_err(|_| corrupt())?,
+            node: NodeId::parse(&row.parent).map_err(|_| corrupt())?,
+            created: row.created_at,
+            wanted,
+            state: row.status()?,
+            generation: row.generation,
+            revision: row.revision,
+        })
+    }
+
+    /// By id or unique name.
+    pub fn find(&self, key: &str) -> ApiResult<Arc<Record>> {
+        self.index.find(key).map_err(|n| match n {
+            0 => ApiError::not_found("container", key),
+            n => ApiError::conflict("ambiguous_name", format!("{n} containers are called `{key}`: use the id")),
+        })
+    }
+
+    pub fn view(&self, actor: &Actor, key: &str) -> ApiResult<(ContainerView, i64)> {
+        let record = self.find(key)?;
+        self.index.view(&record.id, actor.sees_secrets()).ok_or_else(|| ApiError::not_found("container", key))
+    }
+
+    /// The container, its node's agent, and nobody else working on it meanwhile. What others have changed is reread.
+    pub(super) async fn hold(&self, key: &str) -> ApiResult<(crate::service::locks::Held<ContainerId>, Arc<Record>, Agent)> {
+        let record = self.find(key)?;
+        let held = self.locks.hold(record.id.clone()).await;
+        let record = self.index.get(&record.id).ok_or_else(|| ApiError::not_found("container", key))?;
+        match &record.state.phase {
+            Phase::Creating { operation } => {
+                return Err(ApiError::conflict("being_created", format!("container {} is still being made", record.id)).with_operation(operation.clone()));
+            }
+            Phase::Removing { .. } => return Err(ApiError::conflict("being_removed", format!("container {} is being removed", record.id))),
+            Phase::Ready | Phase::Foreign => {}
+        }
+        let agent = self.fleet.agent(&record.node)?;
+        Ok((held, record, agent))
+    }
+
+    /// Makes a container. The operation goes on when the caller goes away.
+    pub async fn create(&self, actor: &Actor, meta: &Meta, spec: ContainerSpec, request_hash: &str) -> ApiResult<Created> {
+        let (spec, node, start) = spec.into_parts();
+        let problems = spec.problems();
+        if !problems.is_empty() {
+            return Err(ApiError::invalid_fields(problems));
+        }
+        let (node, _) = self.nodes.agent(node.as_deref(), true)?;
+        let now = self.clock.now();
+        let id = ContainerId::fresh(now.0);
+        let mut tx = self.store.begin(now).await?;
+        if let Some(key) = &meta.idempotency_key
+            && let Some(operation) = claimed(&mut tx, actor, key, request_hash).await?
+        {
+            drop(tx);
+            return self.created(actor, &operation, meta).await;
+        }
+        let input = CreateInput { container: id.clone(), start };
+        let operation = self.operations.create(&mut tx, actor, CREATE, Some(id.as_str()), serde_json::to_value(&input).unwrap_or_default()).await?;
+        if let Some(key) = &meta.idempotency_key {
+            tx.idempotency_operation(actor.user.as_str(), key, operation.id.as_str()).await?;
+        }
+        let record = Record {
+            id: id.clone(),
+            node,
+            created: now,
+            wanted: Wanted { spec: Some(spec), running: start },
+            state: State { phase: Phase::Creating { operation: operation.id.clone() }, observed: None, missing: false },
+            generation: 1,
+            revision: 0,
+        };
+        let revision = self.insert(&mut tx, &record).await?;
+        let detail = serde_json::json!({ "name": record.name(), "image": record.wanted.spec.as_ref().map(|s| s.image.as_str()), "node": record.node, "start": start });
+        tx.audit(audit(actor, meta, CREATE, Some(id.as_str()), detail)).await?;
+        tx.commit().await?;
+        self.index.put(Record { revision, ..record });
+        let operation_id = operation.id.clone();
+        self.run_create(operation, input);
+        self.created(actor, &operation_id, meta).await
+    }
+
+    async fn insert(&self, tx: &mut Tx, record: &Record) -> ApiResult<i64> {
+        let mut wanted = record.wanted.clone();
+        let environment = wanted.spec.as_mut().map(|s| std::mem::take(&mut s.environment)).filter(|e| !e.0.is_empty());
+        let mut row = NewResource::new(Kind::Container, record.id.as_str())
+            .within(record.node.as_str())
+            .spec(&wanted)?
+            .status(&record.stored_state())?;
+        row = if record.managed() { row.uniquely_named(record.name()) } else { row.named(record.name()) };
+        if let Some(environment) = environment {
+            row = row.secret(Secret::json(&environment)?);
+        }
+        let name = record.name().to_owned();
+        match tx.insert(row).await {
+            Ok(row) => Ok(row.revision),
+            Err(StoreError::Conflict { what: nm_store::Unique::ResourceName }) => {
+                Err(ApiError::conflict("name_taken", format!("node {} has a container called `{name}` already: choose another name, or remove that one", record.node)).field("name"))
+            }
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Waits for a create as long as a request waits.
+    async fn created(&self, actor: &Actor, operation: &nm_types::OperationId, meta: &Meta) -> ApiResult<Created> {
+        let wait = if meta.respond_async { Duration::ZERO } else { WAIT };
+        let view = self.operations.wait(operation, wait).await?;
+        if let Some(error) = view.error {
+            return Err(ApiError::from(error).with_operation(view.id));
+        }
+        if !view.state.is_final() {
+            return Ok(Created::GoesOn(Box::new(view)));
+        }
+        let id = view.target.unwrap_or_default();
+        let (container, revision) = self.view(actor, &id)?;
+        Ok(Created::Done(Box::new(container), revision))
+    }
+
+    fn run_create(&self, operation: OperationView, input: CreateInput) {
+        let this = self.clone();
+        self.operations.run(operation, move |running| async move { this.do_create(running, input).await });
+    }
+
+    /// Begins again a create that a crash cut short.
+    pub fn resume_create(&self, operation: OperationView, input: serde_json::Value) -> ApiResult<()> {
+        let input: CreateInput = serde_json::from_value(input).map_err(|_| ApiError::internal())?;
+        self.run_create(operation, input);
+        Ok(())
+    }
+
+    async fn do_create(&self, running: Running, input: CreateInput) -> Finish {
+        let id = input.container;
+        let _held = self.locks.hold(id.clone()).await;
+        let Some(record) = self.index.get(&id) else {
+            return Err(ApiError::not_found("container", id.as_str()).into());
+        };
+        let Some(spec) = record.wanted.spec.clone() else { return Err(ApiError::internal().into()) };
+        match self.create_on_node(&running, &record, spec, input.start).await {
+            Ok(observed) => {
+                let mut tx = self.store.begin(self.clock.now()).await?;
+                let updated = self.index.change(&id, |r| {
+                    r.state.phase = Phase::Ready;
+                    // The watch may have seen something newer meanwhile.
+                    if r.state.observed.is_none() {
+                        r.state.observed = Some(observed);
+                    }
+                    true
+                });
+                let record = updated.ok_or_else(ApiError::internal)?;
+                let row = tx.update(Kind::Container, id.as_str(), Patch::new().status(&record.stored_state())?).await?;
+                self.index.stored(&id, row.revision);
+                Ok(Outcome { result: serde_json::json!({ "containerId": id }), tx: Some(tx) })
+            }
+            Err(error) => {
+                let mut tx = self.store.begin(self.clock.now()).await?;
+                tx.delete(Kind::Container, id.as_str()).await?;
+                self.index.remove(&id);
+                Err(Failure { error, tx: Some(tx) })
+            }
+        }
+    }
+
+    /// Asks the node until it has answered: the id makes asking again safe, and only an answer tells whether it is there.
+    async fn create_on_node(&self, running: &Running, record: &Record, spec: ContainerSpec, start: bool) -> ApiResult<ObservedContainer> {
+        let mut layers = Layers::default();
+        let registry = self.registries.login_for(&spec.image).await?;
+        let command = CreateContainer { operation: running.id().clone(), id: record.id.clone(), generation: record.generation, spec, start, registry };
+        loop {
+            let agent = tokio::select! {
+                agent = self.fleet.connected(&record.node) => agent,
+                () = running.cancelled().cancelled() => return self.undo_create(record).await,
+            };
+            let result = tokio::select! {
+                result = agent.progress(path::CONTAINERS, &command, |line| running.follow(&mut layers, line)) => result,
+                () = running.cancelled().cancelled() => return self.undo_create(record).await,
+            };
+            match result {
+                Ok(observed) => return Ok(observed),
+                Err(CallError::Refused(error)) => return Err(error.into()),
+                Err(CallError::Link { error, .. }) if is_passing(&error) => {
+                    running.log(format!("{}; asking again once it is back", error.message));
+                    // The broken link leaves the table in a moment; until then there is nothing new to ask.
+                    agent.link().closed().await;
+                }
+                Err(CallError::Link { error, .. }) => return Err(error),
+            }
+        }
+    }
+
+    /// A create was cancelled: whatever of it is there goes.
+    async fn undo_create(&self, record: &Record) -> ApiResult<ObservedContainer> {
+        let agent = self.fleet.agent(&record.node)?;
+        let remove = RemoveContainer { force: true, volumes: true };
+        match agent.post::<serde_json::Value>(&keyed(path::REMOVE, record), &remove, Duration::from_secs(30)).await {
+            Ok(_) => {}
+            Err(CallError::Refused(e)) if e.code == AgentErrorCode::ContainerNotFound => {}
+            Err(e) => return Err(e.into()),
+        }
+        Err(ApiError::conflict("cancelled", "it was cancelled; nothing of it is left"))
+    }
+
+    /// Removes a container. What a crash or a lost node leaves undone is done when the node is next heard of.
+    pub async fn remove(&self, actor: &Actor, meta: &Meta, key: &str, force: bool, volumes: bool) -> ApiResult<ContainerId> {
+        let record = self.find(key)?;
+        if let Some(wanted) = meta.if_match
+            && wanted != record.revision
+        {
+            return Err(stale(&record));
+        }
+        if let Phase::Creating { operation } = &record.state.phase {
+            if !force {
+                return Err(ApiError::conflict("being_created", format!("container {} is still being made: wait, or use force=true", record.id)).with_operation(operation.clone()));
+            }
+            let operation = operation.clone();
+            if self.operations.cancel(&operation) {
+                self.operations.wait(&operation, WAIT).await?;
+            }
+            if self.index.get(&record.id).is_none() {
+                return Ok(record.id.clone());
+            }
+        }
+        let _held = self.locks.hold(record.id.clone()).await;
+        let record = self.index.get(&record.id).ok_or_else(|| ApiError::not_found("container", key))?;
+        let runs = matches!(record.status(), ContainerStatus::Running | ContainerStatus::Paused);
+        if runs && !force {
+            return Err(ApiError::conflict("in_use", format!("container `{}` runs: stop it first, or remove it with force=true", record.name())));
+        }
+        if !record.state.missing {
+            self.nodes.require_ready(&record.node)?;
+        }
+        let before = record.state.phase.clone();
+        let phase = Phase::Removing { force, volumes };
+        self.set_phase(&record.id, phase, Some((actor, meta, "container.remove", serde_json::json!({ "name": record.name(), "force": force, "volumes": volumes })))).await?;
+        match self.finish_remove(&record, force, volumes).await {
+            Ok(()) => Ok(record.id.clone()),
+            Err(error) => {
+                // Only a refusal says for sure that nothing happened; after a broken link the removal stays to be done.
+                if !is_passing(&error) {
+                    self.set_phase(&record.id, before, None).await?;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn finish_remove(&self, record: &Record, force: bool, volumes: bool) -> ApiResult<()> {
+        if !record.state.missing {
+            let agent = self.fleet.agent(&record.node)?;
+            match agent.post::<serde_json::Value>(&keyed(path::REMOVE, record), &RemoveContainer { force, volumes }, Duration::from_secs(30)).await {
+                Ok(_) => {}
+                Err(CallError::Refused(e)) if e.code == AgentErrorCode::ContainerNotFound => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        let mut tx = self.store.begin(self.clock.now()).await?;
+        match tx.delete(Kind::Container, record.id.as_str()).await {
+            Ok(_) | Err(StoreError::NotFound { .. }) => {}
+            Err(e) => return Err(e.into()),
+        }
+        tx.commit().await?;
+        self.index.remove(&record.id);
+        Ok(())
+    }
+
+    /// Takes up a removal again, when its node is back.
+    pub async fn resume_remove(&self, id: &ContainerId) -> ApiResult<()> {
+        let _held = self.locks.hold(id.clone()).await;
+        let Some(record) = self.index.get(id) else { return Ok(()) };
+        let Phase::Removing { force, volumes } = record.state.phase else { return Ok(()) };
+        match self.finish_remove(&record, force, volumes).await {
+            Err(error) if !is_passing(&error) => {
+                tracing::warn!(container.id = %id, error = %error.message, "a removal that was cut short can't be finished");
+                self.set_phase(id, Phase::Ready, None).await
+            }
+            other => other,
+        }
+    }
+
+    async fn set_phase(&self, id: &ContainerId, phase: Phase, entry: Option<(&Actor, &Meta, &str, serde_json::Value)>) -> ApiResult<()> {
+        let mut tx = self.store.begin(self.clock.now()).await?;
+        let Some(record) = self.index.get(id) else { return Ok(()) };
+        let mut changed = Record::clone(&record);
+        changed.state.phase = phase.clone();
+        // A foreign container may have been seen a moment ago and not be written yet.
+        let revision = match tx.update(Kind::Container, id.as_str(), Patch::new().status(&changed.stored_state())?).await {
+            Ok(row) => row.revision,
+            Err(StoreError::NotFound { .. }) => self.insert(&mut tx, &changed).await?,
+            Err(e) => return Err(e.into()),
+        };
+        if let Some((actor, meta, action, detail)) = entry {
+            tx.audit(audit(actor, meta, action, Some(id.as_str()), detail)).await?;
+        }
+        tx.commit().await?;
+        self.index.change(id, |r| {
+            r.state.phase = phase;
+            r.revision = r.revision.max(revision);
+            true
+        });
+        Ok(())
+    }
+
+    /// Writes what was seen of these containers: new rows, changed ones, and those that are gone.
+    pub async fn persist(&self, ids: &[ContainerId]) -> ApiResult<()> {
+        let now = self.clock.now();
+        let mut tx = self.store.begin(now).await?;
+        let mut written = Vec::new();
+        for id in ids {
+            match self.index.get(id) {
+                Some(record) => match tx.update(Kind::Container, id.as_str(), Patch::new().status(&record.stored_state())?).await {
+                    Ok(row) => written.push((id, row.revision)),
+                    Err(StoreError::NotFound { .. }) if !record.managed() => written.push((id, self.insert(&mut tx, &record).await?)),
+                    // Removed meanwhile.
+                    Err(StoreError::NotFound { .. }) => {}
+                    Err(e) => return Err(e.into()),
+                },
+                None => match tx.delete(Kind::Container, id.as_str()).await {
+                    Ok(_) | Err(StoreError::NotFound { .. }) => {}
+                    Err(e) => return Err(e.into()),
+                },
+            }
+        }
+        tx.commit().await?;
+        for (id, revision) in written {
+            self.index.stored(id, revision);
+        }
+        Ok(())
+    }
+}
+
+/// The operation that has this idempotency key already; `None` when the key is now ours.
+async fn claimed(tx: &mut Tx, actor: &Actor, key: &str, request_hash: &str) -> ApiResult<Option<nm_types::OperationId>> {
+    match tx.idempotency_begin(actor.user.as_str(), key, request_hash).await? {
+        Idempotency::Fresh => Ok(None),
+        Idempotency::Mismatch => Err(ApiError::conflict("idempotency_key_reused", "this Idempotency-Key was used for another request: take a new one")),
+        Idempotency::InFlight { operation_id: Some(id), .. } => Ok(nm_types::OperationId::parse(&id).ok()),
+        Idempotency::InFlight { operation_id: None, .. } | Idempotency::Done { .. } => {
+            Err(ApiError::conflict("idempotency_key_reused", "this Idempotency-Key was used for another kind of request: take a new one"))
+        }
+    }
+}
+
+pub(super) fn stale(record: &Record) -> ApiError {
+    ApiError::new(http::StatusCode::PRECONDITION_FAILED, "changed_meanwhile", format!("container {} was changed meanwhile: it is at \"{}\" now; read it again", record.id, record.revision))
+}

@@ -1,0 +1,510 @@
+//! Containers as they are read: in memory, in order, each with the JSON of its list row made ready.
+//!
+//! The store is the truth and this can be made anew from it at any time; what agents see lands here first and is written
+//! to the store a little later. A page of a list is a copy of bytes, which is what lets it be asked for a thousand times
+//! a second.
+
+use nm_types::container::{ContainerSpec, ContainerStatus, ContainerView, MountView, ObservedContainer, PortMapping, Resources};
+use nm_types::stats::Usage;
+use nm_types::text::{MASK, looks_secret};
+use nm_types::{ContainerId, NodeId, OperationId, Timestamp};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::Bound;
+use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+/// Where a container's row is in its life.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "phase")]
+pub enum Phase {
+    /// Being made by this operation; it is not on its node yet, or not known to be.
+    Creating { operation: OperationId },
+    /// On its node.
+    Ready,
+    /// Being removed; done again until it is gone.
+    Removing { force: bool, volumes: bool },
+    /// Others made it; it goes when it is gone from Docker.
+    Foreign,
+}
+
+/// A container's spec column.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Wanted {
+    /// Without its environment, which is sealed apart. Absent on containers that others made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spec: Option<ContainerSpec>,
+    /// Whether it was last asked to run.
+    pub running: bool,
+}
+
+/// A container's status column.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct State {
+    pub phase: Phase,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed: Option<ObservedContainer>,
+    /// Docker no longer has it, though nobody asked us to remove it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub missing: bool,
+}
+
+/// One container, whole.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Record {
+    pub id: ContainerId,
+    pub node: NodeId,
+    pub created: Timestamp,
+    /// With its environment in the clear.
+    pub wanted: Wanted,
+    pub state: State,
+    pub generation: i64,
+    pub revision: i64,
+}
+
+impl Record {
+    pub fn managed(&self) -> bool {
+        self.wanted.spec.is_some()
+    }
+    pub fn name(&self) -> &str {
+        match (&self.wanted.spec, &self.state.observed) {
+            (Some(spec), _) => spec.name.as_str(),
+            (None, Some(observed)) => &observed.name,
+            (None, None) => "",
+        }
+    }
+    pub fn status(&self) -> ContainerStatus {
+        match &self.state.observed {
+            None => ContainerStatus::Created,
+            Some(_) if self.state.missing => ContainerStatus::Exited,
+            Some(o) => o.status,
+        }
+    }
+    pub fn docker_id(&self) -> Option<&str> {
+        self.state.observed.as_ref().map(|o| o.docker_id.as_str())
+    }
+
+    fn message(&self) -> Option<String> {
+        if self.state.missing {
+            return Some("it was removed from Docker outside NeuralMesh: start makes it anew, remove forgets it".into());
+        }
+        match &self.state.phase {
+            Phase::Creating { .. } => Some("it is being made".into()),
+            Phase::Removing { .. } => Some("it is being removed".into()),
+            Phase::Ready | Phase::Foreign => self.state.observed.as_ref().and_then(|o| o.message.clone()),
+        }
+    }
+
+    /// As the API shows it. `clear` shows the values of variables that look secret.
+    pub fn view(&self, usage: Usage, reachable: bool, clear: bool) -> ContainerView {
+        let observed = self.state.observed.as_ref();
+        let foreign = observed.and_then(|o| o.foreign.as_ref());
+        let spec = self.wanted.spec.as_ref();
+        let running = matches!(self.status(), ContainerStatus::Running | ContainerStatus::Paused);
+        let environment = match (spec, foreign) {
+            (Some(s), _) => s.environment.0.iter().map(|(k, v)| (k.as_str().to_owned(), v.as_str().to_owned())).collect(),
+            (None, Some(f)) => f.environment.clone(),
+            (None, None) => BTreeMap::new(),
+        };
+        let cover = |(k, v): (String, String)| if !clear && looks_secret(&k) { (k, MASK.to_owned()) } else { (k, v) };
+        ContainerView {
+            id: self.id.clone(),
+            name: self.name().to_owned(),
+            image: spec.map(|s| s.image.to_string()).or_else(|| observed.map(|o| o.image.clone())).unwrap_or_default(),
+            status: self.status(),
+            node_id: self.node.clone(),
+            ports: self.ports(),
+            resources: Resources {
+                cpu_limit: spec.and_then(|s| s.cpu_limit).map(|c| c.cores()).or(foreign.and_then(|f| f.cpu_limit)),
+                memory_limit: spec.and_then(|s| s.memory_limit.as_ref()).map(ToString::to_string).or_else(|| foreign.and_then(|f| f.memory_limit.clone())),
+                cpu_usage: if running { usage.cpu } else { 0.0 },
+                memory_usage: if running { usage.memory } else { 0.0 },
+            },
+            volumes: match (spec, foreign) {
+                (Some(s), _) => s
+                    .volumes
+                    .iter()
+                    .map(|v| MountView { container: v.container.to_string(), host: v.host.as_ref().map(ToString::to_string).unwrap_or_default(), mode: v.mode })
+                    .collect(),
+                (None, Some(f)) => f.volumes.clone(),
+                (None, None) => Vec::new(),
+            },
+            environment: environment.into_iter().map(cover).collect(),
+            labels: match (spec, foreign) {
+                (Some(s), _) => s.labels.0.iter().map(|(k, v)| (k.as_str().to_owned(), v.as_str().to_owned())).collect(),
+                (None, Some(f)) => f.labels.clone(),
+                (None, None) => BTreeMap::new(),
+            },
+            restart: spec.map(|s| s.restart).or(foreign.map(|f| f.restart)).unwrap_or_default(),
+            networks: observed.map(|o| o.networks.clone()).unwrap_or_default(),
+            created: self.created,
+            managed: self.managed(),
+            reachable,
+            docker_id: self.docker_id().filter(|_| !self.state.missing).map(str::to_owned),
+            started: observed.and_then(|o| o.started),
+            finished: observed.and_then(|o| o.finished),
+            exit_code: observed.and_then(|o| o.exit_code),
+            health: observed.and_then(|o| o.health),
+            restarts: observed.map(|o| o.restarts).unwrap_or_default(),
+            message: self.message(),
+        }
+    }
+
+    /// What was asked for, with the real host port where one was left to the node.
+    fn ports(&self) -> Vec<PortMapping> {
+        let seen: &[PortMapping] = self.state.observed.as_ref().filter(|_| !self.state.missing).map(|o| o.ports.as_slice()).unwrap_or_default();
+        let Some(spec) = &self.wanted.spec else { return seen.to_vec() };
+        spec.ports
+            .iter()
+            .map(|p| {
+                let mut p = p.clone();
+                if p.host == 0
+                    && let Some(bound) = seen.iter().find(|s| s.container == p.container && s.protocol == p.protocol && s.host != 0)
+                {
+                    p.host = bound.host;
+                }
+                p
+            })
+            .collect()
+    }
+
+    /// What is kept of it in the store's status column: the environment of others' containers is not ours to keep.
+    pub fn stored_state(&self) -> State {
+        let mut state = self.state.clone();
+        if let Some(foreign) = state.observed.as_mut().and_then(|o| o.foreign.as_mut()) {
+            foreign.environment.clear();
+        }
+        state
+    }
+}
+
+/// Which containers a list wants.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    pub node: Option<NodeId>,
+    pub status: Option<ContainerStatus>,
+    /// Part of the name.
+    pub name: Option<String>,
+    /// Key, and value where one is asked for.
+    pub label: Option<(String, Option<String>)>,
+    pub managed: Option<bool>,
+}
+
+impl Filter {
+    fn is_empty(&self) -> bool {
+        self.node.is_none() && self.status.is_none() && self.name.is_none() && self.label.is_none() && self.managed.is_none()
+    }
+    fn takes(&self, record: &Record) -> bool {
+        let label = |(key, value): &(String, Option<String>)| {
+            let found = match (&record.wanted.spec, record.state.observed.as_ref().and_then(|o| o.foreign.as_ref())) {
+                (Some(s), _) => s.labels.0.iter().find(|(k, _)| k.as_str() == key).map(|(_, v)| v.as_str()),
+                (None, Some(f)) => f.labels.get(key).map(String::as_str),
+                (None, None) => None,
+            };
+            found.is_some_and(|f| value.as_ref().is_none_or(|v| v == f))
+        };
+        self.node.as_ref().is_none_or(|n| *n == record.node)
+            && self.status.is_none_or(|s| s == record.status())
+            && self.name.as_ref().is_none_or(|n| record.name().contains(n.as_str()))
+            && self.managed.is_none_or(|m| m == record.managed())
+            && self.label.as_ref().is_none_or(label)
+    }
+}
+
+#[derive(Debug)]
+struct Entry {
+    record: Arc<Record>,
+    usage: Usage,
+    /// The row's JSON up to the CPU figure, and from behind the memory figure on.
+    row: (Box<str>, Box<str>),
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    entries: BTreeMap<ContainerId, Entry>,
+    by_docker: HashMap<Box<str>, ContainerId>,
+    by_name: HashMap<Box<str>, Vec<ContainerId>>,
+    reachable: HashSet<NodeId>,
+}
+
+/// All containers. Cheap to clone; clones are the same table.
+#[derive(Debug, Clone, Default)]
+pub struct Index {
+    inner: Arc<RwLock<Inner>>,
+}
+
+const CPU_MARK: &str = "\"cpuUsage\":";
+const MEMORY_MARK: &str = ",\"memoryUsage\":";
+
+impl Entry {
+    fn new(record: Record, usage: Usage, reachable: bool) -> Self {
+        let text = serde_json::to_string(&record.view(Usage::default(), reachable, false)).unwrap_or_default();
+        // `resources` comes before every field whose text a user chooses freely but name and image, which hold no quotes.
+        let row = match text.find(CPU_MARK).and_then(|cpu| text[cpu..].find('}').map(|end| (cpu + CPU_MARK.len(), cpu + end))) {
+            Some((head, tail)) => (text[..head].into(), text[tail..].into()),
+            None => (text.clone().into(), "".into()),
+        };
+        Self { record: Arc::new(record), usage, row }
+    }
+
+    fn write(&self, out: &mut Vec<u8>) {
+        let running = matches!(self.record.status(), ContainerStatus::Running | ContainerStatus::Paused);
+        let usage = if running { self.usage } else { Usage::default() };
+        out.extend_from_slice(self.row.0.as_bytes());
+        write_figure(out, usage.cpu);
+        out.extend_from_slice(MEMORY_MARK.as_bytes());
+        write_figure(out, usage.memory);
+        out.extend_from_slice(self.row.1.as_bytes());
+    }
+}
+
+/// Two decimals, as JSON.
+fn write_figure(out: &mut Vec<u8>, value: f64) {
+    use std::io::Write;
+    let value = if value.is_finite() { (value * 100.0).round() / 100.0 } else { 0.0 };
+    // Writing into a Vec does not fail.
+    let _infallible = write!(out, "{value}");
+}
+
+/// One page of a list: the array's JSON, how many, and where the next begins.
+#[derive(Debug)]
+pub struct Page {
+    pub json: Vec<u8>,
+    pub count: usize,
+    pub next: Option<ContainerId>,
+}
+
+impl Index {
+    fn read(&self) -> RwLockReadGuard<'_, Inner> {
+        // A panic while the lock is held leaves whole entries, for each is swapped in at once.
+        self.inner.read().unwrap_or_else(|e| e.into_inner())
+    }
+    fn write(&self) -> RwLockWriteGuard<'_, Inner> {
+        self.inner.write().unwrap_or_else(|e| e.into_inner())
+    }
+
+    pub fn get(&self, id: &ContainerId) -> Option<Arc<Record>> {
+        self.read().entries.get(id).map(|e| e.record.clone())
+    }
+    pub fn by_docker(&self, docker_id: &str) -> Option<Arc<Record>> {
+        let inner = self.read();
+        let id = inner.by_docker.get(docker_id)?;
+        inner.entries.get(id).map(|e| e.record.clone())
+    }
+    /// By id, or by name where exactly one has it; `Err` says how many do.
+    pub fn find(&self, key: &str) -> Result<Arc<Record>, usize> {
+        let inner = self.read();
+        if let Ok(id) = ContainerId::parse(key)
+            && let Some(entry) = inner.entries.get(&id)
+        {
+            return Ok(entry.record.clone());
+        }
+        match inner.by_name.get(key).map(Vec::as_slice) {
+            Some([id]) => inner.entries.get(id).map(|e| e.record.clone()).ok_or(0),
+            Some(ids) => Err(ids.len()),
+            None => Err(0),
+        }
+    }
+    pub fn view(&self, id: &ContainerId, clear: bool) -> Option<(ContainerView, i64)> {
+        let inner = self.read();
+        let entry = inner.entries.get(id)?;
+        let reachable = inner.reachable.contains(&entry.record.node);
+        Some((entry.record.view(entry.usage, reachable, clear), entry.record.revision))
+    }
+    pub fn len(&self) -> usize {
+        self.read().entries.len()
+    }
+    pub fn is_empty(&self) -> bool {
+        self.read().entries.is_empty()
+    }
+    pub fn count_on(&self, node: &NodeId) -> u64 {
+        self.read().entries.values().filter(|e| e.record.node == *node).count() as u64
+    }
+    pub fn on_node(&self, node: &NodeId) -> Vec<Arc<Record>> {
+        self.read().entries.values().filter(|e| e.record.node == *node).map(|e| e.record.clone()).collect()
+    }
+    /// How many there are of each status.
+    pub fn counts(&self) -> BTreeMap<&'static str, u64> {
+        let mut out = BTreeMap::new();
+        for entry in self.read().entries.values() {
+            *out.entry(entry.record.status().as_str()).or_default() += 1;
+        }
+        out
+    }
+
+    /// Newest first, from behind `after` on.
+    pub fn page(&self, filter: &Filter, after: Option<&ContainerId>, limit: usize) -> Page {
+        let inner = self.read();
+        let range = match after {
+            Some(id) => inner.entries.range::<ContainerId, _>((Bound::Unbounded, Bound::Excluded(id))),
+            None => inner.entries.range::<ContainerId, _>(..),
+        };
+        let mut json = Vec::with_capacity(limit.min(200) * 900);
+        json.push(b'[');
+        let (mut count, mut next, mut last): (usize, Option<ContainerId>, Option<&ContainerId>) = (0, None, None);
+        let all = filter.is_empty();
+        for entry in range.rev().map(|(_, e)| e).filter(|e| all || filter.takes(&e.record)) {
+            if count == limit {
+                next = last.cloned();
+                break;
+            }
+            if count > 0 {
+                json.push(b',');
+            }
+            entry.write(&mut json);
+            last = Some(&entry.record.id);
+            count += 1;
+        }
+        json.push(b']');
+        Page { json, count, next }
+    }
+
+    /// Puts `record` in, or in the place of the one with its id.
+    pub fn put(&self, record: Record) {
+        let mut inner = self.write();
+        inner.put(record);
+    }
+    /// Many at once, at start-up.
+    pub fn load(&self, records: Vec<Record>) {
+        let mut inner = self.write();
+        for record in records {
+            inner.put(record);
+        }
+    }
+    /// Changes one in place; `change` says whether it did anything.
+    pub fn change(&self, id: &ContainerId, change: impl FnOnce(&mut Record) -> bool) -> Option<Arc<Record>> {
+        let mut inner = self.write();
+        let mut record = Record::clone(&inner.entries.get(id)?.record);
+        if change(&mut record) {
+            inner.put(record);
+        }
+        inner.entries.get(id).map(|e| e.record.clone())
+    }
+    /// The revision under which the store now has it.
+    pub fn stored(&self, id: &ContainerId, revision: i64) {
+        self.change(id, |r| {
+            let newer = revision > r.revision;
+            r.revision = r.revision.max(revision);
+            newer
+        });
+    }
+    pub fn remove(&self, id: &ContainerId) -> Option<Arc<Record>> {
+        self.write().remove(id)
+    }
+    pub fn usage(&self, samples: &[(String, Usage)]) {
+        let mut inner = self.write();
+        let Inner { entries, by_docker, .. } = &mut *inner;
+        for (docker_id, usage) in samples {
+            if let Some(entry) = by_docker.get(docker_id.as_str()).and_then(|id| entries.get_mut(id)) {
+                entry.usage = *usage;
+            }
+        }
+    }
+    /// A node came within reach, or went out of it; its containers' rows say so.
+    pub fn reach(&self, node: &NodeId, reachable: bool) {
+        let mut inner = self.write();
+        let changed = if reachable { inner.reachable.insert(node.clone()) } else { inner.reachable.remove(node) };
+        if changed {
+            for entry in inner.entries.values_mut().filter(|e| e.record.node == *node) {
+                *entry = Entry::new(Record::clone(&entry.record), entry.usage, reachable);
+            }
+        }
+    }
+}
+
+impl Inner {
+    fn put(&mut self, record: Record) {
+        let id = record.id.clone();
+        let usage = self.remove_keys(&id);
+        if let Some(docker_id) = record.docker_id() {
+            self.by_docker.insert(docker_id.into(), id.clone());
+        }
+        self.by_name.entry(record.name().into()).or_default().push(id.clone());
+        let reachable = self.reachable.contains(&record.node);
+        self.entries.insert(id, Entry::new(record, usage, reachable));
+    }
+
+    fn remove(&mut self, id: &ContainerId) -> Option<Arc<Record>> {
+        self.remove_keys(id);
+        self.entries.remove(id).map(|e| e.record)
+    }
+
+    fn remove_keys(&mut self, id: &ContainerId) -> Usage {
+        let Some(entry) = self.entries.get(id) else { return Usage::default() };
+        if let Some(docker_id) = entry.record.docker_id()
+            && self.by_docker.get(docker_id) == Some(id)
+        {
+            self.by_docker.remove(docker_id);
+        }
+        let name: Box<str> = entry.record.name().into();
+        if let Some(ids) = self.by_name.get_mut(&name) {
+            ids.retain(|other| other != id);
+            if ids.is_empty() {
+                self.by_name.remove(&name);
+            }
+        }
+        entry.usage
+    }
+}
+
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(n: i64, name: &str) -> Record {
+        let spec: ContainerSpec = serde_json::from_value(serde_json::json!({
+            "name": name, "image": "nginx:latest", "environment": { "DB_PASSWORD": "hunter2", "MODE": "x\"cpuUsage\":9" },
+            "labels": { "app": "web" }, "cpuLimit": 1, "memoryLimit": "512m"
+        }))
+        .unwrap();
+        Record {
+            id: ContainerId::parse(&format!("cont_{n}_aaaaaaaaa")).unwrap(),
+            node: NodeId::parse("node_1_aaaaaaaaa").unwrap(),
+            created: Timestamp(n),
+            wanted: Wanted { spec: Some(spec), running: false },
+            state: State { phase: Phase::Ready, observed: None, missing: false },
+            generation: 1,
+            revision: n,
+        }
+    }
+
+    #[test]
+    fn pages_join_to_the_whole_and_are_what_a_view_is() {
+        let index = Index::default();
+        index.load((1000..1010).map(|n| record(n, &format!("c{n}"))).collect());
+        let (mut after, mut names) = (None, Vec::new());
+        loop {
+            let page = index.page(&Filter::default(), after.as_ref(), 3);
+            let rows: Vec<ContainerView> = serde_json::from_slice(&page.json).unwrap();
+            assert_eq!(rows.len(), page.count);
+            for row in rows {
+                assert_eq!(row, index.view(&row.id, false).unwrap().0);
+                assert_eq!(row.environment["DB_PASSWORD"], MASK);
+                names.push(row.name);
+            }
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        assert_eq!(names, (1000..1010).rev().map(|n| format!("c{n}")).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn filters_and_names() {
+        let index = Index::default();
+        index.load(vec![record(1, "web"), record(2, "web-2"), record(3, "web")]);
+        let count = |f: Filter| index.page(&f, None, 50).count;
+        assert_eq!(count(Filter { name: Some("web-".into()), ..Filter::default() }), 1);
+        assert_eq!(count(Filter { label: Some(("app".into(), Some("web".into()))), ..Filter::default() }), 3);
+        assert_eq!(count(Filter { label: Some(("app".into(), Some("db".into()))), ..Filter::default() }), 0);
+        assert_eq!(count(Filter { status: Some(ContainerStatus::Running), ..Filter::default() }), 0);
+        assert_eq!(index.find("web").unwrap_err(), 2);
+        assert_eq!(index.find("web-2").unwrap().id.as_str(), "cont_2_aaaaaaaaa");
+        index.remove(&ContainerId::parse("cont_3_aaaaaaaaa").unwrap());
+        assert_eq!(index.find("web").unwrap().id.as_str(), "cont_1_aaaaaaaaa");
+        assert_eq!(index.find("nope").unwrap_err(), 0);
+    }
+}

@@ -1,0 +1,411 @@
+//! Operations: work that outlasts a request.
+//!
+//! An operation is written before its work begins and in the transaction that asks for it. It runs in a task of its own,
+//! so a caller who hangs up changes nothing. Its end is written in one transaction with what came of it. One that a crash
+//! cut short is begun again by [`Operations::resume`]: each step finds what it made before by the operation's id.
+
+use crate::api::error::{ApiError, ApiResult};
+use crate::service::auth::Actor;
+use crate::service::clock::SharedClock;
+use nm_link::contract::Progress;
+use nm_store::{Kind, ListQuery, NewResource, Patch, Resource, Store, StoreError, Tx};
+use nm_types::image::LayerProgress;
+use nm_types::operation::{OperationLogLine, OperationState, OperationStep, OperationView};
+use nm_types::{OperationId, Timestamp};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// How long an API call waits for an operation's end before it answers 202.
+pub const WAIT: Duration = Duration::from_secs(30);
+/// The most log lines kept.
+const LOG_LINES: usize = 200;
+/// How long finished operations are kept.
+const KEEP_MS: i64 = 7 * 24 * 3_600_000;
+
+/// The spec column: what was asked for.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Asked {
+    pub kind: String,
+    pub actor: String,
+    /// What the work needs to be begun again; holds no secrets.
+    pub input: Value,
+}
+
+/// What a finished piece of work leaves: its result, and the transaction that makes it so, when there is one.
+pub struct Outcome {
+    pub result: Value,
+    pub tx: Option<Tx>,
+}
+
+/// What failed, and the transaction that undoes what was begun, when there is one.
+pub struct Failure {
+    pub error: ApiError,
+    pub tx: Option<Tx>,
+}
+
+impl<E: Into<ApiError>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Failure { error: error.into(), tx: None }
+    }
+}
+
+pub type Finish = Result<Outcome, Failure>;
+
+#[derive(Debug, Clone)]
+struct Live {
+    view: watch::Sender<Arc<OperationView>>,
+    cancel: CancellationToken,
+}
+
+/// All operations. Cheap to clone.
+#[derive(Clone)]
+pub struct Operations {
+    store: Store,
+    clock: SharedClock,
+    live: Arc<Mutex<HashMap<OperationId, Live>>>,
+    tasks: TaskTracker,
+}
+
+/// A running operation, in the hands of its work.
+#[derive(Debug, Clone)]
+pub struct Running {
+    id: OperationId,
+    live: Live,
+    clock: SharedClock,
+}
+
+impl Operations {
+    pub fn new(store: Store, clock: SharedClock) -> Self {
+        Self { store, clock, live: Arc::default(), tasks: TaskTracker::new() }
+    }
+
+    fn live(&self) -> MutexGuard<'_, HashMap<OperationId, Live>> {
+        self.live.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Writes a new operation into `tx`. Nothing runs until [`Operations::run`], after the commit.
+    pub async fn create(&self, tx: &mut Tx, actor: &Actor, kind: &str, target: Option<&str>, input: Value) -> Result<OperationView, StoreError> {
+        let now = tx.now();
+        let view = OperationView {
+            id: OperationId::fresh(now.0),
+            kind: kind.into(),
+            state: OperationState::Running,
+            target: target.map(str::to_owned),
+            actor: actor.label(),
+            progress: None,
+            steps: Vec::new(),
+            log: Vec::new(),
+            result: None,
+            error: None,
+            cancel_requested: false,
+            created: now,
+            updated: now,
+            finished: None,
+        };
+        let asked = Asked { kind: kind.into(), actor: actor.label(), input };
+        tx.insert(NewResource::new(Kind::Operation, view.id.as_str()).named(kind).within(target.unwrap_or_default()).spec(&asked)?.status(&view)?).await?;
+        Ok(view)
+    }
+
+    /// Begins the work of a committed operation.
+    pub fn run<F, Fut>(&self, view: OperationView, work: F)
+    where
+        F: FnOnce(Running) -> Fut,
+        Fut: Future<Output = Finish> + Send + 'static,
+    {
+        let id = view.id.clone();
+        let live = Live { view: watch::Sender::new(Arc::new(view)), cancel: CancellationToken::new() };
+        self.live().insert(id.clone(), live.clone());
+        let running = Running { id: id.clone(), live: live.clone(), clock: self.clock.clone() };
+        let future = work(running);
+        let this = self.clone();
+        self.tasks.spawn(async move {
+            // A panic of the work must end the operation too, not leave it running for ever.
+            let finish = match tokio::spawn(future).await {
+                Ok(finish) => finish,
+                Err(error) => {
+                    tracing::error!(operation.id = %id, %error, "an operation's work panicked");
+                    Err(Failure { error: ApiError::internal(), tx: None })
+                }
+            };
+            this.finish(&id, &live, finish).await;
+        });
+    }
+
+    async fn finish(&self, id: &OperationId, live: &Live, finish: Finish) {
+        let now = self.clock.now();
+        let mut view = OperationView::clone(&live.view.borrow());
+        let tx = match finish {
+            Ok(Outcome { result, tx }) => {
+                view.state = OperationState::Succeeded;
+                view.progress = Some(100.0);
+                view.result = Some(result);
+                tx
+            }
+            Err(Failure { error, tx }) => {
+                view.state = if view.cancel_requested { OperationState::Cancelled } else { OperationState::Failed };
+                view.error = Some(error.into());
+                tx
+            }
+        };
+        let last = view.state;
+        if let Some(step) = view.steps.last_mut().filter(|s| !s.state.is_final()) {
+            step.state = last;
+        }
+        (view.updated, view.finished) = (now, Some(now));
+        if let Err(error) = self.write_end(id, &view, tx).await {
+            tracing::error!(operation.id = %id, error = &error as &dyn std::error::Error, "an operation's end could not be written: it is begun again at the next start");
+            // What the caller is told must be what is kept: an end that was not written is not an end.
+            view.state = OperationState::Failed;
+            view.result = None;
+            view.error = Some(ApiError::from(error).into());
+        }
+        live.view.send_replace(Arc::new(view));
+        self.live().remove(id);
+    }
+
+    async fn write_end(&self, id: &OperationId, view: &OperationView, tx: Option<Tx>) -> Result<(), StoreError> {
+        let mut tx = match tx {
+            Some(tx) => tx,
+            None => self.store.begin(self.clock.now()).await?,
+        };
+        tx.update(Kind::Operation, id.as_str(), Patch::new().status(view)?).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    pub async fn get(&self, id: &str) -> ApiResult<OperationView> {
+        let missing = || ApiError::not_found("operation", id);
+        let parsed = OperationId::parse(id).map_err(|_| missing())?;
+        if let Some(live) = self.live().get(&parsed) {
+            return Ok(OperationView::clone(&live.view.borrow()));
+        }
+        let row = self.store.get(Kind::Operation, id).await?.ok_or_else(missing)?;
+        Ok(view_of(&row)?)
+    }
+
+    /// Follows an operation: its present state, then each change until its end.
+    pub async fn follow(&self, id: &str) -> ApiResult<Follow> {
+        let live = OperationId::parse(id).ok().and_then(|id| self.live().get(&id).map(|l| l.view.subscribe()));
+        match live {
+            Some(mut changes) => {
+                changes.mark_changed();
+                Ok(Follow::Live(changes))
+            }
+            None => Ok(Follow::Ended(Some(Box::new(self.get(id).await?)))),
+        }
+    }
+
+    /// Newest first.
+    pub async fn list(&self, target: Option<&str>, state: Option<OperationState>, after: Option<&str>, limit: u32) -> ApiResult<(Vec<OperationView>, Option<String>)> {
+        let mut out = Vec::new();
+        let mut after = after.map(str::to_owned);
+        loop {
+            let query = ListQuery { kind: Kind::Operation, parent: target, after: after.as_deref(), newest_first: true, limit };
+            let rows = self.store.list(query).await?;
+            let full = rows.len() == limit as usize;
+            for row in rows {
+                after = Some(row.id.clone());
+                let view = match OperationId::parse(&row.id).ok().and_then(|id| self.live().get(&id).map(|l| l.view.borrow().clone())) {
+                    Some(live) => OperationView::clone(&live),
+                    None => view_of(&row)?,
+                };
+                if state.is_none_or(|s| s == view.state) {
+                    out.push(view);
+                    if out.len() == limit as usize {
+                        return Ok((out, after));
+                    }
+                }
+            }
+            if !full {
+                return Ok((out, None));
+            }
+        }
+    }
+
+    /// Waits for the end, at most `most`.
+    pub async fn wait(&self, id: &OperationId, most: Duration) -> ApiResult<OperationView> {
+        let changes = self.live().get(id).map(|l| l.view.subscribe());
+        let Some(mut changes) = changes else { return self.get(id.as_str()).await };
+        let ended = {
+            let last = tokio::time::timeout(most, changes.wait_for(|v| v.state.is_final())).await;
+            last.ok().and_then(Result::ok).map(|view| OperationView::clone(&view))
+        };
+        match ended {
+            Some(view) => Ok(view),
+            None => self.get(id.as_str()).await,
+        }
+    }
+
+    /// Asks it to end early. Work that can't be cut off where it stands goes on to its end.
+    pub fn cancel(&self, id: &OperationId) -> bool {
+        let Some(live) = self.live().get(id).cloned() else { return false };
+        live.view.send_modify(|v| Arc::make_mut(v).cancel_requested = true);
+        live.cancel.cancel();
+        true
+    }
+
+    /// What a crash cut short: each with what was asked for.
+    pub async fn unfinished(&self) -> ApiResult<Vec<(OperationView, Asked)>> {
+        let mut out = Vec::new();
+        for row in self.store.all(Kind::Operation).await? {
+            let view = view_of(&row)?;
+            if !view.state.is_final() && !self.live().contains_key(&view.id) {
+                out.push((view, row.spec::<Asked>()?));
+            }
+        }
+        Ok(out)
+    }
+
+    /// Drops operations that ended long ago.
+    pub async fn sweep(&self) -> ApiResult<u64> {
+        let now = self.clock.now();
+        let old: Vec<String> = self
+            .store
+            .all(Kind::Operation)
+            .await?
+            .into_iter()
+            .filter(|row| view_of(row).is_ok_and(|v| v.finished.is_some_and(|f| now.since(f) > KEEP_MS)))
+            .map(|row| row.id)
+            .collect();
+        for chunk in old.chunks(200) {
+            let mut tx = self.store.begin(now).await?;
+            for id in chunk {
+                tx.delete(Kind::Operation, id).await?;
+            }
+            tx.commit().await?;
+        }
+        Ok(old.len() as u64)
+    }
+
+    /// How many run now.
+    pub fn running(&self) -> usize {
+        self.live().len()
+    }
+
+    /// Waits until what runs has ended, at most `grace`. The rest is taken up again at the next start.
+    pub async fn close(&self, grace: Duration) {
+        self.tasks.close();
+        if tokio::time::timeout(grace, self.tasks.wait()).await.is_err() {
+            tracing::info!(running = self.running(), "operations go on at the next start");
+        }
+    }
+}
+
+/// An operation as it goes.
+#[derive(Debug)]
+pub enum Follow {
+    Live(watch::Receiver<Arc<OperationView>>),
+    Ended(Option<Box<OperationView>>),
+}
+
+impl Follow {
+    /// The next state; `None` behind the last.
+    pub async fn next(&mut self) -> Option<OperationView> {
+        match self {
+            Follow::Ended(view) => view.take().map(|v| *v),
+            Follow::Live(changes) => {
+                let view = match changes.changed().await {
+                    Ok(()) => OperationView::clone(&changes.borrow_and_update()),
+                    Err(_) => return None,
+                };
+                if view.state.is_final() {
+                    *self = Follow::Ended(None);
+                }
+                Some(view)
+            }
+        }
+    }
+}
+
+fn view_of(row: &Resource) -> Result<OperationView, StoreError> {
+    row.status::<OperationView>()
+}
+
+impl Running {
+    pub fn id(&self) -> &OperationId {
+        &self.id
+    }
+    pub fn cancelled(&self) -> &CancellationToken {
+        &self.live.cancel
+    }
+    fn change(&self, change: impl FnOnce(&mut OperationView)) {
+        let now = self.clock.now();
+        self.live.view.send_modify(|v| {
+            let view = Arc::make_mut(v);
+            change(view);
+            view.updated = now;
+        });
+    }
+    /// The step before is done, `name` begins.
+    pub fn step(&self, name: &str) {
+        self.change(|v| {
+            if let Some(last) = v.steps.last_mut().filter(|s| !s.state.is_final()) {
+                last.state = OperationState::Succeeded;
+                last.detail = None;
+            }
+            v.steps.push(OperationStep { name: name.into(), state: OperationState::Running, detail: None });
+        });
+    }
+    pub fn log(&self, line: impl Into<String>) {
+        let time = self.clock.now();
+        self.change(|v| {
+            if v.log.len() >= LOG_LINES {
+                v.log.remove(0);
+            }
+            v.log.push(OperationLogLine { time, line: line.into() });
+        });
+    }
+    /// What an agent says on the way goes into steps, log and progress.
+    pub fn follow<T>(&self, layers: &mut Layers, line: Progress<T>) {
+        match line {
+            Progress::Step { name } => self.step(&name),
+            Progress::Log { line } => self.log(line),
+            Progress::Layer(layer) => {
+                let (progress, detail) = layers.add(layer);
+                self.change(|v| {
+                    v.progress = progress;
+                    if let Some(step) = v.steps.last_mut() {
+                        step.detail = Some(detail);
+                    }
+                });
+            }
+            Progress::Done { .. } | Progress::Failed { .. } => {}
+        }
+    }
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+}
+
+/// The layers of a pull, added up.
+#[derive(Debug, Default)]
+pub struct Layers {
+    layers: BTreeMap<String, LayerProgress>,
+}
+
+impl Layers {
+    /// As for an operation, where there is none to tell.
+    pub fn note<T>(&mut self, line: &Progress<T>) {
+        if let Progress::Layer(layer) = line {
+            self.add(layer.clone());
+        }
+    }
+    /// Percent of the bytes known of, and a line that says where it is.
+    fn add(&mut self, layer: LayerProgress) -> (Option<f64>, String) {
+        let detail = match layer.total {
+            0 => format!("{}: {}", layer.layer, layer.status),
+            total => format!("{}: {} {} of {} kB", layer.layer, layer.status, layer.current / 1000, total / 1000),
+        };
+        self.layers.insert(layer.layer.clone(), layer);
+        let (done, total) = self.layers.values().fold((0u64, 0u64), |(d, t), l| (d + l.current.min(l.total), t + l.total));
+        ((total > 0).then(|| (done as f64 / total as f64 * 1000.0).round() / 10.0), detail)
+    }
+}

@@ -106,7 +106,11 @@ impl AuditHead {
     }
 
     fn sealed(key: &[u8; 32], seq: i64, hmac: &str) -> Self {
-        Self { seq, hmac: hmac.to_owned(), seal: hex::encode(head_mac(key, seq, hmac).finalize().into_bytes()) }
+        Self {
+            seq,
+            hmac: hmac.to_owned(),
+            seal: hex::encode(head_mac(key, seq, hmac).finalize().into_bytes()),
+        }
     }
 
     fn is_genuine(&self, key: &[u8; 32]) -> bool {
@@ -150,15 +154,36 @@ impl Stored {
         for (i, text) in texts.iter_mut().enumerate() {
             *text = row.text(i + 2)?;
         }
-        Ok(Self { seq: row.int(0)?, at: row.int(1)?, texts })
+        Ok(Self {
+            seq: row.int(0)?,
+            at: row.int(1)?,
+            texts,
+        })
     }
 
     fn into_record(self) -> Result<AuditRecord, StoreError> {
-        let Self { seq, at, texts: [actor, action, target, outcome, detail, request_id, address] } = self;
-        let detail = serde_json::from_str(&detail).map_err(|_| StoreError::corrupt(format!("the detail of audit entry {seq} is not JSON")))?;
+        let Self {
+            seq,
+            at,
+            texts: [actor, action, target, outcome, detail, request_id, address],
+        } = self;
+        let detail =
+            serde_json::from_str(&detail).map_err(|_| StoreError::corrupt(format!("the detail of audit entry {seq} is not JSON")))?;
         let some = |text: String| (!text.is_empty()).then_some(text);
-        let entry = AuditEntry { actor, action, target: some(target), outcome, detail, request_id: some(request_id), address: some(address) };
-        Ok(AuditRecord { seq, at: Timestamp(at), entry })
+        let entry = AuditEntry {
+            actor,
+            action,
+            target: some(target),
+            outcome,
+            detail,
+            request_id: some(request_id),
+            address: some(address),
+        };
+        Ok(AuditRecord {
+            seq,
+            at: Timestamp(at),
+            entry,
+        })
     }
 }
 
@@ -177,11 +202,38 @@ impl Tx {
             return Err(StoreError::corrupt("the head of the audit log was changed from outside"));
         }
         // PostgreSQL stores no NUL; an attempted username may hold one.
-        let clean = |text: String| if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text };
-        let AuditEntry { actor, action, target, outcome, detail, request_id, address } = entry;
+        let clean = |text: String| {
+            if text.contains('\0') {
+                text.replace('\0', "\u{fffd}")
+            } else {
+                text
+            }
+        };
+        let AuditEntry {
+            actor,
+            action,
+            target,
+            outcome,
+            detail,
+            request_id,
+            address,
+        } = entry;
         let or_empty = Option::unwrap_or_default;
-        let texts = [actor, action, or_empty(target), outcome, detail.to_string(), or_empty(request_id), or_empty(address)].map(clean);
-        let stored = Stored { seq: self.head.audit.seq + 1, at: self.now.0, texts };
+        let texts = [
+            actor,
+            action,
+            or_empty(target),
+            outcome,
+            detail.to_string(),
+            or_empty(request_id),
+            or_empty(address),
+        ]
+        .map(clean);
+        let stored = Stored {
+            seq: self.head.audit.seq + 1,
+            at: self.now.0,
+            texts,
+        };
         let prev = self.head.audit.hmac.clone();
         let hmac = hex::encode(stored.mac(key, &prev).finalize().into_bytes());
         let head = AuditHead::sealed(key, stored.seq, &hmac);
@@ -206,7 +258,12 @@ impl Store {
     /// A page of the log, newest first.
     pub async fn audit_log(&self, query: &AuditQuery) -> Result<Vec<AuditRecord>, StoreError> {
         let mut sql = String::from(concat!("SELECT ", columns!(), " FROM audit WHERE seq < $1"));
-        let texts = [("actor", &query.actor), ("action", &query.action), ("target", &query.target), ("outcome", &query.outcome)];
+        let texts = [
+            ("actor", &query.actor),
+            ("action", &query.action),
+            ("target", &query.target),
+            ("outcome", &query.outcome),
+        ];
         let moments = [("at >=", query.from), ("at <", query.until)];
         let mut next = 2;
         let mut and = |condition: &str, operator: &str| {
@@ -215,7 +272,10 @@ impl Store {
             next += 1;
         };
         texts.iter().filter(|(_, v)| v.is_some()).for_each(|(column, _)| and(column, " ="));
-        moments.iter().filter(|(_, v)| v.is_some()).for_each(|(condition, _)| and(condition, ""));
+        moments
+            .iter()
+            .filter(|(_, v)| v.is_some())
+            .for_each(|(condition, _)| and(condition, ""));
         let _ = write!(sql, " ORDER BY seq DESC LIMIT ${next}");
 
         let mut select = sqlx::query(AssertSqlSafe(sql)).bind(query.before.unwrap_or(i64::MAX));
@@ -242,14 +302,29 @@ impl Store {
         // In one statement, so that head and log are of the same moment.
         let read_head = sqlx::query("SELECT audit_seq, audit_hmac, audit_seal, (SELECT MAX(seq) FROM audit) FROM store_head");
         let Some(row) = reader.one("read the head of the audit log", read_head).await? else {
-            return Ok(AuditReport { entries: 0, first_broken: Some(Broken { seq: 0, reason: "the head of the log is missing" }) });
+            return Ok(AuditReport {
+                entries: 0,
+                first_broken: Some(Broken {
+                    seq: 0,
+                    reason: "the head of the log is missing",
+                }),
+            });
         };
-        let head = AuditHead { seq: row.int(0)?, hmac: row.text(1)?, seal: row.text(2)? };
+        let head = AuditHead {
+            seq: row.int(0)?,
+            hmac: row.text(1)?,
+            seal: row.text(2)?,
+        };
         let last = row.opt_int(3)?.unwrap_or(0);
 
         let mut prev = String::new();
         let mut good = 0;
-        let broken = |entries: i64, reason| Ok(AuditReport { entries, first_broken: Some(Broken { seq: entries + 1, reason }) });
+        let broken = |entries: i64, reason| {
+            Ok(AuditReport {
+                entries,
+                first_broken: Some(Broken { seq: entries + 1, reason }),
+            })
+        };
         loop {
             let page = sqlx::query(concat!(
                 "SELECT ",
@@ -283,7 +358,10 @@ impl Store {
             std::cmp::Ordering::Less => broken(good, "entries at the end are missing"),
             std::cmp::Ordering::Greater => broken(head.seq, "an entry was added from outside"),
             std::cmp::Ordering::Equal if prev != head.hmac => broken(good - 1, "the last entry is not the one that was written"),
-            std::cmp::Ordering::Equal => Ok(AuditReport { entries: good, first_broken: None }),
+            std::cmp::Ordering::Equal => Ok(AuditReport {
+                entries: good,
+                first_broken: None,
+            }),
         }
     }
 }

@@ -140,7 +140,9 @@ impl What {
     }
 
     pub fn parse(text: &str) -> Option<Self> {
-        [Self::Created, Self::Updated, Self::Status, Self::Deleted].into_iter().find(|w| w.as_str() == text)
+        [Self::Created, Self::Updated, Self::Status, Self::Deleted]
+            .into_iter()
+            .find(|w| w.as_str() == text)
     }
 }
 

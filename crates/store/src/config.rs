@@ -81,7 +81,9 @@ impl DatabaseUrl {
             (Place::Postgres { url, .. }, _) => url.to_string(),
             (Place::Sqlite(path), found) => {
                 let path = found.unwrap_or(path);
-                let text = path.to_str().ok_or_else(|| StoreError::invalid("the path of the SQLite file is not UTF-8"))?;
+                let text = path
+                    .to_str()
+                    .ok_or_else(|| StoreError::invalid("the path of the SQLite file is not UTF-8"))?;
                 format!("sqlite://{}?mode=rw", percent_encode(text))
             }
         };
@@ -102,7 +104,9 @@ impl DatabaseUrl {
 
 /// No line a statement: only those that take longer than a second are worth a warning.
 fn quiet<O: ConnectOptions>(options: O) -> O {
-    options.log_statements(log::LevelFilter::Off).log_slow_statements(log::LevelFilter::Warn, Duration::from_secs(1))
+    options
+        .log_statements(log::LevelFilter::Off)
+        .log_slow_statements(log::LevelFilter::Warn, Duration::from_secs(1))
 }
 
 /// Everything but letters, digits, `/`, `-` and `_`, so that no character of a path means anything in a URL.
@@ -127,16 +131,27 @@ impl FromStr for DatabaseUrl {
             // The parser's own message may repeat the URL, and with it the password.
             let options = PgConnectOptions::from_str(text)
                 .map_err(|_| BadDatabaseUrl("the PostgreSQL URL is not of the form postgres://user:password@host:5432/name".into()))?;
-            let host = options.get_socket().map_or_else(|| options.get_host().to_owned(), |s| s.display().to_string());
-            let (user, port, name) = (options.get_username(), options.get_port(), options.get_database().unwrap_or_default());
+            let host = options
+                .get_socket()
+                .map_or_else(|| options.get_host().to_owned(), |s| s.display().to_string());
+            let (user, port, name) = (
+                options.get_username(),
+                options.get_port(),
+                options.get_database().unwrap_or_default(),
+            );
             let shown = format!("postgres://{user}@{host}:{port}/{name}");
-            return Ok(Self(Place::Postgres { url: text.into(), shown: shown.into() }));
+            return Ok(Self(Place::Postgres {
+                url: text.into(),
+                shown: shown.into(),
+            }));
         }
         let path = match text.strip_prefix("sqlite:") {
             Some(rest) => rest.strip_prefix("//").unwrap_or(rest),
             None => match text.split_once("://") {
                 Some((scheme, _)) => {
-                    return Err(BadDatabaseUrl(format!("`{scheme}` is no database we know: use sqlite:///path or postgres://…")));
+                    return Err(BadDatabaseUrl(format!(
+                        "`{scheme}` is no database we know: use sqlite:///path or postgres://…"
+                    )));
                 }
                 None => text,
             },
@@ -173,14 +188,26 @@ mod tests {
             ("/var/lib/nm/nm.db", "sqlite:///var/lib/nm/nm.db"),
             ("sqlite:///var/lib/nm/nm.db", "sqlite:///var/lib/nm/nm.db"),
             ("sqlite:nm.db", "sqlite://nm.db"),
-            ("postgres://nm:s3cret-word@db.example:5433/mesh", "postgres://nm@db.example:5433/mesh"),
-            ("postgresql://nm:s3cret-word@db.example/mesh?sslmode=require", "postgres://nm@db.example:5432/mesh"),
+            (
+                "postgres://nm:s3cret-word@db.example:5433/mesh",
+                "postgres://nm@db.example:5433/mesh",
+            ),
+            (
+                "postgresql://nm:s3cret-word@db.example/mesh?sslmode=require",
+                "postgres://nm@db.example:5432/mesh",
+            ),
         ] {
             let url: DatabaseUrl = text.parse().unwrap();
             assert_eq!(url.to_string(), shown);
             assert!(!format!("{url:?}").contains("s3cret"));
         }
-        for bad in ["", "mysql://root@localhost/x", "sqlite::memory:", "sqlite:", "postgres://nm:s3cret-word@[::1/x"] {
+        for bad in [
+            "",
+            "mysql://root@localhost/x",
+            "sqlite::memory:",
+            "sqlite:",
+            "postgres://nm:s3cret-word@[::1/x",
+        ] {
             let said = bad.parse::<DatabaseUrl>().unwrap_err().to_string();
             assert!(!said.contains("s3cret"), "{said}");
         }

@@ -92,6 +92,7 @@ impl Db {
                 Backend::Sqlite => 4,
                 Backend::Postgres => 8,
             })
+            .min_connections(1)
             .acquire_timeout(CONNECT_DEADLINE)
             .idle_timeout(None)
             .max_lifetime(None)
@@ -145,7 +146,9 @@ impl Db {
         };
         // SQLite answers with the mode it has, not the one asked for.
         if self.backend == Backend::Sqlite && rows.first().is_none_or(|r| !r.text(0).is_ok_and(|mode| mode == "wal")) {
-            return Err(StoreError::invalid("the file system under the SQLite file cannot do write-ahead logging (a network mount?)"));
+            return Err(StoreError::invalid(
+                "the file system under the SQLite file cannot do write-ahead logging (a network mount?)",
+            ));
         }
         Ok(conn)
     }
@@ -156,7 +159,10 @@ impl Db {
         self.refuse_if_fatal()?;
         let queue = Arc::clone(&self.writer).lock_owned();
         let Ok(mut slot) = tokio::time::timeout(QUEUE_DEADLINE, queue).await else {
-            return Err(StoreError::Busy { attempt, source: Box::new(sqlx::Error::PoolTimedOut) });
+            return Err(StoreError::Busy {
+                attempt,
+                source: Box::new(sqlx::Error::PoolTimedOut),
+            });
         };
         self.refuse_if_fatal()?;
         // Taken out while in use: a future dropped at the next await closes it.
@@ -195,7 +201,11 @@ impl Db {
 
     /// A connection that only reads.
     pub(crate) async fn reader(&self) -> Result<Reader<'_>, StoreError> {
-        let conn = self.readers.acquire().await.map_err(|e| self.note(StoreError::from_sqlx("connect to the database", e)))?;
+        let conn = self
+            .readers
+            .acquire()
+            .await
+            .map_err(|e| self.note(StoreError::from_sqlx("connect to the database", e)))?;
         Ok(Reader { db: self, conn })
     }
 
@@ -218,7 +228,9 @@ impl Db {
 
     pub(crate) fn refuse_if_fatal(&self) -> Result<(), StoreError> {
         match &*self.fatal.borrow() {
-            Some(reason) => Err(StoreError::Fatal { reason: reason.to_string() }),
+            Some(reason) => Err(StoreError::Fatal {
+                reason: reason.to_string(),
+            }),
             None => Ok(()),
         }
     }
@@ -226,10 +238,14 @@ impl Db {
     /// Resolves when the disk was found failing.
     pub(crate) async fn fatal(&self) -> String {
         let mut watch = self.fatal.subscribe();
-        match watch.wait_for(Option::is_some).await {
-            Ok(reason) => reason.as_deref().unwrap_or_default().to_owned(),
-            // The sender lives in `self`, which is borrowed here.
-            Err(_) => std::future::pending().await,
+        loop {
+            if let Some(reason) = watch.borrow_and_update().as_deref() {
+                return reason.to_owned();
+            }
+            if watch.changed().await.is_err() {
+                // The sender lives in `self`, which is borrowed here: it cannot be gone.
+                std::future::pending::<()>().await;
+            }
         }
     }
 
@@ -240,7 +256,11 @@ impl Db {
                 let size = |path: &Path| match fs::metadata(path) {
                     Ok(meta) => Ok(meta.len()),
                     Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(0),
-                    Err(source) => Err(StoreError::File { attempt: "measure", path: path.to_owned(), source }),
+                    Err(source) => Err(StoreError::File {
+                        attempt: "measure",
+                        path: path.to_owned(),
+                        source,
+                    }),
                 };
                 Ok(size(path)? + size(&beside(path, "-wal"))?)
             }
@@ -294,7 +314,10 @@ impl Sql for Reader<'_> {
 
 fn timed_out(attempt: &'static str) -> StoreError {
     let late = std::io::Error::new(std::io::ErrorKind::TimedOut, "no answer within the deadline");
-    StoreError::Unavailable { attempt, source: Box::new(sqlx::Error::Io(late)) }
+    StoreError::Unavailable {
+        attempt,
+        source: Box::new(sqlx::Error::Io(late)),
+    }
 }
 
 /// Runs file work off the async threads.
@@ -304,7 +327,10 @@ pub(crate) async fn blocking<T: Send + 'static>(
 ) -> Result<T, StoreError> {
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,
-        Err(_) => Err(StoreError::Unavailable { attempt, source: Box::new(sqlx::Error::WorkerCrashed) }),
+        Err(_) => Err(StoreError::Unavailable {
+            attempt,
+            source: Box::new(sqlx::Error::WorkerCrashed),
+        }),
     }
 }
 
@@ -318,28 +344,52 @@ fn prepare_sqlite_file(path: &Path) -> Result<(PathBuf, File), StoreError> {
     let (Some(folder), Some(name)) = (absolute.parent(), absolute.file_name()) else {
         return Err(StoreError::invalid("the path of the SQLite file names no file"));
     };
-    DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed("make the folder", folder))?;
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+        .map_err(failed("make the folder", folder))?;
     // The driver takes a URL, whose parser would resolve `..` by text alone.
     let path = folder.canonicalize().map_err(failed("find the folder", folder))?.join(name);
 
     // A file of its own: closing any descriptor of the database's file would drop SQLite's locks on it.
     let lock_path = beside(&path, ".lock");
-    let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&lock_path).map_err(failed("open", &lock_path))?;
+    let lock = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(&lock_path)
+        .map_err(failed("open", &lock_path))?;
     let started = Instant::now();
     loop {
         match lock.try_lock() {
             Ok(()) => break,
             Err(TryLockError::WouldBlock) if started.elapsed() < LOCK_DEADLINE => std::thread::sleep(Duration::from_millis(25)),
             Err(TryLockError::WouldBlock) => return Err(StoreError::InUse { path }),
-            Err(TryLockError::Error(source)) => return Err(StoreError::File { attempt: "lock", path: lock_path, source }),
+            Err(TryLockError::Error(source)) => {
+                return Err(StoreError::File {
+                    attempt: "lock",
+                    path: lock_path,
+                    source,
+                });
+            }
         }
     }
 
     // SQLite gives its log and shared memory the mode of the database's file, so this one decides for all three.
-    let file = OpenOptions::new().create(true).truncate(false).read(true).write(true).mode(0o600).open(&path).map_err(failed("open", &path))?;
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .mode(0o600)
+        .open(&path)
+        .map_err(failed("open", &path))?;
     let mode = file.metadata().map_err(failed("read the mode of", &path))?.permissions().mode();
     if mode & 0o077 != 0 {
-        file.set_permissions(fs::Permissions::from_mode(0o600)).map_err(failed("close to others", &path))?;
+        file.set_permissions(fs::Permissions::from_mode(0o600))
+            .map_err(failed("close to others", &path))?;
     }
     Ok((path, lock))
 }

@@ -15,7 +15,12 @@ pub enum StoreError {
     Conflict { what: Unique },
     /// A compare-and-set found another version than the caller expected. The transaction can go on.
     #[error("{kind} {id} changed meanwhile: it is now at generation {generation}, revision {revision}")]
-    Stale { kind: Subject, id: String, generation: i64, revision: i64 },
+    Stale {
+        kind: Subject,
+        id: String,
+        generation: i64,
+        revision: i64,
+    },
     /// There is no such row. The transaction can go on.
     #[error("there is no {kind} {id}")]
     NotFound { kind: Subject, id: String },
@@ -129,7 +134,10 @@ impl Unique {
             ("api_tokens_by_hash", "api_tokens.hash", Unique::ApiToken),
             ("idempotency_pkey", "idempotency.actor", Unique::IdempotencyKey),
         ];
-        KNOWN.iter().find(|(pg, sqlite, _)| constraint == *pg || constraint.contains(sqlite)).map_or(Self::Other, |k| k.2)
+        KNOWN
+            .iter()
+            .find(|(pg, sqlite, _)| constraint == *pg || constraint.contains(sqlite))
+            .map_or(Self::Other, |k| k.2)
     }
 }
 
@@ -187,15 +195,22 @@ impl StoreError {
                     let (code, constraint, message) = (pg.code().to_owned(), pg.constraint().map(str::to_owned), pg.message().to_owned());
                     Self::from_postgres(attempt, &code, constraint.as_deref(), &message, error)
                 }
-                (None, None) => Self::Sql { attempt, source: error.into() },
+                (None, None) => Self::Sql {
+                    attempt,
+                    source: error.into(),
+                },
             },
-            E::Io(_) | E::Tls(_) | E::Protocol(_) | E::PoolTimedOut | E::PoolClosed | E::WorkerCrashed => {
-                Self::Unavailable { attempt, source: error.into() }
-            }
+            E::Io(_) | E::Tls(_) | E::Protocol(_) | E::PoolTimedOut | E::PoolClosed | E::WorkerCrashed => Self::Unavailable {
+                attempt,
+                source: error.into(),
+            },
             E::ColumnDecode { .. } | E::Decode(_) | E::ColumnNotFound(_) | E::ColumnIndexOutOfBounds { .. } => {
                 Self::corrupt(format!("{attempt}: {error}"))
             }
-            _ => Self::Sql { attempt, source: error.into() },
+            _ => Self::Sql {
+                attempt,
+                source: error.into(),
+            },
         }
     }
 
@@ -210,13 +225,19 @@ impl StoreError {
             IOERR_SHMSIZE => return Self::Full { attempt, source },
             IOERR_NOMEM => return Self::Unavailable { attempt, source },
             // The file was moved or deleted under us: whatever is written now is lost.
-            READONLY_DBMOVED => return Self::Fatal { reason: format!("{attempt}: {message} (SQLite code {code})") },
+            READONLY_DBMOVED => {
+                return Self::Fatal {
+                    reason: format!("{attempt}: {message} (SQLite code {code})"),
+                };
+            }
             _ => {}
         }
         match code & 0xff {
             5 | 6 => Self::Busy { attempt, source },
             7 | 8 | 14 => Self::Unavailable { attempt, source },
-            10 => Self::Fatal { reason: format!("{attempt}: {message} (SQLite code {code})") },
+            10 => Self::Fatal {
+                reason: format!("{attempt}: {message} (SQLite code {code})"),
+            },
             11 | 26 => Self::corrupt(format!("{attempt}: {message} (SQLite code {code})")),
             13 => Self::Full { attempt, source },
             19 if matches!(code >> 8, 6 | 8) => Self::Conflict { what: Unique::of(message) },
@@ -228,7 +249,9 @@ impl StoreError {
     fn from_postgres(attempt: &'static str, code: &str, constraint: Option<&str>, message: &str, error: sqlx::Error) -> Self {
         let source = Box::new(error);
         match code {
-            "23505" => Self::Conflict { what: Unique::of(constraint.unwrap_or_default()) },
+            "23505" => Self::Conflict {
+                what: Unique::of(constraint.unwrap_or_default()),
+            },
             "53100" => Self::Full { attempt, source },
             // Serialisation, deadlock, lock timeout, statement timeout.
             "40001" | "40P01" | "55P03" | "57014" => Self::Busy { attempt, source },

@@ -41,7 +41,10 @@ struct Hub {
 impl Hub {
     fn new(revision: i64) -> Arc<Self> {
         let (sender, _) = broadcast::channel(CAPACITY);
-        Arc::new(Self { sender: Mutex::new(Some(sender)), published: AtomicI64::new(revision) })
+        Arc::new(Self {
+            sender: Mutex::new(Some(sender)),
+            published: AtomicI64::new(revision),
+        })
     }
 
     fn sender(&self) -> Option<broadcast::Sender<Change>> {
@@ -61,15 +64,23 @@ impl Hub {
 
 impl Feed {
     pub(crate) fn in_process(revision: i64) -> Self {
-        Self { hub: Hub::new(revision), follower: None }
+        Self {
+            hub: Hub::new(revision),
+            follower: None,
+        }
     }
 
     /// Starts following the table. The first connection is made here, so that a wrong setting shows at once.
     pub(crate) async fn following(options: PgConnectOptions, revision: i64) -> Result<Self, StoreError> {
         let hub = Hub::new(revision);
-        let follower = Follower::connect(options, revision).await.map_err(|e| StoreError::from_sqlx("follow the changes", e))?;
+        let follower = Follower::connect(options, revision)
+            .await
+            .map_err(|e| StoreError::from_sqlx("follow the changes", e))?;
         let task = tokio::spawn(follower.run(Arc::clone(&hub)));
-        Ok(Self { hub, follower: Some(task.abort_handle()) })
+        Ok(Self {
+            hub,
+            follower: Some(task.abort_handle()),
+        })
     }
 
     /// The changes of a transaction that has just been committed by this process.
@@ -123,7 +134,11 @@ impl Watch {
                 }
                 // Read from the table before it arrived here.
                 Ok(_) => {}
-                Err(RecvError::Lagged(_)) => return Err(WatchError::Lagged { since: self.seen }),
+                Err(RecvError::Lagged(_)) => {
+                    // What is still in the channel is in the table too, and the way there is long: begin at its end.
+                    self.receiver = self.receiver.resubscribe();
+                    return Err(WatchError::Lagged { since: self.seen });
+                }
                 Err(RecvError::Closed) => return Err(WatchError::Closed),
             }
         }
@@ -141,7 +156,8 @@ impl Watch {
 }
 
 impl Store {
-    /// Follows the changes from now on. Call it before loading state, and no change falls in between.
+    /// Follows the changes from now on. Call it before loading state, and no change falls in between. On PostgreSQL it may
+    /// begin with changes that were committed a moment before.
     pub fn watch(&self) -> Watch {
         let hub = &self.shared.feed.hub;
         let receiver = match hub.sender() {
@@ -150,7 +166,10 @@ impl Store {
             None => broadcast::channel(1).1,
         };
         // After subscribing: what was published before is in whatever is read later.
-        Watch { receiver, seen: hub.published.load(Ordering::Acquire) }
+        Watch {
+            receiver,
+            seen: hub.published.load(Ordering::Acquire),
+        }
     }
 
     /// Up to `limit` changes after `revision`, oldest first. [`StoreError::Compacted`] when some of them are gone.
@@ -159,7 +178,9 @@ impl Store {
         let read = sqlx::query("SELECT revision, subject, id, name, what, at FROM changes WHERE revision > $1 ORDER BY revision LIMIT $2");
         let rows = reader.all("read the changes", read.bind(revision).bind(i64::from(limit))).await?;
         // Afterwards: what is pruned while reading raises the floor.
-        let head = reader.one("read the oldest change", sqlx::query("SELECT floor FROM store_head")).await?;
+        let head = reader
+            .one("read the oldest change", sqlx::query("SELECT floor FROM store_head"))
+            .await?;
         let floor = head.ok_or_else(|| StoreError::corrupt("the head row is missing"))?.int(0)?;
         if revision < floor {
             return Err(StoreError::Compacted { floor });
@@ -170,12 +191,26 @@ impl Store {
 
 /// None for a kind that only a newer release knows; its schema is ours, or we would not have opened it.
 fn read_change(row: &AnyRow) -> Result<Option<Change>, StoreError> {
-    Ok(assemble(row.int(0)?, &row.text(1)?, row.text(2)?, row.text(3)?, &row.text(4)?, row.int(5)?))
+    Ok(assemble(
+        row.int(0)?,
+        &row.text(1)?,
+        row.text(2)?,
+        row.text(3)?,
+        &row.text(4)?,
+        row.int(5)?,
+    ))
 }
 
 fn assemble(revision: i64, subject: &str, id: String, name: String, what: &str, at: i64) -> Option<Change> {
     let (subject, what) = (Subject::parse(subject)?, What::parse(what)?);
-    Some(Change { revision, subject, id: id.into(), name: name.into(), what, at: nm_types::Timestamp(at) })
+    Some(Change {
+        revision,
+        subject,
+        id: id.into(),
+        name: name.into(),
+        what,
+        at: nm_types::Timestamp(at),
+    })
 }
 
 /// PostgreSQL's side: one connection that listens, one that reads.
@@ -194,7 +229,11 @@ impl Follower {
             .max_lifetime(None)
             .connect_with(options.application_name("neuralmesh-changes"))
             .await?;
-        let mut follower = Self { pool, listener: None, seen };
+        let mut follower = Self {
+            pool,
+            listener: None,
+            seen,
+        };
         follower.listen().await?;
         Ok(follower)
     }
@@ -264,14 +303,21 @@ impl Follower {
     async fn read(&mut self, hub: &Hub) -> Result<bool, sqlx::Error> {
         let mut any = false;
         loop {
-            let read = sqlx::query("SELECT revision, subject, id, name, what, at FROM changes WHERE revision > $1 ORDER BY revision LIMIT $2");
+            let read =
+                sqlx::query("SELECT revision, subject, id, name, what, at FROM changes WHERE revision > $1 ORDER BY revision LIMIT $2");
             let read = read.bind(self.seen).bind(PAGE).fetch_all(&self.pool);
-            let rows = tokio::time::timeout(READ_DEADLINE, read).await.map_err(|_| sqlx::Error::PoolTimedOut)??;
+            let rows = tokio::time::timeout(READ_DEADLINE, read)
+                .await
+                .map_err(|_| sqlx::Error::PoolTimedOut)??;
             let Some(last) = rows.last() else { return Ok(any) };
             any = true;
             self.seen = last.try_get(0)?;
             let full = rows.len() as i64 == PAGE;
-            let changes = rows.iter().map(read_pg_change).filter_map(Result::transpose).collect::<Result<Vec<_>, _>>()?;
+            let changes = rows
+                .iter()
+                .map(read_pg_change)
+                .filter_map(Result::transpose)
+                .collect::<Result<Vec<_>, _>>()?;
             hub.publish(changes);
             if !full {
                 return Ok(true);
@@ -282,5 +328,12 @@ impl Follower {
 
 fn read_pg_change(row: &PgRow) -> Result<Option<Change>, sqlx::Error> {
     let (subject, what): (String, String) = (row.try_get(1)?, row.try_get(4)?);
-    Ok(assemble(row.try_get(0)?, &subject, row.try_get(2)?, row.try_get(3)?, &what, row.try_get(5)?))
+    Ok(assemble(
+        row.try_get(0)?,
+        &subject,
+        row.try_get(2)?,
+        row.try_get(3)?,
+        &what,
+        row.try_get(5)?,
+    ))
 }

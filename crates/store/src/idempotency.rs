@@ -21,7 +21,11 @@ pub enum Idempotency {
 }
 
 fn place<'a>(actor: &'a str, key: &'a str) -> Place<'a> {
-    Place { table: "idempotency", kind: actor, id: key }
+    Place {
+        table: "idempotency",
+        kind: actor,
+        id: key,
+    }
 }
 
 impl Tx {
@@ -50,9 +54,15 @@ impl Tx {
         match (row.opt_int(2)?, row.opt_text(3)?) {
             (Some(status), Some(sealed)) => {
                 let status = u16::try_from(status).map_err(|_| StoreError::corrupt("an HTTP status in the database is not one"))?;
-                Ok(Idempotency::Done { status, response: self.shared.ring.open_sealed(place(actor, key), &sealed)? })
+                Ok(Idempotency::Done {
+                    status,
+                    response: self.shared.ring.open_sealed(place(actor, key), &sealed)?,
+                })
             }
-            _ => Ok(Idempotency::InFlight { operation_id: row.opt_text(1)?, since: row.moment(4)? }),
+            _ => Ok(Idempotency::InFlight {
+                operation_id: row.opt_text(1)?,
+                since: row.moment(4)?,
+            }),
         }
     }
 
@@ -67,7 +77,8 @@ impl Tx {
     pub async fn idempotency_finish(&mut self, actor: &str, key: &str, status: u16, response: &Secret) -> Result<(), StoreError> {
         let sealed = self.seal(place(actor, key), response)?;
         let finish = sqlx::query("UPDATE idempotency SET status = $3, response_sealed = $4 WHERE actor = $1 AND idem_key = $2");
-        self.run("keep an answer", finish.bind(actor).bind(key).bind(i64::from(status)).bind(sealed)).await?;
+        self.run("keep an answer", finish.bind(actor).bind(key).bind(i64::from(status)).bind(sealed))
+            .await?;
         Ok(())
     }
 
@@ -85,7 +96,13 @@ impl Store {
         let list = sqlx::query(
             "SELECT actor, idem_key, operation_id FROM idempotency WHERE status IS NULL AND created_at < $1 ORDER BY created_at LIMIT $2",
         );
-        let rows = self.shared.db.reader().await?.all("list unanswered keys", list.bind(before.0).bind(i64::from(limit))).await?;
+        let rows = self
+            .shared
+            .db
+            .reader()
+            .await?
+            .all("list unanswered keys", list.bind(before.0).bind(i64::from(limit)))
+            .await?;
         rows.iter().map(|row| Ok((row.text(0)?, row.text(1)?, row.opt_text(2)?))).collect()
     }
 }

@@ -16,8 +16,11 @@ pub(crate) struct Migration {
 }
 
 /// In order; a step that was ever released is never edited.
-pub(crate) const MIGRATIONS: &[Migration] =
-    &[Migration { version: 1, name: "initial", sql: include_str!("../migrations/0001_initial.sql") }];
+pub(crate) const MIGRATIONS: &[Migration] = &[Migration {
+    version: 1,
+    name: "initial",
+    sql: include_str!("../migrations/0001_initial.sql"),
+}];
 
 const CREATE_LEDGER: &str = "CREATE TABLE IF NOT EXISTS schema_migrations \
      (version BIGINT PRIMARY KEY, name TEXT NOT NULL, checksum TEXT NOT NULL)";
@@ -53,7 +56,8 @@ pub(crate) async fn run(db: &Db, migrations: &[Migration]) -> Result<(), StoreEr
     loop {
         let (mut turn, _) = db.turn(exclusive(db.backend)).await?;
         let conn = &mut turn.conn;
-        db.within("prepare the schema's ledger", sqlx::raw_sql(CREATE_LEDGER).execute(&mut *conn)).await?;
+        db.within("prepare the schema's ledger", sqlx::raw_sql(CREATE_LEDGER).execute(&mut *conn))
+            .await?;
         let read = sqlx::query("SELECT version, checksum FROM schema_migrations ORDER BY version");
         let rows = db.within("read the schema's version", read.fetch_all(&mut *conn)).await?;
         let mut held = 0;
@@ -61,14 +65,17 @@ pub(crate) async fn run(db: &Db, migrations: &[Migration]) -> Result<(), StoreEr
             held = row.int(0)?;
             let sum = row.text(1)?;
             if migrations.iter().any(|m| m.version == held && m.checksum() != sum) {
-                return Err(StoreError::corrupt(format!("schema {held} is not the one this release made under that number")));
+                return Err(StoreError::corrupt(format!(
+                    "schema {held} is not the one this release made under that number"
+                )));
             }
         }
         if held > known {
             return Err(StoreError::NewerSchema { found: held, known });
         }
         let Some(next) = migrations.iter().find(|m| m.version > held) else {
-            db.within("end the schema's check", sqlx::raw_sql("COMMIT").execute(&mut *conn)).await?;
+            db.within("end the schema's check", sqlx::raw_sql("COMMIT").execute(&mut *conn))
+                .await?;
             turn.finish();
             return Ok(());
         };

@@ -103,7 +103,11 @@ impl fmt::Debug for Resource {
 }
 
 fn place(kind: Kind, id: &str) -> Place<'_> {
-    Place { table: "resources", kind: kind.as_str(), id }
+    Place {
+        table: "resources",
+        kind: kind.as_str(),
+        id,
+    }
 }
 
 fn to_json<T: Serialize + ?Sized>(part: &str, value: &T) -> Result<String, StoreError> {
@@ -140,30 +144,50 @@ impl NewResource {
 
     /// A name that others may have too, as for things that were merely observed.
     pub fn named(self, name: impl Into<String>) -> Self {
-        Self { name: name.into(), unique: false, ..self }
+        Self {
+            name: name.into(),
+            unique: false,
+            ..self
+        }
     }
 
     /// A name that nothing else of the same kind and parent may have.
     pub fn uniquely_named(self, name: impl Into<String>) -> Self {
-        Self { name: name.into(), unique: true, ..self }
+        Self {
+            name: name.into(),
+            unique: true,
+            ..self
+        }
     }
 
     /// The id of what it belongs to.
     pub fn within(self, parent: impl Into<String>) -> Self {
-        Self { parent: parent.into(), ..self }
+        Self {
+            parent: parent.into(),
+            ..self
+        }
     }
 
     pub fn spec<T: Serialize + ?Sized>(self, spec: &T) -> Result<Self, StoreError> {
-        Ok(Self { spec: to_json("spec", spec)?, ..self })
+        Ok(Self {
+            spec: to_json("spec", spec)?,
+            ..self
+        })
     }
 
     pub fn status<T: Serialize + ?Sized>(self, status: &T) -> Result<Self, StoreError> {
-        Ok(Self { status: to_json("status", status)?, ..self })
+        Ok(Self {
+            status: to_json("status", status)?,
+            ..self
+        })
     }
 
     /// A secret, sealed when it is written.
     pub fn secret(self, secret: Secret) -> Self {
-        Self { secret: Some(secret), ..self }
+        Self {
+            secret: Some(secret),
+            ..self
+        }
     }
 }
 
@@ -186,33 +210,54 @@ impl Patch {
     }
 
     pub fn spec<T: Serialize + ?Sized>(self, spec: &T) -> Result<Self, StoreError> {
-        Ok(Self { spec: Some(to_json("spec", spec)?), ..self })
+        Ok(Self {
+            spec: Some(to_json("spec", spec)?),
+            ..self
+        })
     }
 
     pub fn status<T: Serialize + ?Sized>(self, status: &T) -> Result<Self, StoreError> {
-        Ok(Self { status: Some(to_json("status", status)?), ..self })
+        Ok(Self {
+            status: Some(to_json("status", status)?),
+            ..self
+        })
     }
 
     pub fn name(self, name: impl Into<String>) -> Self {
-        Self { name: Some(name.into()), ..self }
+        Self {
+            name: Some(name.into()),
+            ..self
+        }
     }
 
     pub fn parent(self, parent: impl Into<String>) -> Self {
-        Self { parent: Some(parent.into()), ..self }
+        Self {
+            parent: Some(parent.into()),
+            ..self
+        }
     }
 
     pub fn secret(self, secret: Option<Secret>) -> Self {
-        Self { secret: Some(secret), ..self }
+        Self {
+            secret: Some(secret),
+            ..self
+        }
     }
 
     /// Only if it still has this generation; [`StoreError::Stale`] otherwise.
     pub fn if_generation(self, generation: i64) -> Self {
-        Self { generation: Some(generation), ..self }
+        Self {
+            generation: Some(generation),
+            ..self
+        }
     }
 
     /// Only if nothing at all has changed since this revision; [`StoreError::Stale`] otherwise.
     pub fn if_revision(self, revision: i64) -> Self {
-        Self { revision: Some(revision), ..self }
+        Self {
+            revision: Some(revision),
+            ..self
+        }
     }
 
     fn touches_wish(&self) -> bool {
@@ -234,7 +279,13 @@ pub struct ListQuery<'a> {
 
 impl ListQuery<'_> {
     pub fn of(kind: Kind, limit: u32) -> Self {
-        Self { kind, parent: None, after: None, newest_first: false, limit }
+        Self {
+            kind,
+            parent: None,
+            after: None,
+            newest_first: false,
+            limit,
+        }
     }
 }
 
@@ -245,7 +296,11 @@ macro_rules! columns {
 }
 
 const GET: &str = concat!("SELECT ", columns!(), " FROM resources WHERE kind = $1 AND id = $2");
-const INSERT: &str = concat!("INSERT INTO resources (", columns!(), ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 1, $9, $10, $10)");
+const INSERT: &str = concat!(
+    "INSERT INTO resources (",
+    columns!(),
+    ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 1, $9, $10, $10)"
+);
 const PUT: &str = concat!(
     "INSERT INTO resources (",
     columns!(),
@@ -275,7 +330,16 @@ impl Tx {
         let insert = bind_new(INSERT, &new, sealed.as_deref(), revision, self.now);
         self.run("insert a resource", insert).await?;
         self.changed(revision, new.kind.into(), &new.id, &new.name, What::Created);
-        let NewResource { kind, id, name, parent, unique, spec, status, secret: _ } = new;
+        let NewResource {
+            kind,
+            id,
+            name,
+            parent,
+            unique,
+            spec,
+            status,
+            secret: _,
+        } = new;
         Ok(Resource {
             kind,
             id,
@@ -330,7 +394,13 @@ impl Tx {
         match self.one("update a resource", update).await? {
             Some(row) => {
                 let held = Resource::read(&row)?;
-                self.changed(revision, kind.into(), id, &held.name, if wish { What::Updated } else { What::Status });
+                self.changed(
+                    revision,
+                    kind.into(),
+                    id,
+                    &held.name,
+                    if wish { What::Updated } else { What::Status },
+                );
                 Ok(held)
             }
             None => Err(self.why_not(kind, id).await),
@@ -354,7 +424,12 @@ impl Tx {
             for (id, status) in chunk {
                 update = update.bind(*id).bind(*status).bind(self.next_revision());
             }
-            let mut rows = self.all("update statuses", update.bind(kind.as_str())).await?.iter().map(read_written).collect::<Result<Vec<_>, _>>()?;
+            let mut rows = self
+                .all("update statuses", update.bind(kind.as_str()))
+                .await?
+                .iter()
+                .map(read_written)
+                .collect::<Result<Vec<_>, _>>()?;
             // The database gives them in any order; the feed has the revisions ascending.
             rows.sort_by_key(|(_, _, revision)| *revision);
             done += rows.len() as u64;
@@ -393,7 +468,10 @@ impl Tx {
     }
 
     fn seal_new(&self, new: &NewResource) -> Result<Option<String>, StoreError> {
-        new.secret.as_ref().map(|secret| self.seal(place(new.kind, &new.id), secret)).transpose()
+        new.secret
+            .as_ref()
+            .map(|secret| self.seal(place(new.kind, &new.id), secret))
+            .transpose()
     }
 
     /// Why an update met no row.
@@ -418,11 +496,26 @@ impl Store {
 
     /// A page.
     pub async fn list(&self, query: ListQuery<'_>) -> Result<Vec<Resource>, StoreError> {
-        const UP: &str = concat!("SELECT ", columns!(), " FROM resources WHERE kind = $1 AND id > $2 ORDER BY id LIMIT $3");
-        const DOWN: &str = concat!("SELECT ", columns!(), " FROM resources WHERE kind = $1 AND id < $2 ORDER BY id DESC LIMIT $3");
-        const UP_IN: &str = concat!("SELECT ", columns!(), " FROM resources WHERE kind = $1 AND id > $2 AND parent = $4 ORDER BY id LIMIT $3");
-        const DOWN_IN: &str =
-            concat!("SELECT ", columns!(), " FROM resources WHERE kind = $1 AND id < $2 AND parent = $4 ORDER BY id DESC LIMIT $3");
+        const UP: &str = concat!(
+            "SELECT ",
+            columns!(),
+            " FROM resources WHERE kind = $1 AND id > $2 ORDER BY id LIMIT $3"
+        );
+        const DOWN: &str = concat!(
+            "SELECT ",
+            columns!(),
+            " FROM resources WHERE kind = $1 AND id < $2 ORDER BY id DESC LIMIT $3"
+        );
+        const UP_IN: &str = concat!(
+            "SELECT ",
+            columns!(),
+            " FROM resources WHERE kind = $1 AND id > $2 AND parent = $4 ORDER BY id LIMIT $3"
+        );
+        const DOWN_IN: &str = concat!(
+            "SELECT ",
+            columns!(),
+            " FROM resources WHERE kind = $1 AND id < $2 AND parent = $4 ORDER BY id DESC LIMIT $3"
+        );
         // Before the first and after the last of all ids.
         let edge = if query.newest_first { "\u{10ffff}" } else { "" };
         let sql = match (query.newest_first, query.parent) {
@@ -461,7 +554,10 @@ impl Store {
             Err(SealError::WrongKey { .. }) => {}
             opened => return Ok(Some(opened?)),
         }
-        let held = self.get(resource.kind, &resource.id).await?.ok_or_else(|| not_found(resource.kind, &resource.id))?;
+        let held = self
+            .get(resource.kind, &resource.id)
+            .await?
+            .ok_or_else(|| not_found(resource.kind, &resource.id))?;
         match &held.sealed {
             Some(sealed) if held.generation == resource.generation => Ok(Some(self.shared.ring.open_sealed(held.place(), sealed)?)),
             _ => Err(stale(&held)),
@@ -470,11 +566,19 @@ impl Store {
 }
 
 fn not_found(kind: Kind, id: &str) -> StoreError {
-    StoreError::NotFound { kind: Subject::Resource(kind), id: id.to_owned() }
+    StoreError::NotFound {
+        kind: Subject::Resource(kind),
+        id: id.to_owned(),
+    }
 }
 
 fn stale(held: &Resource) -> StoreError {
-    StoreError::Stale { kind: held.kind.into(), id: held.id.clone(), generation: held.generation, revision: held.revision }
+    StoreError::Stale {
+        kind: held.kind.into(),
+        id: held.id.clone(),
+        generation: held.generation,
+        revision: held.revision,
+    }
 }
 
 fn bind_new<'q>(sql: &'static str, new: &NewResource, sealed: Option<&str>, revision: i64, now: Timestamp) -> Query<'q> {

@@ -45,7 +45,12 @@ impl Default for Retention {
     /// A day of changes but at most 100,000, a day of idempotency keys, 30 days of ended sessions and tokens.
     fn default() -> Self {
         const DAY: i64 = 24 * 60 * 60 * 1000;
-        Self { changes_ms: DAY, changes: 100_000, idempotency_ms: DAY, ended_ms: 30 * DAY }
+        Self {
+            changes_ms: DAY,
+            changes: 100_000,
+            idempotency_ms: DAY,
+            ended_ms: 30 * DAY,
+        }
     }
 }
 
@@ -67,13 +72,28 @@ impl Store {
         let db = Db::open(&config.url).await?;
         migrate::run(&db, MIGRATIONS).await?;
         let (ring, root, revision) = unlock(&db, &config).await?;
+        // One reader stays open from here on, and has really read. Where a full disk costs the writer its connection, SQLite would otherwise remove
+        // the files that a new reader then has no room to make again.
+        db.reader()
+            .await?
+            .one("read the revision", sqlx::query("SELECT revision FROM store_head"))
+            .await?;
         let audit_key = root.derive("audit log");
         let feed = match db.backend {
             Backend::Sqlite => Feed::in_process(revision),
             Backend::Postgres => Feed::following(config.url.postgres_options()?, revision).await?,
         };
         tracing::info!(backend = %db.backend, url = %config.url, revision, "store open");
-        Ok(Self { shared: Arc::new(Shared { db, ring, feed, rotating: Mutex::new(()), root, audit_key }) })
+        Ok(Self {
+            shared: Arc::new(Shared {
+                db,
+                ring,
+                feed,
+                rotating: Mutex::new(()),
+                root,
+                audit_key,
+            }),
+        })
     }
 
     /// Which database this is.
@@ -85,14 +105,18 @@ impl Store {
     pub async fn ping(&self) -> Result<(), StoreError> {
         self.shared.db.refuse_if_fatal()?;
         let mut reader = self.shared.db.reader().await?;
-        reader.one("ping the database", sqlx::query("SELECT revision FROM store_head")).await?;
+        reader
+            .one("ping the database", sqlx::query("SELECT revision FROM store_head"))
+            .await?;
         Ok(())
     }
 
     /// The revision of the last committed change.
     pub async fn revision(&self) -> Result<i64, StoreError> {
         let mut reader = self.shared.db.reader().await?;
-        let row = reader.one("read the revision", sqlx::query("SELECT revision FROM store_head")).await?;
+        let row = reader
+            .one("read the revision", sqlx::query("SELECT revision FROM store_head"))
+            .await?;
         row.ok_or_else(|| StoreError::corrupt("the head row is missing"))?.int(0)
     }
 
@@ -120,12 +144,21 @@ impl Store {
 
     /// Removes what has served its time. Call it now and then; it works in small transactions.
     pub async fn prune(&self, now: Timestamp, keep: Retention) -> Result<Pruned, StoreError> {
-        let mut done = Pruned { changes: self.prune_changes(now, keep).await?, ..Pruned::default() };
+        let mut done = Pruned {
+            changes: self.prune_changes(now, keep).await?,
+            ..Pruned::default()
+        };
         let young = now.0.saturating_sub(keep.idempotency_ms);
-        done.idempotency = self.prune_table(now, "DELETE FROM idempotency WHERE created_at < $1", young).await?;
+        done.idempotency = self
+            .prune_table(now, "DELETE FROM idempotency WHERE created_at < $1", young)
+            .await?;
         let ended = now.0.saturating_sub(keep.ended_ms);
-        done.sessions = self.prune_table(now, "DELETE FROM sessions WHERE expires_at < $1 OR revoked_at < $1", ended).await?;
-        done.tokens = self.prune_table(now, "DELETE FROM api_tokens WHERE expires_at < $1 OR revoked_at < $1", ended).await?;
+        done.sessions = self
+            .prune_table(now, "DELETE FROM sessions WHERE expires_at < $1 OR revoked_at < $1", ended)
+            .await?;
+        done.tokens = self
+            .prune_table(now, "DELETE FROM api_tokens WHERE expires_at < $1 OR revoked_at < $1", ended)
+            .await?;
         Ok(done)
     }
 
@@ -149,16 +182,29 @@ impl Store {
             .bind(BATCH)
             .bind(now.0.saturating_sub(keep.changes_ms))
             .bind(tx.head.revision.saturating_sub(keep.changes));
-            let Some(row) = tx.one("find old changes", find).await? else { return Ok(gone) };
+            let Some(row) = tx.one("find old changes", find).await? else {
+                return Ok(gone);
+            };
             let floor = row.int(0)?;
-            gone += tx.run("prune the changes", sqlx::query("DELETE FROM changes WHERE revision <= $1").bind(floor)).await?;
-            tx.run("note the oldest change", sqlx::query("UPDATE store_head SET floor = $1").bind(floor)).await?;
+            gone += tx
+                .run(
+                    "prune the changes",
+                    sqlx::query("DELETE FROM changes WHERE revision <= $1").bind(floor),
+                )
+                .await?;
+            tx.run(
+                "note the oldest change",
+                sqlx::query("UPDATE store_head SET floor = $1").bind(floor),
+            )
+            .await?;
             tx.commit().await?;
         }
     }
 
     pub(crate) async fn root_sealed(&self, sql: &mut impl Sql) -> Result<String, StoreError> {
-        let row = sql.one("read the head row", sqlx::query("SELECT root_sealed FROM store_head")).await?;
+        let row = sql
+            .one("read the head row", sqlx::query("SELECT root_sealed FROM store_head"))
+            .await?;
         row.ok_or_else(|| StoreError::corrupt("the head row is missing"))?.text(0)
     }
 }
@@ -169,7 +215,10 @@ async fn unlock(db: &Db, config: &StoreConfig) -> Result<(Ring, Root, i64), Stor
     let read = sqlx::query("SELECT revision, key_id, root_sealed FROM store_head");
     let rows = db.within("read the head row", read.fetch_all(&mut turn.conn)).await?;
     let path = config.key_file.clone();
-    let found = rows.first().map(|r| Ok::<_, StoreError>((r.int(0)?, r.text(1)?, r.text(2)?))).transpose()?;
+    let found = rows
+        .first()
+        .map(|r| Ok::<_, StoreError>((r.int(0)?, r.text(1)?, r.text(2)?)))
+        .transpose()?;
     let sealed_rows_exist = found.is_some();
     let ring = blocking("open the key file", move || {
         sweep_key_file(&path);
@@ -189,7 +238,10 @@ async fn unlock(db: &Db, config: &StoreConfig) -> Result<(Ring, Root, i64), Stor
         Some((revision, _, sealed)) => (Root::from_secret(&ring.open_sealed(ROOT_PLACE, &sealed)?)?, revision),
         None => {
             let root = Root::fresh()?;
-            let key_id = ring.key_ids().pop().ok_or_else(|| StoreError::corrupt("the key file holds no key"))?;
+            let key_id = ring
+                .key_ids()
+                .pop()
+                .ok_or_else(|| StoreError::corrupt("the key file holds no key"))?;
             let sealed = ring.seal(&key_id, ROOT_PLACE, root.bytes())?;
             let audit = AuditHead::first(&root.derive("audit log"));
             let insert = sqlx::query(
@@ -205,7 +257,8 @@ async fn unlock(db: &Db, config: &StoreConfig) -> Result<(Ring, Root, i64), Stor
             (root, 0)
         }
     };
-    db.within("commit the head row", sqlx::raw_sql("COMMIT").execute(&mut turn.conn)).await?;
+    db.within("commit the head row", sqlx::raw_sql("COMMIT").execute(&mut turn.conn))
+        .await?;
     turn.finish();
     if ring.key_ids().len() > 1 {
         tracing::warn!("a change of the master key is unfinished: run the key rotation again");

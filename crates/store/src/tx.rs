@@ -58,10 +58,22 @@ impl Store {
         let row = rows.first().ok_or_else(|| StoreError::corrupt("the head row is missing"))?;
         let head = Head {
             revision: row.int(0)?,
-            audit: AuditHead { seq: row.int(1)?, hmac: row.text(2)?, seal: row.text(3)? },
+            audit: AuditHead {
+                seq: row.int(1)?,
+                hmac: row.text(2)?,
+                seal: row.text(3)?,
+            },
             key_id: row.text(4)?,
         };
-        Ok(Tx { shared, turn: Some(turn), head, now, changes: Vec::new(), audited: false, in_doubt: false })
+        Ok(Tx {
+            shared,
+            turn: Some(turn),
+            head,
+            now,
+            changes: Vec::new(),
+            audited: false,
+            in_doubt: false,
+        })
     }
 }
 
@@ -78,7 +90,9 @@ impl Tx {
     pub async fn commit(mut self) -> Result<i64, StoreError> {
         self.usable()?;
         self.write_changes().await?;
-        let Some(mut turn) = self.turn.take() else { return Err(StoreError::Spoiled) };
+        let Some(mut turn) = self.turn.take() else {
+            return Err(StoreError::Spoiled);
+        };
         let shared = Arc::clone(&self.shared);
         let changes = std::mem::take(&mut self.changes);
         let revision = self.head.revision;
@@ -94,11 +108,20 @@ impl Tx {
             turn.finish();
             Ok(revision)
         });
-        end.await.unwrap_or_else(|_| Err(StoreError::Unavailable { attempt: "commit", source: Box::new(sqlx::Error::WorkerCrashed) }))
+        end.await.unwrap_or_else(|_| {
+            Err(StoreError::Unavailable {
+                attempt: "commit",
+                source: Box::new(sqlx::Error::WorkerCrashed),
+            })
+        })
     }
 
     pub(crate) fn usable(&self) -> Result<(), StoreError> {
-        if self.in_doubt || self.turn.is_none() { Err(StoreError::Spoiled) } else { Ok(()) }
+        if self.in_doubt || self.turn.is_none() {
+            Err(StoreError::Spoiled)
+        } else {
+            Ok(())
+        }
     }
 
     /// The revision of the next change. Every change takes one of its own.
@@ -109,7 +132,14 @@ impl Tx {
 
     /// Notes a change for the feed, under the revision the row was written with.
     pub(crate) fn changed(&mut self, revision: i64, subject: Subject, id: &str, name: &str, what: What) {
-        self.changes.push(Change { revision, subject, id: id.into(), name: name.into(), what, at: self.now });
+        self.changes.push(Change {
+            revision,
+            subject,
+            id: id.into(),
+            name: name.into(),
+            what,
+            at: self.now,
+        });
     }
 
     pub(crate) fn audited(&mut self, head: AuditHead) {
@@ -138,7 +168,13 @@ impl Tx {
             // The text is made of parameter numbers. Odd lengths are not worth a place in the statement cache.
             let mut insert = sqlx::query(AssertSqlSafe(sql)).persistent(chunk.len() <= 4);
             for c in chunk {
-                insert = insert.bind(c.revision).bind(c.subject.as_str()).bind(&*c.id).bind(&*c.name).bind(c.what.as_str()).bind(c.at.0);
+                insert = insert
+                    .bind(c.revision)
+                    .bind(c.subject.as_str())
+                    .bind(&*c.id)
+                    .bind(&*c.name)
+                    .bind(c.what.as_str())
+                    .bind(c.at.0);
             }
             self.run("write the changes", insert).await?;
         }
@@ -157,7 +193,9 @@ impl Tx {
 impl Sql for Tx {
     async fn all(&mut self, attempt: &'static str, query: Query<'_>) -> Result<Vec<AnyRow>, StoreError> {
         self.usable()?;
-        let Some(turn) = self.turn.as_mut() else { return Err(StoreError::Spoiled) };
+        let Some(turn) = self.turn.as_mut() else {
+            return Err(StoreError::Spoiled);
+        };
         self.in_doubt = true;
         let rows = self.shared.db.within(attempt, query.fetch_all(&mut turn.conn)).await?;
         self.in_doubt = false;
@@ -166,7 +204,9 @@ impl Sql for Tx {
 
     async fn run(&mut self, attempt: &'static str, query: Query<'_>) -> Result<u64, StoreError> {
         self.usable()?;
-        let Some(turn) = self.turn.as_mut() else { return Err(StoreError::Spoiled) };
+        let Some(turn) = self.turn.as_mut() else {
+            return Err(StoreError::Spoiled);
+        };
         self.in_doubt = true;
         let done = self.shared.db.within(attempt, query.execute(&mut turn.conn)).await?;
         self.in_doubt = false;
@@ -182,7 +222,12 @@ impl Drop for Tx {
             let shared = Arc::clone(&self.shared);
             runtime.spawn(async move {
                 // SQLite may have rolled back by itself (a full disk); then this fails, and the connection is closed.
-                if shared.db.within("roll back", sqlx::raw_sql("ROLLBACK").execute(&mut turn.conn)).await.is_ok() {
+                if shared
+                    .db
+                    .within("roll back", sqlx::raw_sql("ROLLBACK").execute(&mut turn.conn))
+                    .await
+                    .is_ok()
+                {
                     turn.finish();
                 }
             });

@@ -41,7 +41,9 @@ fn read_role(row: &AnyRow, index: usize) -> Result<Role, StoreError> {
 
 /// Reads an id; a text that is none means a damaged database.
 fn read_id<T: TryFrom<String>>(row: &AnyRow, index: usize) -> Result<T, StoreError> {
-    row.text(index)?.try_into().map_err(|_| StoreError::corrupt("an id in the database is not one"))
+    row.text(index)?
+        .try_into()
+        .map_err(|_| StoreError::corrupt("an id in the database is not one"))
 }
 
 fn not_found(kind: Subject, id: &dyn fmt::Display) -> StoreError {

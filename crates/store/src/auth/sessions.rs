@@ -83,7 +83,12 @@ impl Session {
 impl Tx {
     /// The user must exist.
     pub async fn create_session(&mut self, new: NewSession) -> Result<Session, StoreError> {
-        let NewSession { id, user_id, pair, address } = new;
+        let NewSession {
+            id,
+            user_id,
+            pair,
+            address,
+        } = new;
         let address = address.replace('\0', "\u{fffd}");
         let insert = sqlx::query(
             "INSERT INTO sessions (id, user_id, access_hash, access_expires_at, refresh_hash, expires_at, address, created_at, last_used_at) \
@@ -159,7 +164,9 @@ impl Tx {
             "SELECT spent_refresh_tokens.spent_at, sessions.id, sessions.user_id, sessions.revoked_at FROM spent_refresh_tokens \
              JOIN sessions ON sessions.id = spent_refresh_tokens.session_id WHERE spent_refresh_tokens.hash = $1",
         );
-        let Some(row) = self.one("read a spent token", find.bind(presented)).await? else { return Ok(Refreshed::Refused) };
+        let Some(row) = self.one("read a spent token", find.bind(presented)).await? else {
+            return Ok(Refreshed::Refused);
+        };
         let (session, user): (SessionId, UserId) = (read_id(&row, 1)?, read_id(&row, 2)?);
         if row.opt_int(3)?.is_some() {
             return Ok(Refreshed::Refused);
@@ -180,9 +187,11 @@ impl Tx {
 
     /// Ends all sessions of a user, `except` one (the caller's own, say). Gives how many.
     pub async fn revoke_sessions(&mut self, user: &UserId, except: Option<&SessionId>) -> Result<u64, StoreError> {
-        let revoke =
-            sqlx::query("UPDATE sessions SET revoked_at = $2 WHERE user_id = $1 AND revoked_at IS NULL AND id <> $3 RETURNING id");
-        let revoke = revoke.bind(user.as_str()).bind(self.now.0).bind(except.map_or("", SessionId::as_str));
+        let revoke = sqlx::query("UPDATE sessions SET revoked_at = $2 WHERE user_id = $1 AND revoked_at IS NULL AND id <> $3 RETURNING id");
+        let revoke = revoke
+            .bind(user.as_str())
+            .bind(self.now.0)
+            .bind(except.map_or("", SessionId::as_str));
         let gone = ids(self, "revoke a user's sessions", revoke).await?;
         Ok(self.sessions_ended(&gone))
     }
@@ -214,8 +223,15 @@ impl Store {
             " FROM sessions JOIN users ON users.id = sessions.user_id WHERE sessions.access_hash = $1 \
              AND sessions.revoked_at IS NULL AND sessions.access_expires_at > $2 AND sessions.expires_at > $2 AND users.disabled = 0"
         ));
-        let row = self.shared.db.reader().await?.one("read a session", find.bind(access.text()).bind(now.0)).await?;
-        row.map(|row| Ok((Session::read(&row)?, User::read(&row, SESSION_COLUMNS)?))).transpose()
+        let row = self
+            .shared
+            .db
+            .reader()
+            .await?
+            .one("read a session", find.bind(access.text()).bind(now.0))
+            .await?;
+        row.map(|row| Ok((Session::read(&row)?, User::read(&row, SESSION_COLUMNS)?)))
+            .transpose()
     }
 
     /// A session, whatever became of it.
@@ -232,7 +248,13 @@ impl Store {
             session_columns!(),
             " FROM sessions WHERE user_id = $1 AND revoked_at IS NULL AND expires_at > $2 ORDER BY id"
         ));
-        let rows = self.shared.db.reader().await?.all("list sessions", list.bind(user.as_str()).bind(now.0)).await?;
+        let rows = self
+            .shared
+            .db
+            .reader()
+            .await?
+            .all("list sessions", list.bind(user.as_str()).bind(now.0))
+            .await?;
         rows.iter().map(Session::read).collect()
     }
 }

@@ -68,7 +68,15 @@ impl ApiToken {
 impl Tx {
     /// The user must exist.
     pub async fn create_token(&mut self, new: TokenRow) -> Result<ApiToken, StoreError> {
-        let TokenRow { id, name, user_id, hash, role, scopes, expires_at } = new;
+        let TokenRow {
+            id,
+            name,
+            user_id,
+            hash,
+            role,
+            scopes,
+            expires_at,
+        } = new;
         let scopes_json = serde_json::to_string(&scopes).map_err(|e| StoreError::invalid(format!("scopes do not become JSON: {e}")))?;
         let insert = sqlx::query(
             "INSERT INTO api_tokens (id, name, user_id, hash, role, scopes, created_at, expires_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
@@ -84,14 +92,28 @@ impl Tx {
         self.run("create a token", insert).await?;
         let revision = self.next_revision();
         self.changed(revision, Subject::Token, id.as_str(), name.as_str(), What::Created);
-        Ok(ApiToken { id, name, user_id, role, scopes, created_at: self.now, expires_at, last_used_at: None, revoked_at: None })
+        Ok(ApiToken {
+            id,
+            name,
+            user_id,
+            role,
+            scopes,
+            created_at: self.now,
+            expires_at,
+            last_used_at: None,
+            revoked_at: None,
+        })
     }
 
     /// Ends a token. [`StoreError::NotFound`] when there is none that still counts.
     pub async fn revoke_token(&mut self, id: &TokenId) -> Result<(), StoreError> {
         let revoke = sqlx::query("UPDATE api_tokens SET revoked_at = $2 WHERE id = $1 AND revoked_at IS NULL RETURNING id");
         let gone = ids(self, "revoke a token", revoke.bind(id.as_str()).bind(self.now.0)).await?;
-        if self.tokens_ended(&gone) == 0 { Err(not_found(Subject::Token, id)) } else { Ok(()) }
+        if self.tokens_ended(&gone) == 0 {
+            Err(not_found(Subject::Token, id))
+        } else {
+            Ok(())
+        }
     }
 
     /// Ends all tokens of a user. Gives how many.
@@ -128,8 +150,15 @@ impl Store {
             " FROM api_tokens JOIN users ON users.id = api_tokens.user_id WHERE api_tokens.hash = $1 \
              AND api_tokens.revoked_at IS NULL AND api_tokens.expires_at > $2 AND users.disabled = 0"
         ));
-        let row = self.shared.db.reader().await?.one("read a token", find.bind(hash.text()).bind(now.0)).await?;
-        row.map(|row| Ok((ApiToken::read(&row)?, User::read(&row, TOKEN_COLUMNS)?))).transpose()
+        let row = self
+            .shared
+            .db
+            .reader()
+            .await?
+            .one("read a token", find.bind(hash.text()).bind(now.0))
+            .await?;
+        row.map(|row| Ok((ApiToken::read(&row)?, User::read(&row, TOKEN_COLUMNS)?)))
+            .transpose()
     }
 
     /// A token, whatever became of it.
@@ -146,7 +175,10 @@ impl Store {
             token_columns!(),
             " FROM api_tokens WHERE revoked_at IS NULL AND ($1 IS NULL OR user_id = $1) AND id > $2 ORDER BY id LIMIT $3"
         ));
-        let list = list.bind(user.map(UserId::as_str)).bind(after.map_or("", TokenId::as_str)).bind(i64::from(limit));
+        let list = list
+            .bind(user.map(UserId::as_str))
+            .bind(after.map_or("", TokenId::as_str))
+            .bind(i64::from(limit));
         let rows = self.shared.db.reader().await?.all("list tokens", list).await?;
         rows.iter().map(ApiToken::read).collect()
     }

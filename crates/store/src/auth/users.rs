@@ -95,7 +95,13 @@ const GET_BY_NAME: &str = concat!("SELECT ", user_columns!(), " FROM users WHERE
 impl Tx {
     /// [`StoreError::Conflict`] when the username is taken.
     pub async fn create_user(&mut self, new: UserRow) -> Result<User, StoreError> {
-        let UserRow { id, username, password_hash, role, must_change_password } = new;
+        let UserRow {
+            id,
+            username,
+            password_hash,
+            role,
+            must_change_password,
+        } = new;
         let insert = sqlx::query(
             "INSERT INTO users (id, username, password_hash, role, disabled, must_change_password, generation, created_at, updated_at) \
              VALUES ($1, $2, $3, $4, 0, $5, 1, $6, $6)",
@@ -110,7 +116,17 @@ impl Tx {
         let revision = self.next_revision();
         self.changed(revision, Subject::User, id.as_str(), username.as_str(), What::Created);
         let (created_at, updated_at) = (self.now, self.now);
-        Ok(User { id, username, password_hash, role, disabled: false, must_change_password, generation: 1, created_at, updated_at })
+        Ok(User {
+            id,
+            username,
+            password_hash,
+            role,
+            disabled: false,
+            must_change_password,
+            generation: 1,
+            created_at,
+            updated_at,
+        })
     }
 
     pub async fn update_user(&mut self, id: &UserId, patch: UserPatch) -> Result<User, StoreError> {
@@ -151,7 +167,8 @@ impl Tx {
         let sessions = ids(self, "delete a user's sessions", sessions).await?;
         let tokens = sqlx::query("DELETE FROM api_tokens WHERE user_id = $1 RETURNING id").bind(id.as_str());
         let tokens = ids(self, "delete a user's tokens", tokens).await?;
-        self.run("delete a user", sqlx::query("DELETE FROM users WHERE id = $1").bind(id.as_str())).await?;
+        self.run("delete a user", sqlx::query("DELETE FROM users WHERE id = $1").bind(id.as_str()))
+            .await?;
         let sessions = sessions.iter().map(|s| (Subject::Session, s));
         for (subject, gone) in sessions.chain(tokens.iter().map(|t| (Subject::Token, t))) {
             let revision = self.next_revision();
@@ -192,7 +209,11 @@ impl Store {
 
     /// A page in the order of the ids; `after` is the last id of the page before.
     pub async fn users(&self, after: Option<&UserId>, limit: u32) -> Result<Vec<User>, StoreError> {
-        let list = sqlx::query(concat!("SELECT ", user_columns!(), " FROM users WHERE id > $1 ORDER BY id LIMIT $2"));
+        let list = sqlx::query(concat!(
+            "SELECT ",
+            user_columns!(),
+            " FROM users WHERE id > $1 ORDER BY id LIMIT $2"
+        ));
         let list = list.bind(after.map_or("", UserId::as_str)).bind(i64::from(limit));
         let rows = self.shared.db.reader().await?.all("list the users", list).await?;
         rows.iter().map(|row| User::read(row, 0)).collect()

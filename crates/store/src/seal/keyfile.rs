@@ -31,7 +31,10 @@ impl MasterKey {
         let mut mac = keyed(bytes.as_slice());
         mac.update(b"neuralmesh master key id v1");
         let id = hex::encode(&mac.finalize().into_bytes()[..8]).into();
-        Self { id, bytes: Arc::new(bytes) }
+        Self {
+            id,
+            bytes: Arc::new(bytes),
+        }
     }
 
     pub(crate) fn id(&self) -> &str {
@@ -44,7 +47,11 @@ impl MasterKey {
 }
 
 pub(crate) fn exists(path: &Path) -> Result<bool, StoreError> {
-    path.try_exists().map_err(|source| StoreError::File { attempt: "look for the key file", path: path.to_owned(), source })
+    path.try_exists().map_err(|source| StoreError::File {
+        attempt: "look for the key file",
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// Makes the file with one fresh key, unless it is there already.
@@ -52,7 +59,11 @@ pub(crate) fn create(path: &Path) -> Result<(), StoreError> {
     let key = MasterKey::fresh()?;
     if let Some(folder) = path.parent().filter(|f| !f.as_os_str().is_empty()) {
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
-        made.map_err(|source| StoreError::File { attempt: "make the folder", path: folder.to_owned(), source })?;
+        made.map_err(|source| StoreError::File {
+            attempt: "make the folder",
+            path: folder.to_owned(),
+            source,
+        })?;
     }
     let written = write_aside(path, &[key]).and_then(|aside| {
         // A link, not a rename: it never replaces a file that another process made in between.
@@ -63,15 +74,25 @@ pub(crate) fn create(path: &Path) -> Result<(), StoreError> {
             _ => sync_folder(path),
         }
     });
-    written.map_err(|source| StoreError::File { attempt: "make the key file", path: path.to_owned(), source })
+    written.map_err(|source| StoreError::File {
+        attempt: "make the key file",
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// Replaces the file. A process killed at any moment leaves the old file or the new one.
 pub(super) fn replace(path: &Path, keys: &[MasterKey]) -> Result<(), StoreError> {
-    let failed = |source| StoreError::File { attempt: "replace the key file", path: path.to_owned(), source };
+    let failed = |source| StoreError::File {
+        attempt: "replace the key file",
+        path: path.to_owned(),
+        source,
+    };
     // Where the path is a link, the file it names is replaced, not the link.
     let path = &path.canonicalize().map_err(failed)?;
-    let written = write_aside(path, keys).and_then(|aside| fs::rename(aside, path)).and_then(|()| sync_folder(path));
+    let written = write_aside(path, keys)
+        .and_then(|aside| fs::rename(aside, path))
+        .and_then(|()| sync_folder(path));
     written.map_err(failed)
 }
 
@@ -113,7 +134,10 @@ fn sync_folder(path: &Path) -> io::Result<()> {
 
 /// Reads and checks the file.
 pub(super) fn read(path: &Path) -> Result<Vec<MasterKey>, SealError> {
-    let damaged = |reason| SealError::KeyFileDamaged { path: path.to_owned(), reason };
+    let damaged = |reason| SealError::KeyFileDamaged {
+        path: path.to_owned(),
+        reason,
+    };
     let mut file = match File::open(path) {
         Ok(file) => file,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(SealError::KeyFileMissing { path: path.to_owned() }),
@@ -125,13 +149,22 @@ pub(super) fn read(path: &Path) -> Result<Vec<MasterKey>, SealError> {
         return Err(damaged("it is not a file"));
     }
     if meta.mode() & 0o077 != 0 {
-        return Err(SealError::KeyFileOpen { path: path.to_owned(), mode: meta.mode() & 0o777 });
+        return Err(SealError::KeyFileOpen {
+            path: path.to_owned(),
+            mode: meta.mode() & 0o777,
+        });
     }
     if meta.uid() != 0 && meta.uid() != nix::unistd::geteuid().as_raw() {
-        return Err(SealError::KeyFileForeign { path: path.to_owned(), owner: meta.uid() });
+        return Err(SealError::KeyFileForeign {
+            path: path.to_owned(),
+            owner: meta.uid(),
+        });
     }
     // Its size is known, so reading does not leave copies of the keys behind in smaller buffers.
-    let size = usize::try_from(meta.len()).ok().filter(|n| *n <= 1 << 20).ok_or_else(|| damaged("it is too large"))?;
+    let size = usize::try_from(meta.len())
+        .ok()
+        .filter(|n| *n <= 1 << 20)
+        .ok_or_else(|| damaged("it is too large"))?;
     let mut text = Zeroizing::new(String::with_capacity(size + 1));
     file.read_to_string(&mut text).map_err(|_| damaged("it cannot be read as text"))?;
     let mut keys: Vec<MasterKey> = Vec::new();
@@ -152,7 +185,11 @@ pub(super) fn read(path: &Path) -> Result<Vec<MasterKey>, SealError> {
             keys.push(key);
         }
     }
-    if keys.is_empty() { Err(damaged("it holds no key")) } else { Ok(keys) }
+    if keys.is_empty() {
+        Err(damaged("it holds no key"))
+    } else {
+        Ok(keys)
+    }
 }
 
 #[cfg(test)]
@@ -175,7 +212,11 @@ mod tests {
         let first = fs::read(&path).unwrap();
         create(&path).unwrap();
         assert_eq!(fs::read(&path).unwrap(), first, "a second start must not replace the keys");
-        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "nothing is left beside it");
+        assert_eq!(
+            fs::read_dir(path.parent().unwrap()).unwrap().count(),
+            1,
+            "nothing is left beside it"
+        );
     }
 
     #[test]
@@ -195,7 +236,14 @@ mod tests {
         let good = fs::read_to_string(&path).unwrap();
         let key_line = good.lines().last().unwrap();
         let swapped = key_line.replacen(|c: char| c.is_ascii_digit(), "x", 1);
-        for bad in ["", "# only a comment\n", "just-one-word\n", "abc !!!!\n", &swapped, &key_line[..key_line.len() - 3]] {
+        for bad in [
+            "",
+            "# only a comment\n",
+            "just-one-word\n",
+            "abc !!!!\n",
+            &swapped,
+            &key_line[..key_line.len() - 3],
+        ] {
             fs::write(&path, bad).unwrap();
             assert!(matches!(read(&path), Err(SealError::KeyFileDamaged { .. })), "{bad:?}");
         }

@@ -40,7 +40,9 @@ impl Secret {
 
     /// `value` as JSON.
     pub fn json<T: Serialize>(value: &T) -> Result<Self, crate::StoreError> {
-        serde_json::to_vec(value).map(Self::new).map_err(|e| crate::StoreError::invalid(format!("a secret does not become JSON: {e}")))
+        serde_json::to_vec(value)
+            .map(Self::new)
+            .map_err(|e| crate::StoreError::invalid(format!("a secret does not become JSON: {e}")))
     }
 
     /// The secret itself. Each call is a place to look at in a review.
@@ -51,7 +53,11 @@ impl Secret {
     /// Reads what [`Secret::json`] made. The error says nothing of the content.
     pub fn parse<T: DeserializeOwned>(&self) -> Result<T, crate::StoreError> {
         serde_json::from_slice(&self.0).map_err(|e| {
-            let kind = if e.is_data() { "is of another shape than expected" } else { "is not JSON" };
+            let kind = if e.is_data() {
+                "is of another shape than expected"
+            } else {
+                "is not JSON"
+            };
             crate::StoreError::corrupt(format!("an opened secret {kind}"))
         })
     }
@@ -105,7 +111,10 @@ impl Ring {
     /// Reads the key file.
     pub(crate) fn open(path: &Path) -> Result<Self, SealError> {
         let keys = keyfile::read(path)?;
-        Ok(Self { path: path.to_owned(), keys: RwLock::new(Arc::new(keys)) })
+        Ok(Self {
+            path: path.to_owned(),
+            keys: RwLock::new(Arc::new(keys)),
+        })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -137,7 +146,10 @@ impl Ring {
         if found.is_some() {
             self.hold(again);
         }
-        found.ok_or_else(|| SealError::WrongKey { path: self.path.clone(), key: printable(id) })
+        found.ok_or_else(|| SealError::WrongKey {
+            path: self.path.clone(),
+            key: printable(id),
+        })
     }
 
     /// Seals `plain` for `place` under the master key `key_id`.
@@ -219,7 +231,9 @@ fn encrypt(key: &[u8; 32], aad: &[u8], plain: &[u8]) -> Result<Vec<u8>, SealErro
     let nonce = random::<NONCE>()?;
     let cipher = XChaCha20Poly1305::new(key.into());
     // It fails for texts beyond 256 GiB only.
-    let body = cipher.encrypt(XNonce::from_slice(nonce.as_slice()), Payload { msg: plain, aad }).map_err(|_| SealError::NoRandomness)?;
+    let body = cipher
+        .encrypt(XNonce::from_slice(nonce.as_slice()), Payload { msg: plain, aad })
+        .map_err(|_| SealError::NoRandomness)?;
     let mut out = nonce.to_vec();
     out.extend_from_slice(&body);
     Ok(out)
@@ -228,14 +242,21 @@ fn encrypt(key: &[u8; 32], aad: &[u8], plain: &[u8]) -> Result<Vec<u8>, SealErro
 fn decrypt(key: &[u8; 32], aad: &[u8], sealed: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
     let (nonce, body) = sealed.split_at_checked(NONCE)?;
     let cipher = XChaCha20Poly1305::new(key.into());
-    cipher.decrypt(XNonce::from_slice(nonce), Payload { msg: body, aad }).ok().map(Zeroizing::new)
+    cipher
+        .decrypt(XNonce::from_slice(nonce), Payload { msg: body, aad })
+        .ok()
+        .map(Zeroizing::new)
 }
 
 /// The secret that other keys come from. It lives sealed in the database, so that it outlives a change of master key.
 pub(crate) struct Root(Zeroizing<[u8; 32]>);
 
 /// Where the root secret stands.
-pub(crate) const ROOT_PLACE: Place<'static> = Place { table: "store_head", kind: "root", id: "1" };
+pub(crate) const ROOT_PLACE: Place<'static> = Place {
+    table: "store_head",
+    kind: "root",
+    id: "1",
+};
 
 impl Root {
     pub(crate) fn fresh() -> Result<Self, SealError> {
@@ -283,18 +304,42 @@ mod tests {
         (dir, ring, id)
     }
 
-    const HERE: Place<'static> = Place { table: "resources", kind: "registry", id: "reg_1" };
+    const HERE: Place<'static> = Place {
+        table: "resources",
+        kind: "registry",
+        id: "reg_1",
+    };
 
     #[test]
     fn opens_only_where_it_was_sealed() {
         let (_dir, ring, key) = ring();
         let sealed = ring.seal(&key, HERE, b"hunter2").unwrap();
         assert_eq!(ring.open_sealed(HERE, &sealed).unwrap().expose(), b"hunter2");
-        for elsewhere in [Place { id: "reg_2", ..HERE }, Place { kind: "setting", ..HERE }, Place { table: "idempotency", ..HERE }] {
+        for elsewhere in [
+            Place { id: "reg_2", ..HERE },
+            Place { kind: "setting", ..HERE },
+            Place {
+                table: "idempotency",
+                ..HERE
+            },
+        ] {
             assert!(matches!(ring.open_sealed(elsewhere, &sealed), Err(SealError::DoesNotOpen { .. })));
         }
         // The same bytes cut at another place are another place.
-        assert_ne!(Place { kind: "ab", id: "c", ..HERE }.bytes("value"), Place { kind: "a", id: "bc", ..HERE }.bytes("value"));
+        assert_ne!(
+            Place {
+                kind: "ab",
+                id: "c",
+                ..HERE
+            }
+            .bytes("value"),
+            Place {
+                kind: "a",
+                id: "bc",
+                ..HERE
+            }
+            .bytes("value")
+        );
     }
 
     #[test]

@@ -78,7 +78,9 @@ impl Store {
         if tx.head.key_id != newest.id() {
             let sealed = self.root_sealed(&mut tx).await?;
             let sealed = shared.ring.rewrap(newest.id(), ROOT_PLACE, &sealed)?;
-            let write = sqlx::query("UPDATE store_head SET key_id = $1, root_sealed = $2").bind(newest.id()).bind(sealed);
+            let write = sqlx::query("UPDATE store_head SET key_id = $1, root_sealed = $2")
+                .bind(newest.id())
+                .bind(sealed);
             tx.run("change the master key", write).await?;
         }
         tx.commit().await?;
@@ -92,7 +94,11 @@ impl Store {
         blocking("change the key file", move || keyfile::replace(&path, &kept)).await?;
         shared.ring.hold(vec![newest.clone()]);
         tracing::info!(key.id = newest.id(), rewrapped, resumed, "master key changed");
-        Ok(KeyRotation { key_id: newest.id().to_owned(), rewrapped, resumed })
+        Ok(KeyRotation {
+            key_id: newest.id().to_owned(),
+            rewrapped,
+            resumed,
+        })
     }
 
     /// Ids of the master keys in use, oldest first. More than one means that a rotation is unfinished.
@@ -114,8 +120,17 @@ impl Store {
                 if key_id_of(&value) == Some(key_id) {
                     continue;
                 }
-                let value = self.shared.ring.rewrap(key_id, Place { table: sealed.table, kind: &kind, id: &id }, &value)?;
-                tx.run("wrap a secret anew", sqlx::query(sealed.write).bind(kind).bind(id).bind(value)).await?;
+                let value = self.shared.ring.rewrap(
+                    key_id,
+                    Place {
+                        table: sealed.table,
+                        kind: &kind,
+                        id: &id,
+                    },
+                    &value,
+                )?;
+                tx.run("wrap a secret anew", sqlx::query(sealed.write).bind(kind).bind(id).bind(value))
+                    .await?;
                 done += 1;
             }
             tx.commit().await?;

@@ -1,0 +1,17 @@
+//! The store's suite. Everything that can run on both databases does: `both!` makes two tests of each function.
+//!
+//! PostgreSQL: `NM_TEST_POSTGRES_URL` names a server and a superuser, `postgres://postgres@127.0.0.1:5432/postgres`; each
+//! test makes a database of its own there. Without it those tests say that they are skipped, and fail where
+//! `NM_TEST_REQUIRE_SERVICES=1`.
+
+mod audit;
+mod auth;
+mod fault;
+mod feed;
+mod fixture;
+mod idempotency;
+mod model;
+mod open;
+mod resources;
+mod secrets;
+mod transactions;

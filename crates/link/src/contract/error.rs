@@ -64,7 +64,12 @@ pub struct AgentError {
 
 impl AgentError {
     pub fn new(code: AgentErrorCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), field: None, logs: Vec::new() }
+        Self {
+            code,
+            message: message.into(),
+            field: None,
+            logs: Vec::new(),
+        }
     }
     pub fn field(mut self, field: impl Into<String>) -> Self {
         self.field = Some(field.into());

@@ -11,9 +11,14 @@ pub const MAX_PAYLOAD: usize = 1 << 20;
 pub enum Frame {
     /// Input to, or output from, the terminal.
     Data(Bytes),
-    Resize { rows: u16, cols: u16 },
+    Resize {
+        rows: u16,
+        cols: u16,
+    },
     EndOfInput,
-    Exit { code: i64 },
+    Exit {
+        code: i64,
+    },
     /// JSON of an `AgentError`.
     Error(Bytes),
 }
@@ -60,7 +65,10 @@ impl Frame {
         let mut payload = buffer.split_to(len).freeze();
         Ok(Some(match (kind, len) {
             (0, _) => Frame::Data(payload),
-            (1, 4) => Frame::Resize { rows: payload.get_u16(), cols: payload.get_u16() },
+            (1, 4) => Frame::Resize {
+                rows: payload.get_u16(),
+                cols: payload.get_u16(),
+            },
             (2, 0) => Frame::EndOfInput,
             (3, 8) => Frame::Exit { code: payload.get_i64() },
             (4, _) => Frame::Error(payload),

@@ -138,7 +138,10 @@ pub struct RegistryLogin {
 
 impl std::fmt::Debug for RegistryLogin {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RegistryLogin").field("host", &self.host).field("username", &self.username).finish_non_exhaustive()
+        f.debug_struct("RegistryLogin")
+            .field("host", &self.host)
+            .field("username", &self.username)
+            .finish_non_exhaustive()
     }
 }
 
@@ -157,13 +160,21 @@ pub enum Action {
     /// Starting what runs is fine.
     Start,
     /// Stopping what does not run is fine. `grace` in seconds; the container's own where absent.
-    Stop { grace: Option<i64> },
-    Restart { grace: Option<i64> },
+    Stop {
+        grace: Option<i64>,
+    },
+    Restart {
+        grace: Option<i64>,
+    },
     Pause,
     /// Unpausing what runs is fine.
     Unpause,
-    Kill { signal: Signal },
-    Rename { name: ContainerName },
+    Kill {
+        signal: Signal,
+    },
+    Rename {
+        name: ContainerName,
+    },
     /// Changes limits and restart policy live; only what is there changes.
     Update(nm_types::container::ContainerUpdate),
 }
@@ -276,13 +287,21 @@ pub struct Membership {
 #[serde(rename_all = "camelCase", rename_all_fields = "camelCase", tag = "type")]
 pub enum Progress<T> {
     /// A step began: `pull`, `create`, `start`.
-    Step { name: String },
+    Step {
+        name: String,
+    },
     /// A layer of a pull moved on.
     Layer(LayerProgress),
     /// A line for the operation's log.
-    Log { line: String },
-    Done { result: T },
-    Failed { error: AgentError },
+    Log {
+        line: String,
+    },
+    Done {
+        result: T,
+    },
+    Failed {
+        error: AgentError,
+    },
 }
 
 /// One line of the watch stream.
@@ -290,7 +309,10 @@ pub enum Progress<T> {
 #[serde(rename_all = "camelCase", rename_all_fields = "camelCase", tag = "type")]
 pub enum WatchEvent {
     /// Everything, at the beginning and after Docker came back: what is not in it is gone.
-    Snapshot { info: NodeInfo, containers: Vec<ObservedContainer> },
+    Snapshot {
+        info: NodeInfo,
+        containers: Vec<ObservedContainer>,
+    },
     /// A container was made or changed.
     Container { observed: Box<ObservedContainer> },
     /// A container is gone from Docker.

@@ -12,7 +12,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::future::Future;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 
@@ -57,7 +57,7 @@ pub(crate) struct Db {
     fatal: watch::Sender<Option<Arc<str>>>,
     sqlite_path: Option<PathBuf>,
     /// Held for as long as this process uses the SQLite file.
-    _lock: Option<File>,
+    lock: std::sync::Mutex<Option<File>>,
 }
 
 /// The turn to write: the queue's head and its connection. The connection goes back only after a clean end, so that a
@@ -92,7 +92,6 @@ impl Db {
                 Backend::Sqlite => 4,
                 Backend::Postgres => 8,
             })
-            .min_connections(1)
             .acquire_timeout(CONNECT_DEADLINE)
             .idle_timeout(None)
             .max_lifetime(None)
@@ -124,7 +123,7 @@ impl Db {
             writer: Arc::new(Mutex::new(None)),
             fatal: watch::Sender::new(None),
             sqlite_path,
-            _lock: lock,
+            lock: std::sync::Mutex::new(lock),
         })
     }
 
@@ -165,6 +164,12 @@ impl Db {
             });
         };
         self.refuse_if_fatal()?;
+        if self.readers.is_closed() {
+            return Err(StoreError::Unavailable {
+                attempt,
+                source: Box::new(sqlx::Error::PoolClosed),
+            });
+        }
         // Taken out while in use: a future dropped at the next await closes it.
         if let Some(mut conn) = slot.take() {
             match self.open_transaction(&mut conn, opening).await {
@@ -272,7 +277,7 @@ impl Db {
         }
     }
 
-    /// Waits for the writer in line, then closes everything.
+    /// Waits for the writers in line, closes everything, and lets go of the SQLite file.
     pub(crate) async fn close(&self) {
         let mut slot = self.writer.lock().await;
         self.readers.close().await;
@@ -281,6 +286,7 @@ impl Db {
         {
             tracing::warn!(error = %error, "the database did not close cleanly; nothing is lost by that");
         }
+        self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 }
 
@@ -362,6 +368,7 @@ fn prepare_sqlite_file(path: &Path) -> Result<(PathBuf, File), StoreError> {
         .open(&lock_path)
         .map_err(failed("open", &lock_path))?;
     let started = Instant::now();
+    // There is no waiting for such a lock with a deadline, so it is tried again.
     loop {
         match lock.try_lock() {
             Ok(()) => break,

@@ -264,3 +264,58 @@ impl StoreError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sqlite_codes_are_sorted() {
+        let sort = |code| StoreError::from_sqlite("try", code, "UNIQUE constraint failed: users.username", sqlx::Error::WorkerCrashed);
+        for code in [5, 6, 261, 517] {
+            assert!(matches!(sort(code), StoreError::Busy { .. }), "{code}");
+        }
+        // SQLITE_FULL, and SQLITE_IOERR_SHMSIZE.
+        for code in [13, 4874] {
+            assert!(matches!(sort(code), StoreError::Full { .. }), "{code}");
+        }
+        // IOERR, _READ, _WRITE, _FSYNC, _DIR_FSYNC, READONLY_DBMOVED.
+        for code in [10, 266, 778, 1034, 1290, 1032] {
+            assert!(matches!(sort(code), StoreError::Fatal { .. }), "{code}");
+        }
+        for code in [7, 8, 14, 3082] {
+            assert!(matches!(sort(code), StoreError::Unavailable { .. }), "{code}");
+        }
+        for code in [11, 26, 267] {
+            assert!(matches!(sort(code), StoreError::Corrupt { .. }), "{code}");
+        }
+        for code in [2067, 1555] {
+            assert!(matches!(sort(code), StoreError::Conflict { what: Unique::Username }), "{code}");
+        }
+        // CONSTRAINT_FOREIGNKEY, ERROR.
+        for code in [787, 1] {
+            assert!(matches!(sort(code), StoreError::Sql { .. }), "{code}");
+        }
+    }
+
+    #[test]
+    fn both_databases_name_constraints_alike() {
+        for (postgres, sqlite, what) in [
+            (
+                "resources_by_unique_name",
+                "UNIQUE constraint failed: resources.kind, resources.parent, resources.unique_name",
+                Unique::ResourceName,
+            ),
+            (
+                "resources_pkey",
+                "UNIQUE constraint failed: resources.kind, resources.id",
+                Unique::ResourceId,
+            ),
+            ("users_by_username", "UNIQUE constraint failed: users.username", Unique::Username),
+            ("api_tokens_by_hash", "UNIQUE constraint failed: api_tokens.hash", Unique::ApiToken),
+            ("something_else", "UNIQUE constraint failed: something.else", Unique::Other),
+        ] {
+            assert_eq!((Unique::of(postgres), Unique::of(sqlite)), (what, what));
+        }
+    }
+}

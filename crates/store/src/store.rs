@@ -131,7 +131,8 @@ impl Store {
         self.shared.db.fatal().await
     }
 
-    /// Ends the change feed, waits for the transaction under way, and closes all connections.
+    /// Ends the change feed, waits for the transactions in line, and closes all connections. Whatever is asked afterwards is
+    /// [`StoreError::Unavailable`]; another process may open the SQLite file.
     pub async fn close(&self) {
         self.shared.feed.close();
         self.shared.db.close().await;

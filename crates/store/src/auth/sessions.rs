@@ -81,7 +81,7 @@ impl Session {
 }
 
 impl Tx {
-    /// The user must exist.
+    /// [`StoreError::NotFound`] when the user does not exist (any more).
     pub async fn create_session(&mut self, new: NewSession) -> Result<Session, StoreError> {
         let NewSession {
             id,
@@ -90,6 +90,7 @@ impl Tx {
             address,
         } = new;
         let address = address.replace('\0', "\u{fffd}");
+        self.must_have_user(&user_id).await?;
         let insert = sqlx::query(
             "INSERT INTO sessions (id, user_id, access_hash, access_expires_at, refresh_hash, expires_at, address, created_at, last_used_at) \
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8)",

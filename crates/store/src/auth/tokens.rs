@@ -66,7 +66,7 @@ impl ApiToken {
 }
 
 impl Tx {
-    /// The user must exist.
+    /// [`StoreError::NotFound`] when the user does not exist (any more).
     pub async fn create_token(&mut self, new: TokenRow) -> Result<ApiToken, StoreError> {
         let TokenRow {
             id,
@@ -77,6 +77,7 @@ impl Tx {
             scopes,
             expires_at,
         } = new;
+        self.must_have_user(&user_id).await?;
         let scopes_json = serde_json::to_string(&scopes).map_err(|e| StoreError::invalid(format!("scopes do not become JSON: {e}")))?;
         let insert = sqlx::query(
             "INSERT INTO api_tokens (id, name, user_id, hash, role, scopes, created_at, expires_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",

@@ -183,6 +183,11 @@ impl Tx {
         read_one(self, sqlx::query(GET).bind(id.as_str())).await
     }
 
+    /// Deleted between the check of a password and this transaction, say.
+    pub(super) async fn must_have_user(&mut self, id: &UserId) -> Result<(), StoreError> {
+        self.user(id).await?.map(|_| ()).ok_or_else(|| not_found(Subject::User, id))
+    }
+
     /// See [`Store::user_by_name`].
     pub async fn user_by_name(&mut self, username: &str) -> Result<Option<User>, StoreError> {
         by_name(self, username).await

@@ -1,4 +1,4 @@
-use crate::fixture::{Fixture, NOW, both, container, insert};
+use crate::fixture::{Fixture, NOW, container, insert};
 use nm_store::{AuditEntry, AuditQuery, AuditReport, Broken, Store, StoreError};
 use nm_types::Timestamp;
 use serde_json::json;

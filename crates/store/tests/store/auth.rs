@@ -1,4 +1,4 @@
-use crate::fixture::{Fixture, NOW, both, container, eventually, insert, soon};
+use crate::fixture::{Fixture, NOW, container, eventually, insert, soon};
 use nm_store::{
     NewSession, Refreshed, Retention, Store, StoreError, Subject, TokenHash, TokenPair, TokenRow, Tx, Unique, User, UserPatch, UserRow,
     What,
@@ -307,6 +307,23 @@ async fn sessions_end_in_every_way(f: Fixture) {
     in_tx(&store, NOW, async |tx| tx.delete_user(&anna.id).await.unwrap()).await;
     assert_eq!(who(&store, "2", NOW).await, None);
     assert_eq!(store.session(&mine).await.unwrap(), None);
+
+    // Deleted while the password was being checked.
+    let mut tx = store.begin(NOW).await.unwrap();
+    let new = NewSession {
+        id: SessionId::fresh(NOW.0),
+        user_id: anna.id.clone(),
+        pair: pair("late", NOW),
+        address: String::new(),
+    };
+    assert!(matches!(
+        tx.create_session(new).await,
+        Err(StoreError::NotFound { kind: Subject::User, .. })
+    ));
+    assert!(matches!(
+        tx.create_token(token_row(&anna, "late")).await,
+        Err(StoreError::NotFound { kind: Subject::User, .. })
+    ));
 }
 
 fn token_row(user: &User, secret: &str) -> TokenRow {
@@ -347,7 +364,7 @@ async fn tokens_live_and_die(f: Fixture) {
 
     let of_ben = in_tx(&store, NOW, async |tx| tx.create_token(token_row(&ben, "nmt_2")).await.unwrap()).await;
     assert_eq!(store.tokens(None, None, 10).await.unwrap().len(), 2);
-    assert_eq!(store.tokens(Some(&ben.id), None, 10).await.unwrap(), [of_ben.clone()]);
+    assert_eq!(store.tokens(Some(&ben.id), None, 10).await.unwrap(), std::slice::from_ref(&of_ben));
 
     in_tx(&store, later(3), async |tx| tx.touch_token(&made.id).await.unwrap()).await;
     assert_eq!(store.token(&made.id).await.unwrap().unwrap().last_used_at, Some(later(3)));

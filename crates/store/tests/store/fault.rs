@@ -1,6 +1,6 @@
 //! Disks that fill up and fail, and processes that are killed. The victim is `tests/child`.
 
-use crate::fixture::{Fixture, both, eventually, soon};
+use crate::fixture::{Fixture, eventually, soon};
 use nm_store::{Kind, StoreError};
 use std::collections::BTreeSet;
 use std::fs;
@@ -147,6 +147,35 @@ async fn a_failed_sync_ends_all_writing() {
     for line in acknowledged {
         let id = line.split(' ').nth(1).unwrap();
         assert!(store.get(Kind::Container, id).await.unwrap().is_some(), "{id}");
+    }
+}
+
+/// The server's own words for a full disk and the like, raised by a trigger.
+#[tokio::test]
+async fn what_postgresql_says_is_sorted() {
+    let Some(f) = Fixture::postgres().await else { return };
+    let store = f.open().await;
+    f.tamper(
+        "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'made to fail' USING ERRCODE = NEW.name; END $$; \
+         CREATE TRIGGER fail BEFORE INSERT ON resources FOR EACH ROW WHEN (NEW.kind = 'server') EXECUTE FUNCTION fail()",
+    )
+    .await;
+    for (n, code) in ["53100", "40001", "57P03", "53300", "XX001", "22021", "58030"]
+        .into_iter()
+        .enumerate()
+    {
+        let new = nm_store::NewResource::new(Kind::Server, "server_1").named(code);
+        let error = crate::fixture::insert(&store, new).await.unwrap_err();
+        let sorted = match code {
+            "53100" => matches!(error, StoreError::Full { .. }),
+            "40001" => matches!(error, StoreError::Busy { .. }),
+            "57P03" | "53300" => matches!(error, StoreError::Unavailable { .. }),
+            "XX001" => matches!(error, StoreError::Corrupt { .. }),
+            "22021" => matches!(error, StoreError::Invalid { .. }),
+            _ => matches!(error, StoreError::Sql { .. }),
+        };
+        assert!(sorted, "{code}: {error:?}");
+        crate::fixture::insert(&store, crate::fixture::container(n)).await.unwrap();
     }
 }
 

@@ -1,4 +1,4 @@
-use crate::fixture::{Fixture, NOW, both, container, eventually, id, insert, soon};
+use crate::fixture::{Fixture, NOW, container, eventually, id, insert, soon};
 use nm_store::{Change, Kind, Patch, Retention, Store, StoreError, Subject, Watch, WatchError, What};
 use nm_types::Timestamp;
 use std::time::Duration;

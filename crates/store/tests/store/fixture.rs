@@ -9,23 +9,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 use tempfile::TempDir;
 
-/// Makes two tests of each async function that takes a [`Fixture`]: `sqlite::name` and `postgres::name`.
-macro_rules! both {
-    ($($name:ident),* $(,)?) => {
-        mod sqlite {$(
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $name() { super::$name($crate::fixture::Fixture::sqlite()).await }
-        )*}
-        mod postgres {$(
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $name() {
-                if let Some(fixture) = $crate::fixture::Fixture::postgres().await { super::$name(fixture).await }
-            }
-        )*}
-    };
-}
-pub(crate) use both;
-
 pub const NOW: Timestamp = Timestamp(1_770_000_000_000);
 
 pub struct Fixture {
@@ -58,7 +41,10 @@ impl Fixture {
         let Ok(server) = std::env::var("NM_TEST_POSTGRES_URL") else {
             let required = std::env::var("NM_TEST_REQUIRE_SERVICES").is_ok_and(|v| v == "1");
             assert!(!required, "NM_TEST_REQUIRE_SERVICES=1, but NM_TEST_POSTGRES_URL is not set");
-            // Straight to the terminal: the test harness would keep it to itself.
+            #[expect(
+                clippy::explicit_write,
+                reason = "straight to the terminal: the test harness would keep it to itself"
+            )]
             writeln!(std::io::stderr(), "skipped: NM_TEST_POSTGRES_URL is not set").unwrap();
             return None;
         };

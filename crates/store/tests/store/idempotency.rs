@@ -1,4 +1,4 @@
-use crate::fixture::{Fixture, NOW, both, container};
+use crate::fixture::{Fixture, NOW, container};
 use nm_store::{Idempotency, Kind, Retention, Secret, Store};
 use nm_types::Timestamp;
 

@@ -1,4 +1,4 @@
-use crate::fixture::{Fixture, NOW, both, container, id, insert};
+use crate::fixture::{Fixture, NOW, container, id, insert};
 use nm_store::{Backend, Kind, StoreError};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -56,8 +56,12 @@ async fn two_first_starts_at_once(f: Fixture) {
         assert!(matches!(&refused, StoreError::InUse { .. }), "{refused:?}");
         assert!(refused.to_string().contains("PostgreSQL"), "{refused}");
         store.close().await;
-        drop(store);
         f.open().await;
+        assert!(
+            matches!(insert(&store, container(1)).await, Err(StoreError::Unavailable { .. })),
+            "closed is closed"
+        );
+        assert!(matches!(store.ping().await, Err(StoreError::Unavailable { .. })));
     }
 }
 

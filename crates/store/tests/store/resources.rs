@@ -1,4 +1,4 @@
-use crate::fixture::{Fixture, NOW, both, container, id, insert};
+use crate::fixture::{Fixture, NOW, container, id, insert};
 use nm_store::{Kind, ListQuery, NewResource, Patch, Resource, Store, StoreError, Unique};
 use nm_types::Timestamp;
 use serde::{Deserialize, Serialize};

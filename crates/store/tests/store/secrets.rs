@@ -1,4 +1,4 @@
-use crate::fixture::{Fixture, NOW, both, container, id, insert, soon};
+use crate::fixture::{Fixture, NOW, container, id, insert, soon};
 use nm_store::{Kind, NewResource, Patch, Resource, SealError, Secret, Store, StoreError};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -1,4 +1,4 @@
-use crate::fixture::{Fixture, NOW, both, container, eventually, id, insert, soon};
+use crate::fixture::{Fixture, NOW, container, eventually, id, insert, soon};
 use nm_store::{AuditEntry, Kind, Patch, StoreError};
 use std::sync::{Arc, Mutex};
 

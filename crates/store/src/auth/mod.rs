@@ -15,7 +15,7 @@ use std::fmt;
 
 /// The SHA-256 of a random token. Tokens themselves are never stored. They are long and random, so a plain hash of them
 /// can be looked up and yet not be turned back.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TokenHash([u8; 32]);
 
 impl TokenHash {

@@ -24,7 +24,7 @@ impl CpuLimit {
 }
 impl Serialize for CpuLimit {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        if self.0 % 1000 == 0 { s.serialize_u32(self.0 / 1000) } else { s.serialize_f64(self.cores()) }
+        if self.0.is_multiple_of(1000) { s.serialize_u32(self.0 / 1000) } else { s.serialize_f64(self.cores()) }
     }
 }
 impl<'de> Deserialize<'de> for CpuLimit {

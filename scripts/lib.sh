@@ -255,35 +255,6 @@ ensure_images() {
   as_root "$NM_ROOT/e2e/images/build.sh"
 }
 
-# An engine of the caller's own, for tests that may remove anything. Ends with the script,
-# and so do its containers and data. Sets NM_PRIVATE_DOCKER=unix://…; IMAGES are copied into it.
-start_private_engine() {
-  local dir log pid image
-  need_root_or_sudo "a Docker engine of the tests' own"
-  dir=$(mktemp -d "${TMPDIR:-/tmp}/nm-engine.XXXXXX")
-  log=$dir/log
-  on_exit as_root rm -rf "$dir"
-  # In a network namespace of its own: its bridges and rules go with it, nothing outside can be reached, and it can't touch the
-  # machine's own docker0 (an engine told to have no bridge deletes the one that is there).
-  as_root unshare --net dockerd --data-root "$dir/data" --exec-root "$dir/run" --pidfile "$dir/pid" -H "unix://$dir/docker.sock" \
-    --cgroup-parent=/nm-private >"$log" 2>&1 </dev/null &
-  pid=$!
-  NM_PRIVATE_DOCKER=unix://$dir/docker.sock
-  wait_until 60 answers_or_gone "$pid" as_root docker -H "$NM_PRIVATE_DOCKER" version || true
-  as_root docker -H "$NM_PRIVATE_DOCKER" version >/dev/null 2>&1 || fail_with_log "$log" "a second Docker engine did not start"
-  on_exit stop_private_engine "$dir/pid"
-  as_root chown "$(id -u)" "$dir/docker.sock"
-  for image in "$@"; do docker save "$image" | docker -H "$NM_PRIVATE_DOCKER" load -q >/dev/null; done
-  export NM_PRIVATE_DOCKER
-}
-stop_private_engine() {
-  local ids pid
-  pid=$(cat "$1" 2>/dev/null) || return 0
-  mapfile -t ids < <(docker -H "$NM_PRIVATE_DOCKER" ps -aq 2>/dev/null)
-  [ ${#ids[@]} -eq 0 ] || docker -H "$NM_PRIVATE_DOCKER" rm -fv "${ids[@]}" >/dev/null 2>&1 || true
-  stop_pid "$pid" 30
-}
-
 # A registry on loopback, which every Docker engine trusts without TLS. Sets NM_TEST_REGISTRY=127.0.0.1:PORT; ends with the script.
 ensure_registry() {
   [ -z "${NM_TEST_REGISTRY:-}" ] || return 0

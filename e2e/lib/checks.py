@@ -68,7 +68,8 @@ def describe(error):
     outside = [f for f in frames if "/e2e/lib/" not in f.filename] or frames
     last = outside[-1]
     reason = str(error) or type(error).__name__
-    return f"{last.filename.rsplit('/', 1)[-1]}:{last.lineno}: {last.line}\n{type(error).__name__}: {reason}"
+    notes = "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))
+    return f"{last.filename.rsplit('/', 1)[-1]}:{last.lineno}: {last.line}\n{type(error).__name__}: {reason}{notes}"
 
 
 def indent(text):

@@ -5,6 +5,7 @@ import json
 import os
 import socket
 import threading
+import time
 import urllib.parse
 
 LABEL = "io.neuralmesh.id"
@@ -99,13 +100,19 @@ class Docker:
     def start(self, reference):
         self.request("POST", f"/containers/{reference}/start")
 
-    def remove(self, reference):
-        """With its anonymous volumes, running or not; gone already is fine."""
-        try:
-            self.request("DELETE", f"/containers/{reference}?force=true&v=true")
-        except DockerError as e:
-            if e.status != 404:
-                raise
+    def remove(self, reference, seconds=30):
+        """With its anonymous volumes, running or not; gone already is fine. Returns once it is gone."""
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                return self.request("DELETE", f"/containers/{reference}?force=true&v=true")
+            except DockerError as e:
+                if e.status == 404:
+                    return None
+                # 409: another client's removal of it is under way, perhaps one that was killed since.
+                if e.status != 409 or time.monotonic() > deadline:
+                    raise
+            time.sleep(0.05)
 
     def remove_prefix(self, name_prefix):
         """Every container whose name starts with the prefix."""

@@ -8,7 +8,6 @@ import json
 import math
 import os
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
@@ -233,7 +232,8 @@ class NeuralMesh:
     """`neuralmesh up` (or, with mode="server", the control plane alone) on free ports."""
 
     def __init__(self, mode="up", arguments=(), env=None):
-        self.dir = Path(tempfile.mkdtemp(prefix="nm-e2e-"))
+        self._folder = tempfile.TemporaryDirectory(prefix="nm-e2e-", ignore_cleanup_errors=True)  # goes with this process
+        self.dir = Path(self._folder.name)
         self.data_dir = self.dir / "data"
         self.port, self.agent_port = free_port(), free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -267,7 +267,9 @@ class NeuralMesh:
         try:
             eventually(ready, seconds, "/readyz to answer 200", every=0.02)
         except AssertionError as e:
-            raise AssertionError(f"{e}\n{self.process.tail()}") from None
+            if self.process.running():
+                e.add_note(self.process.tail())
+            raise
 
     def password(self):
         return (self.data_dir / "initial-admin-password").read_text().strip()
@@ -313,7 +315,7 @@ class NeuralMesh:
         """Ends every process and removes the data folder."""
         for process in [*self.agents, self.process]:
             process.sweep()
-        shutil.rmtree(self.dir, ignore_errors=True)
+        self._folder.cleanup()
 
 
 def memory_mb(pid):

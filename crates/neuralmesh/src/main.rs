@@ -1,1 +1,55 @@
-fn main() {}
+//! NeuralMesh's one binary: a client of the API for people and scripts, and the control plane and the agent themselves.
+//!
+//! It is the only reader of the environment; everything below gets its settings handed in.
+
+mod cli;
+mod client;
+mod commands;
+mod context;
+mod input;
+mod output;
+mod prompt;
+mod run;
+
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = cli::Cli::parse();
+    let mut runtime = if cli.command.serves() {
+        tokio::runtime::Builder::new_multi_thread()
+    } else {
+        tokio::runtime::Builder::new_current_thread()
+    };
+    let runtime = match runtime.enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(e) => {
+            output::note(format!("error: can't start: {e}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let outcome = runtime.block_on(commands::dispatch(cli.command));
+    // A read of the terminal that nobody waits for any more must not hold up the end.
+    runtime.shutdown_background();
+    match outcome {
+        Ok(code) => ExitCode::from(code),
+        Err(e) if is_closed_pipe(&e) => ExitCode::SUCCESS,
+        Err(e) => {
+            output::note(output::report::describe(&e));
+            let interrupted = e.is::<commands::operations::Interrupted>();
+            let wrong_use = e.chain().any(|cause| cause.is::<output::report::Usage>());
+            ExitCode::from(match (wrong_use, interrupted) {
+                (true, _) => 2,
+                (_, true) => 130,
+                _ => 1,
+            })
+        }
+    }
+}
+
+/// `… | head` has read enough: nothing went wrong.
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    error
+        .downcast_ref::<std::io::Error>()
+        .is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+}

@@ -1,0 +1,51 @@
+//! Every command in a file of its own; this one finds the right one.
+
+pub mod audit;
+pub mod completion;
+pub mod containers;
+pub mod doctor;
+pub mod events;
+pub mod images;
+pub mod login;
+pub mod networks;
+pub mod nodes;
+pub mod openapi;
+pub mod operations;
+pub mod registries;
+pub mod tokens;
+pub mod users;
+pub mod volumes;
+
+use crate::cli::{ClientArgs, Command};
+use crate::context::Context;
+use crate::run;
+
+/// Runs a command; answers the program's exit code.
+pub async fn dispatch(command: Command) -> anyhow::Result<u8> {
+    match command {
+        Command::Up(args) => run::up(args).await.map(|()| 0),
+        Command::Server(args) => run::server(args).await.map(|()| 0),
+        Command::Agent(args) => run::agent(args).await.map(|()| 0),
+        Command::Login(args) => login::login(args).await,
+        Command::Logout(args) => login::logout(args).await,
+        Command::Nodes(group) => nodes::run(group.command, &connect(&group.client)?).await,
+        Command::Containers(group) => containers::run(group.command, &connect(&group.client)?).await,
+        Command::Templates(group) => containers::templates::run(group.command, &connect(&group.client)?).await,
+        Command::Images(group) => images::run(group.command, &connect(&group.client)?).await,
+        Command::Volumes(group) => volumes::run(group.command, &connect(&group.client)?).await,
+        Command::Networks(group) => networks::run(group.command, &connect(&group.client)?).await,
+        Command::Registries(group) => registries::run(group.command, &connect(&group.client)?).await,
+        Command::Users(group) => users::run(group.command, &connect(&group.client)?).await,
+        Command::Tokens(group) => tokens::run(group.command, &connect(&group.client)?).await,
+        Command::Operations(group) => operations::run(group.command, &connect(&group.client)?).await,
+        Command::Events(args) => events::events(args).await,
+        Command::Audit(group) => audit::run(group.command, &connect(&group.client)?).await,
+        Command::Doctor(args) => doctor::doctor(args).await,
+        Command::Completion(args) => completion::completion(args),
+        Command::Openapi(args) => openapi::openapi(args).await,
+    }
+}
+
+fn connect(args: &ClientArgs) -> anyhow::Result<Context> {
+    Context::new(args)
+}

@@ -1,0 +1,310 @@
+//! `neuralmesh nodes …`
+
+use crate::client::{Call, now};
+use crate::context::Context;
+use crate::output::{Format, human, note, table::Column};
+use crate::prompt::confirm;
+use clap::{Args, Subcommand};
+use nm_types::Timestamp;
+use nm_types::node::{NewJoinToken, NodeStatus, NodeUpdate, NodeView};
+use nm_types::text::{Argument, LabelKey, Labels, NodeName};
+use std::collections::BTreeMap;
+
+#[derive(Debug, Subcommand)]
+pub enum NodesCommand {
+    /// List nodes
+    #[command(visible_alias = "list")]
+    Ls(LsArgs),
+    /// Show a node
+    #[command(visible_alias = "inspect")]
+    Get(NodeArgs),
+    /// Make a token with which one more machine can join
+    JoinToken(JoinTokenArgs),
+    /// Give a node another name
+    Rename(RenameArgs),
+    /// Set and remove labels
+    Label(LabelArgs),
+    /// Give a node no new containers
+    Cordon(NodesArgs),
+    /// Give a node new containers again
+    Uncordon(NodesArgs),
+    /// Take a node out of the fleet; its containers go on running, unmanaged
+    #[command(visible_alias = "remove")]
+    Rm(RmArgs),
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct LsArgs {
+    /// Print ids only
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct NodeArgs {
+    /// Name or id
+    #[arg(value_name = "NODE")]
+    pub node: String,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct NodesArgs {
+    /// Names or ids
+    #[arg(value_name = "NODE", required = true)]
+    pub nodes: Vec<String>,
+}
+
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+Examples:
+  neuralmesh nodes join-token
+  NEURALMESH_JOIN=$(neuralmesh nodes join-token -q)")]
+pub struct JoinTokenArgs {
+    /// Print the token only
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct RenameArgs {
+    /// Name or id
+    #[arg(value_name = "NODE")]
+    pub node: String,
+    /// The new name
+    #[arg(value_name = "NAME")]
+    pub name: NodeName,
+}
+
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+Examples:
+  neuralmesh nodes label n1 zone=a disk=ssd
+  neuralmesh nodes label n1 disk-")]
+pub struct LabelArgs {
+    /// Name or id
+    #[arg(value_name = "NODE")]
+    pub node: String,
+    /// KEY=VALUE sets a label, KEY- removes it
+    #[arg(value_name = "LABEL", required = true, value_parser = label_change)]
+    pub changes: Vec<(LabelKey, Option<Argument>)>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct RmArgs {
+    /// Do not ask
+    #[arg(short, long)]
+    pub force: bool,
+    /// Names or ids
+    #[arg(value_name = "NODE", required = true)]
+    pub nodes: Vec<String>,
+}
+
+fn label_change(text: &str) -> Result<(LabelKey, Option<Argument>), String> {
+    match (text.split_once('='), text.strip_suffix('-')) {
+        (None, Some(key)) => Ok((LabelKey::parse(key).map_err(|e| e.to_string())?, None)),
+        (None, None) => Err(format!("write {text}=VALUE to set it, {text}- to remove it")),
+        (Some(_), _) => super::containers::flags::label(text).map(|(key, value)| (key, Some(value))),
+    }
+}
+
+/// Names of nodes by id, for tables.
+#[derive(Debug, Default)]
+pub struct NodeNames(BTreeMap<String, String>);
+
+impl NodeNames {
+    /// The name, or the id itself where it is not known.
+    pub fn name(&self, id: &str) -> String {
+        self.0.get(id).cloned().unwrap_or_else(|| id.to_owned())
+    }
+}
+
+/// The names of all nodes. A token may be good for containers and not for nodes: then tables show ids.
+pub async fn node_names(cx: &Context) -> NodeNames {
+    match cx.client.list::<NodeView>(Call::get(&["nodes"]), None).await {
+        Ok(nodes) => NodeNames(nodes.items.into_iter().map(|n| (n.id.to_string(), n.name.to_string())).collect()),
+        Err(_) => NodeNames::default(),
+    }
+}
+
+pub async fn run(command: NodesCommand, cx: &Context) -> anyhow::Result<u8> {
+    match command {
+        NodesCommand::Ls(args) => {
+            let list = cx.client.list::<NodeView>(Call::get(&["nodes"]), None).await?;
+            if args.quiet {
+                cx.out.lines(list.items.iter().map(|n| n.id.as_str()))?;
+            } else {
+                cx.out.list(&list, &columns(now()), |n| n.name.to_string())?;
+            }
+        }
+        NodesCommand::Get(args) => {
+            let node = cx.client.fetch::<NodeView>(Call::get(&["nodes", &args.node])).await?;
+            let rows = card(&node.value, now());
+            cx.out.card(&node, node.value.name.as_str(), &rows)?;
+        }
+        NodesCommand::JoinToken(args) => join_token(&args, cx).await?,
+        NodesCommand::Rename(args) => {
+            let change = NodeUpdate {
+                name: Some(args.name),
+                ..NodeUpdate::default()
+            };
+            let node = cx
+                .client
+                .fetch::<NodeView>(Call::patch(&["nodes", &args.node]).json(&change)?)
+                .await?;
+            cx.out.result(&node, node.value.name.as_str())?;
+        }
+        NodesCommand::Label(args) => label(args, cx).await?,
+        NodesCommand::Cordon(args) => cordon(&args.nodes, true, cx).await?,
+        NodesCommand::Uncordon(args) => cordon(&args.nodes, false, cx).await?,
+        NodesCommand::Rm(args) => {
+            let question = format!("Take {} out of the fleet?", args.nodes.join(", "));
+            if !confirm(&question, args.force)? {
+                return Ok(1);
+            }
+            for node in &args.nodes {
+                cx.client.done(Call::delete(&["nodes", node])).await?;
+                cx.out.line(node)?;
+            }
+        }
+    }
+    Ok(0)
+}
+
+/// A node's status in kubectl's words.
+fn status(n: &NodeView) -> &'static str {
+    match n.status {
+        NodeStatus::Ready => "Ready",
+        NodeStatus::NotReady => "NotReady",
+        NodeStatus::Cordoned => "Ready,Cordoned",
+    }
+}
+
+fn columns(now: Timestamp) -> [Column<'static, NodeView>; 11] {
+    fn info<'a>(n: &'a NodeView, cell: impl Fn(&'a nm_types::node::NodeInfo) -> String) -> String {
+        n.info.as_ref().map(cell).unwrap_or_default()
+    }
+    [
+        Column::new("ID", |n: &NodeView| n.id.to_string()).wide(),
+        Column::new("NAME", |n: &NodeView| n.name.to_string()),
+        Column::new("STATUS", |n: &NodeView| status(n).to_owned()),
+        Column::new("CONTAINERS", |n: &NodeView| n.containers.to_string()).right(),
+        Column::new("CPUS", |n: &NodeView| info(n, |i| i.cpus.to_string())).right(),
+        Column::new("MEMORY", |n: &NodeView| info(n, |i| human::memory(i.memory as f64))).right(),
+        Column::new("DOCKER", |n: &NodeView| {
+            info(n, |i| i.docker.version.clone().unwrap_or_else(|| "not answering".to_owned()))
+        }),
+        Column::new("AGENT", |n: &NodeView| info(n, |i| i.agent_version.clone())),
+        Column::new("LAST SEEN", move |n: &NodeView| human::ago_opt(n.last_seen, now)),
+        Column::new("OS", |n: &NodeView| info(n, |i| format!("{} ({}, {})", i.os, i.kernel, i.arch))).wide(),
+        Column::new("LABELS", |n: &NodeView| human::pairs(&n.labels.0)).wide(),
+    ]
+}
+
+fn card(n: &NodeView, now: Timestamp) -> Vec<(&'static str, String)> {
+    let mut rows = vec![
+        ("Name", n.name.to_string()),
+        ("Id", n.id.to_string()),
+        ("Status", status(n).to_owned()),
+        ("Containers", n.containers.to_string()),
+        (
+            "Labels",
+            n.labels.0.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join("\n"),
+        ),
+        ("Joined", format!("{} ({})", human::ago(n.created, now), n.created)),
+        ("Last seen", human::ago_opt(n.last_seen, now)),
+    ];
+    if let Some(info) = &n.info {
+        let docker = match (&info.docker.version, &info.docker.error) {
+            (Some(version), None) => format!("{version} (API {})", info.docker.api_version.as_deref().unwrap_or("unknown")),
+            (_, Some(error)) => format!("not answering: {error}"),
+            (None, None) => "not answering".to_owned(),
+        };
+        rows.extend([
+            ("Host name", info.hostname.clone()),
+            ("System", format!("{}, kernel {}, {}", info.os, info.kernel, info.arch)),
+            (
+                "Machine",
+                format!("{} CPUs, {} memory", info.cpus, human::memory(info.memory as f64)),
+            ),
+            ("Docker", docker),
+            ("Agent", info.agent_version.clone()),
+        ]);
+    }
+    rows
+}
+
+async fn join_token(args: &JoinTokenArgs, cx: &Context) -> anyhow::Result<()> {
+    let token = cx.client.fetch::<NewJoinToken>(Call::create(&["nodes", "join-tokens"])).await?;
+    if args.quiet {
+        return Ok(cx.out.line(&token.value.token)?);
+    }
+    cx.out.result(&token, &token.value.token)?;
+    if !cx.out.is_json() {
+        let server = cx.client.server();
+        let host = if server.is_loopback() {
+            "<this machine's address>"
+        } else {
+            server.host()
+        };
+        note(format!(
+            "\nGood once, until {}. On the machine that joins:\n\n  NEURALMESH_JOIN={} neuralmesh agent --server https://{host}:7443\n\n\
+             (7443 is the agent listener; `neuralmesh up` opens it beyond this machine with --agent-listen 0.0.0.0:7443)",
+            token.value.expires, token.value.token
+        ));
+    }
+    Ok(())
+}
+
+async fn label(args: LabelArgs, cx: &Context) -> anyhow::Result<()> {
+    let mut tries = 0;
+    loop {
+        let node = cx.client.fetch::<NodeView>(Call::get(&["nodes", &args.node])).await?;
+        let mut labels: Labels = node.value.labels;
+        for (key, value) in args.changes.clone() {
+            match value {
+                Some(value) => drop(labels.0.insert(key, value)),
+                None => drop(labels.0.remove(&key)),
+            }
+        }
+        let change = NodeUpdate {
+            labels: Some(labels),
+            ..NodeUpdate::default()
+        };
+        let call = Call::patch(&["nodes", &args.node]).json(&change)?.if_match(node.etag.as_deref());
+        match cx.client.fetch::<NodeView>(call).await {
+            Ok(node) => return Ok(cx.out.result(&node, node.value.name.as_str())?),
+            // Somebody else changed it in between: their change stays, ours goes on top.
+            Err(e) if e.status() == Some(412) && tries < 5 => tries += 1,
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
+async fn cordon(nodes: &[String], cordoned: bool, cx: &Context) -> anyhow::Result<()> {
+    let change = NodeUpdate {
+        cordoned: Some(cordoned),
+        ..NodeUpdate::default()
+    };
+    for name in nodes {
+        let node = cx.client.fetch::<NodeView>(Call::patch(&["nodes", name]).json(&change)?).await?;
+        match cx.out.format {
+            Format::Json => cx.out.json(&node.raw)?,
+            _ => cx.out.line(node.value.name.as_str())?,
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn label_changes_are_kubectls() {
+        let change = |text: &str| label_change(text).map(|(k, v)| (k.to_string(), v.map(String::from)));
+        assert_eq!(change("zone=a"), Ok(("zone".into(), Some("a".into()))));
+        assert_eq!(change("zone=a-"), Ok(("zone".into(), Some("a-".into()))));
+        assert_eq!(change("zone-"), Ok(("zone".into(), None)));
+        assert!(change("zone").is_err() && change("-").is_err() && change("=x").is_err());
+    }
+}

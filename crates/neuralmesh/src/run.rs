@@ -1,0 +1,183 @@
+//! What stays and serves: the control plane, the agent, and both in one.
+
+use clap::{Args, ValueEnum};
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// What a control plane needs, alone or with an agent beside it.
+#[derive(Debug, Clone, Args)]
+pub struct ControlArgs {
+    /// Where everything is kept: database, keys, certificates
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/neuralmesh", env = "NEURALMESH_DATA_DIR")]
+    pub data_dir: PathBuf,
+    /// Address of the API and the dashboard
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:3001", env = "NEURALMESH_LISTEN")]
+    pub listen: SocketAddr,
+    /// postgres://… for several control planes on one database; a SQLite file in the data folder by default
+    #[arg(long, value_name = "URL", env = "NEURALMESH_DATABASE_URL", hide_env_values = true)]
+    pub database_url: Option<String>,
+    /// The key that seals secrets; keep a copy of it apart from the database's [default: <data-dir>/secrets.key]
+    #[arg(long, value_name = "FILE", env = "NEURALMESH_KEY_FILE")]
+    pub key_file: Option<PathBuf>,
+    /// A proxy whose X-Forwarded-For is believed, as an address or network; may be repeated
+    #[arg(
+        long = "trusted-proxy",
+        value_name = "CIDR",
+        env = "NEURALMESH_TRUSTED_PROXY",
+        value_delimiter = ','
+    )]
+    pub trusted_proxies: Vec<Network>,
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// How to log.
+#[derive(Debug, Clone, Args)]
+pub struct LogArgs {
+    /// How log lines are written
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t, env = "NEURALMESH_LOG_FORMAT")]
+    pub log_format: LogFormat,
+    /// What is logged: a level, or levels by part as `info,nm_link=debug`
+    #[arg(long, value_name = "LEVELS", default_value = "info", env = "NEURALMESH_LOG_LEVEL")]
+    pub log_level: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum LogFormat {
+    /// For people
+    #[default]
+    Text,
+    /// One JSON object a line, for programs
+    Json,
+}
+
+/// What an agent needs of its machine, alone or beside a control plane.
+#[derive(Debug, Clone, Args)]
+pub struct MachineArgs {
+    /// Where the Docker engine listens
+    #[arg(
+        long,
+        value_name = "SOCKET",
+        default_value = "/var/run/docker.sock",
+        env = "NEURALMESH_DOCKER_SOCKET"
+    )]
+    pub docker_socket: PathBuf,
+    /// The node's name [default: the machine's host name]
+    #[arg(long, value_name = "NAME", env = "NEURALMESH_NAME")]
+    pub name: Option<nm_types::text::NodeName>,
+}
+
+/// `neuralmesh up`
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+The first start writes the admin's first password to <data-dir>/initial-admin-password and says so.
+
+Examples:
+  neuralmesh up
+  neuralmesh up --data-dir ~/.neuralmesh --listen 127.0.0.1:3001
+  neuralmesh up --agent-listen 0.0.0.0:7443       so that other machines can join")]
+pub struct UpArgs {
+    #[command(flatten)]
+    pub control: ControlArgs,
+    /// Address where agents dial in; open it beyond this machine to let others join
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7443", env = "NEURALMESH_AGENT_LISTEN")]
+    pub agent_listen: SocketAddr,
+    #[command(flatten)]
+    pub machine: MachineArgs,
+}
+
+/// `neuralmesh server`
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+Examples:
+  neuralmesh server
+  NEURALMESH_DATABASE_URL=postgres://nm:…@db/neuralmesh neuralmesh server --listen 0.0.0.0:3001 --trusted-proxy 10.0.0.0/8")]
+pub struct ServerArgs {
+    #[command(flatten)]
+    pub control: ControlArgs,
+    /// Address where agents dial in
+    #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:7443", env = "NEURALMESH_AGENT_LISTEN")]
+    pub agent_listen: SocketAddr,
+}
+
+/// `neuralmesh agent`
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+An agent that has joined needs no token any more: its certificate is in its data folder.
+
+Examples:
+  neuralmesh agent --server https://mesh.example.com:7443 --join nm1.…    join (`neuralmesh nodes join-token` gives the token)
+  neuralmesh agent --server https://mesh.example.com:7443                 start again later")]
+pub struct AgentArgs {
+    /// The control plane's agent listener, https://host:7443; repeat it for each replica
+    #[arg(
+        long = "server",
+        value_name = "URL",
+        env = "NEURALMESH_AGENT_SERVER",
+        value_delimiter = ',',
+        required = true
+    )]
+    pub servers: Vec<String>,
+    /// A join token; good once, for 15 minutes
+    #[arg(long, value_name = "TOKEN", env = "NEURALMESH_JOIN", hide_env_values = true)]
+    pub join: Option<String>,
+    /// Where the agent keeps its certificate and its desired state
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/neuralmesh", env = "NEURALMESH_DATA_DIR")]
+    pub data_dir: PathBuf,
+    #[command(flatten)]
+    pub machine: MachineArgs,
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// A network of addresses: `10.0.0.0/8`, `::1`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Network {
+    pub address: IpAddr,
+    /// Length of the common prefix in bits.
+    pub prefix: u8,
+}
+
+impl FromStr for Network {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bad = || format!("`{text}` is no address or network, such as 10.0.0.0/8");
+        let (address, prefix) = text.split_once('/').map_or((text, None), |(a, p)| (a, Some(p)));
+        let address: IpAddr = address.parse().map_err(|_| bad())?;
+        let most = if address.is_ipv4() { 32 } else { 128 };
+        let prefix = prefix.map_or(Ok(most), |p| p.parse().map_err(|_| bad()))?;
+        if prefix > most { Err(bad()) } else { Ok(Self { address, prefix }) }
+    }
+}
+
+/// Control plane and agent in one process.
+pub async fn up(_args: UpArgs) -> anyhow::Result<()> {
+    anyhow::bail!("`neuralmesh up` is not wired yet")
+}
+
+/// The control plane alone.
+pub async fn server(_args: ServerArgs) -> anyhow::Result<()> {
+    anyhow::bail!("`neuralmesh server` is not wired yet")
+}
+
+/// The agent alone.
+pub async fn agent(_args: AgentArgs) -> anyhow::Result<()> {
+    anyhow::bail!("`neuralmesh agent` is not wired yet")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn networks() {
+        let network = |text: &str| text.parse::<Network>().map(|n| (n.address.to_string(), n.prefix));
+        assert_eq!(network("10.0.0.0/8"), Ok(("10.0.0.0".into(), 8)));
+        assert_eq!(network("127.0.0.1"), Ok(("127.0.0.1".into(), 32)));
+        assert_eq!(network("fd00::/8"), Ok(("fd00::".into(), 8)));
+        for bad in ["", "10.0.0.0/33", "10.0.0/8", "::/129", "x/8", "10.0.0.0/"] {
+            assert!(network(bad).is_err(), "{bad}");
+        }
+    }
+}

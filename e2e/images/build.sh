@@ -47,7 +47,8 @@ base() {
     echo "build.sh: mmdebstrap is missing; install it with: apt-get install mmdebstrap" >&2
     return 1
   }
-  mmdebstrap --quiet --variant=minbase "${@:3}" "$1" - | docker import - "$2" >/dev/null
+  # The key is named, since mmdebstrap finds it by itself only with gpg, or on Debian.
+  mmdebstrap --quiet --variant=minbase --keyring=/usr/share/keyrings/debian-archive-keyring.gpg "${@:3}" "$1" - | docker import - "$2" >/dev/null
 }
 
 build() {

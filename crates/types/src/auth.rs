@@ -237,6 +237,26 @@ pub struct AuditEntryView {
     pub detail: serde_json::Value,
 }
 
+/// What checking the whole audit log found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AuditVerdict {
+    /// Whether every entry is as it was written, and none is missing.
+    pub intact: bool,
+    /// How many entries are as they were written, from the first on.
+    pub entries: i64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_broken: Option<AuditBreak>,
+}
+
+/// The first place where the audit log is not as it was written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AuditBreak {
+    pub sequence: i64,
+    pub reason: String,
+}
+
 /// A session as its owner sees it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]

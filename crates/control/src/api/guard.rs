@@ -1,7 +1,7 @@
 //! Lets a request in or not, by its route's policy.
 
 use super::error::{ApiError, ApiResult};
-use super::extract::ClientAddress;
+use super::extract::{ClientAddress, RequestId};
 use super::route::Policy;
 use crate::app::App;
 use crate::service::auth::{Actor, Presented};
@@ -9,7 +9,6 @@ use axum::extract::Request;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, header};
-use std::net::IpAddr;
 
 /// What a route's guard needs to know of it.
 #[derive(Debug, Clone, Copy)]
@@ -24,14 +23,18 @@ pub async fn guard(app: App, rule: Guard, mut request: Request, next: Next) -> R
         Err(refusal) => return refusal.into_response(),
     };
     let address = request.extensions().get::<ClientAddress>().map(|a| a.0);
-    match admit(&app, rule.policy, presented, address).await {
-        Ok(Some(actor)) => {
-            request.extensions_mut().insert(actor);
-            next.run(request).await
-        }
-        Ok(None) => next.run(request).await,
-        Err(refusal) => refusal.into_response(),
+    let Some(presented) = presented else { return next.run(request).await };
+    let actor = match app.auth.admit(presented, address).await {
+        Ok(actor) => actor,
+        Err(refusal) => return refusal.into_response(),
+    };
+    if let Err(refusal) = permitted(rule.policy, &actor) {
+        let request_id = request.extensions().get::<RequestId>().map(|r| r.0.as_str());
+        app.auth.refused(&actor, request.method(), request.uri().path(), request_id, address);
+        return refusal.into_response();
     }
+    request.extensions_mut().insert(actor);
+    next.run(request).await
 }
 
 /// What the request shows; `None` where nothing needs to be shown.
@@ -52,17 +55,17 @@ fn presented(rule: Guard, request: &Request) -> ApiResult<Option<Presented>> {
     }
 }
 
-async fn admit(app: &App, policy: Policy, presented: Option<Presented>, address: Option<IpAddr>) -> ApiResult<Option<Actor>> {
-    let Some(presented) = presented else { return Ok(None) };
-    let actor = app.auth.admit(presented, address).await?;
-    if let Policy::Needs { role, area, write } = policy
-        && !actor.may(role, area, write)
-    {
-        let verb = if write { "change" } else { "read" };
-        let why = if actor.role < role { format!("that needs the role {}", role.as_str()) } else { format!("this token's scopes do not let it {verb} {area}") };
-        return Err(ApiError::forbidden(why));
+/// Whether the role and the scopes are enough.
+fn permitted(policy: Policy, actor: &Actor) -> ApiResult<()> {
+    let Policy::Needs { role, area, write } = policy else { return Ok(()) };
+    if actor.may(role, area, write) {
+        return Ok(());
     }
-    Ok(Some(actor))
+    Err(ApiError::forbidden(if actor.role < role {
+        format!("that needs the role {}", role.as_str())
+    } else {
+        format!("this token's scopes do not let it {} {area}", if write { "change" } else { "read" })
+    }))
 }
 
 fn bearer(headers: &HeaderMap) -> ApiResult<Option<String>> {

@@ -8,6 +8,7 @@ pub mod commands;
 pub mod containers;
 pub mod enrolment;
 pub mod fleet;
+pub mod idempotency;
 pub mod images;
 pub mod index;
 pub mod locks;

@@ -10,6 +10,7 @@
 #   NM_LISTEN     the API and dashboard   (127.0.0.1:3001)
 #   NM_AGENT_LISTEN  where agents connect (the program's own default, port 7443)
 #   NM_PROFILE    release or debug        (release)
+#   NM_FIRST_CONTAINER  its name          (hello)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/lib.sh
@@ -29,7 +30,7 @@ case $LISTEN in
   *) URL=http://$LISTEN ;;
 esac
 PASSWORD_FILE=$NM_DATA_DIR/initial-admin-password
-HELLO=hello
+HELLO=${NM_FIRST_CONTAINER:-hello}
 IMAGE=neuralmesh/hello:latest
 STEPS=5
 
@@ -192,10 +193,10 @@ fi
 
 export NEURALMESH_SERVER=$URL
 cli() { "$BINARY" "$@"; }
-# hello_field EXPRESSION: of the container hello, nothing when there is none.
+# The first container as the API shows it; fails when there is none.
 hello_json() { cli containers get "$HELLO" -o json 2>/dev/null; }
-hello_port() { python3 -c 'import json,sys; c=json.load(sys.stdin); print(next((p["host"] for p in c["ports"] if p["host"]), ""))'; }
-hello_status() { python3 -c 'import json,sys; print(json.load(sys.stdin)["status"])'; }
+# of_hello EXPRESSION: of its JSON on stdin, `c`.
+of_hello() { python3 -c 'import json,sys; c = json.load(sys.stdin); c = c[0] if isinstance(c, list) else c; print(eval(sys.argv[1]))' "$1"; }
 port_is_free() { ! python3 -c 'import socket,sys; socket.create_connection(("127.0.0.1", int(sys.argv[1])), 1)' "$1" 2>/dev/null; }
 
 begin "a first container"
@@ -207,10 +208,10 @@ if ! hello=$(hello_json); then
   port=8080
   until port_is_free "$port"; do port=$((port + 1)); done
   cli containers run --name "$HELLO" -p "$port:8080" "$IMAGE" >/dev/null || fail_with_log "$LOG" "the first container did not start"
-elif [ "$(hello_status <<<"$hello")" != running ]; then
+elif [ "$(of_hello 'c["status"]' <<<"$hello")" != running ]; then
   cli containers start "$HELLO" >/dev/null || fail_with_log "$LOG" "the container $HELLO did not start"
 fi
-port=$(hello_json | hello_port)
+port=$(hello_json | of_hello 'next((p["host"] for p in c["ports"] if p["host"]), "")')
 [ -n "$port" ] || die "the container $HELLO has no port on this machine; remove it with '$BINARY containers rm -f $HELLO', then run this again"
 hello_answers() { curl -fs -m 5 -o /dev/null "http://127.0.0.1:$port/"; }
 wait_until 30 hello_answers || {

@@ -79,6 +79,9 @@ pub enum Command {
     Completion(completion::CompletionArgs),
     /// Print the API's OpenAPI document
     Openapi(openapi::OpenapiArgs),
+    /// Serve the page of the built-in image
+    #[command(hide = true)]
+    Hello(run::HelloArgs),
 }
 
 impl Command {

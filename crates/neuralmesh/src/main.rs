@@ -6,10 +6,12 @@ mod cli;
 mod client;
 mod commands;
 mod context;
+mod hello;
 mod input;
 mod output;
 mod prompt;
 mod run;
+mod serve;
 
 use clap::Parser;
 use std::process::ExitCode;

@@ -1,9 +1,9 @@
-//! What stays and serves: the control plane, the agent, and both in one.
+//! The options of what stays and serves: the control plane, the agent, and both in one.
 
 use clap::{Args, ValueEnum};
-use std::net::{IpAddr, SocketAddr};
+use nm_control::api::frame::Network;
+use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::str::FromStr;
 
 /// What a control plane needs, alone or with an agent beside it.
 #[derive(Debug, Clone, Args)]
@@ -131,53 +131,10 @@ pub struct AgentArgs {
     pub log: LogArgs,
 }
 
-/// A network of addresses: `10.0.0.0/8`, `::1`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Network {
-    pub address: IpAddr,
-    /// Length of the common prefix in bits.
-    pub prefix: u8,
-}
-
-impl FromStr for Network {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        let bad = || format!("`{text}` is no address or network, such as 10.0.0.0/8");
-        let (address, prefix) = text.split_once('/').map_or((text, None), |(a, p)| (a, Some(p)));
-        let address: IpAddr = address.parse().map_err(|_| bad())?;
-        let most = if address.is_ipv4() { 32 } else { 128 };
-        let prefix = prefix.map_or(Ok(most), |p| p.parse().map_err(|_| bad()))?;
-        if prefix > most { Err(bad()) } else { Ok(Self { address, prefix }) }
-    }
-}
-
-/// Control plane and agent in one process.
-pub async fn up(_args: UpArgs) -> anyhow::Result<()> {
-    anyhow::bail!("`neuralmesh up` is not wired yet")
-}
-
-/// The control plane alone.
-pub async fn server(_args: ServerArgs) -> anyhow::Result<()> {
-    anyhow::bail!("`neuralmesh server` is not wired yet")
-}
-
-/// The agent alone.
-pub async fn agent(_args: AgentArgs) -> anyhow::Result<()> {
-    anyhow::bail!("`neuralmesh agent` is not wired yet")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn networks() {
-        let network = |text: &str| text.parse::<Network>().map(|n| (n.address.to_string(), n.prefix));
-        assert_eq!(network("10.0.0.0/8"), Ok(("10.0.0.0".into(), 8)));
-        assert_eq!(network("127.0.0.1"), Ok(("127.0.0.1".into(), 32)));
-        assert_eq!(network("fd00::/8"), Ok(("fd00::".into(), 8)));
-        for bad in ["", "10.0.0.0/33", "10.0.0/8", "::/129", "x/8", "10.0.0.0/"] {
-            assert!(network(bad).is_err(), "{bad}");
-        }
-    }
+/// `neuralmesh hello`, the program of the built-in image.
+#[derive(Debug, Clone, Args)]
+pub struct HelloArgs {
+    /// Where to listen
+    #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:8080")]
+    pub listen: SocketAddr,
 }

@@ -18,14 +18,15 @@ pub mod volumes;
 
 use crate::cli::{ClientArgs, Command};
 use crate::context::Context;
-use crate::run;
+use crate::{hello, serve};
 
 /// Runs a command; answers the program's exit code.
 pub async fn dispatch(command: Command) -> anyhow::Result<u8> {
     match command {
-        Command::Up(args) => run::up(args).await.map(|()| 0),
-        Command::Server(args) => run::server(args).await.map(|()| 0),
-        Command::Agent(args) => run::agent(args).await.map(|()| 0),
+        Command::Up(args) => serve::up(args).await.map(|()| 0),
+        Command::Server(args) => serve::server(args).await.map(|()| 0),
+        Command::Agent(args) => serve::agent(args).await.map(|()| 0),
+        Command::Hello(args) => hello::server::run(args.listen).await.map(|()| 0),
         Command::Login(args) => login::login(args).await,
         Command::Logout(args) => login::logout(args).await,
         Command::Nodes(group) => nodes::run(group.command, &connect(&group.client)?).await,

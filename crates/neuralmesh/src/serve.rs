@@ -1,0 +1,294 @@
+//! Starts what `up`, `server` and `agent` name, and ends it in good order.
+
+use crate::hello;
+use crate::run::{AgentArgs, ControlArgs, LogArgs, LogFormat, MachineArgs, ServerArgs, UpArgs};
+use anyhow::{Context, bail};
+use hyper_util::service::TowerToHyperService;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nm_agent::{Agent, AgentConfig};
+use nm_control::app::{App, AppConfig};
+use nm_control::service::auth::{Actor, AuthConfig};
+use nm_control::service::clock::SystemClock;
+use nm_link::agent::{AgentIdentity, AgentLink, AgentOptions, DialOptions, IdentityStore, ServerUrl, join};
+use nm_link::server::ServerOptions;
+use nm_link::{AgentFacts, JoinToken};
+use nm_store::{DatabaseUrl, Store, StoreConfig};
+use nm_types::NodeId;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+/// Control plane and this machine's agent, in one process; they talk over the link all the same.
+pub async fn up(args: UpArgs) -> anyhow::Result<()> {
+    start_logging(&args.control.log)?;
+    let (app, serving) = start_control(&args.control, args.agent_listen).await?;
+    let agent = start_local_agent(&app, &args.control.data_dir, &args.machine, serving.agents);
+    let stop = CancellationToken::new();
+    let mut control = serving.task;
+    let outcome = match agent.await {
+        Ok((node, link, agent)) => {
+            tokio::spawn(offer_first_image(app.clone(), node));
+            let running = tokio::spawn(run_agent(agent, link, stop.clone()));
+            let outcome = until_told(&mut control, &app).await;
+            // The control plane has said goodbye to its links; what the agent holds is on its disk.
+            stop.cancel();
+            let _ended = running.await;
+            outcome
+        }
+        Err(error) => {
+            app.shut_down();
+            let _ended = control.await;
+            Err(error.context("this machine could not become a node of its own control plane"))
+        }
+    };
+    info!("stopped");
+    outcome
+}
+
+/// The control plane alone.
+pub async fn server(args: ServerArgs) -> anyhow::Result<()> {
+    start_logging(&args.control.log)?;
+    let (app, mut serving) = start_control(&args.control, args.agent_listen).await?;
+    let outcome = until_told(&mut serving.task, &app).await;
+    info!("stopped");
+    outcome
+}
+
+/// The agent alone.
+pub async fn agent(args: AgentArgs) -> anyhow::Result<()> {
+    start_logging(&args.log)?;
+    let servers = args.servers.iter().map(|s| s.parse::<ServerUrl>()).collect::<Result<Vec<_>, _>>()?;
+    let dir = args.data_dir.join("agent");
+    let store = IdentityStore::open(&dir)?;
+    let identity = match (store.load()?, &args.join) {
+        (Some(identity), _) => identity,
+        (None, Some(token)) => {
+            let token: JoinToken = JoinToken::parse(token)?;
+            let server = servers
+                .first()
+                .context("an agent needs the address of a control plane: --server https://HOST:7443")?;
+            let identity = join(&store, server, &token, &facts(&args.machine), &DialOptions::default()).await?;
+            info!(node.id = %identity.node(), "joined the fleet");
+            identity
+        }
+        (None, None) => {
+            bail!("this machine has not joined a fleet yet: give it a token by --join (`neuralmesh nodes join-token` makes one)")
+        }
+    };
+    let stop = CancellationToken::new();
+    let (agent, link) = make_agent(dir, &args.machine, store, identity, servers).await?;
+    let running = tokio::spawn(run_agent(agent, link, stop.clone()));
+    told_to_stop().await?;
+    stop.cancel();
+    running.await.context("the agent ended badly")?;
+    info!("stopped");
+    Ok(())
+}
+
+struct Serving {
+    /// Where the agent listener is, with the port it really got.
+    agents: SocketAddr,
+    task: tokio::task::JoinHandle<Result<(), String>>,
+}
+
+async fn start_control(args: &ControlArgs, agent_listen: SocketAddr) -> anyhow::Result<(App, Serving)> {
+    raise_file_limit();
+    let data_dir = &args.data_dir;
+    std::fs::create_dir_all(data_dir).with_context(|| format!("make the data folder {}", data_dir.display()))?;
+    let url = match &args.database_url {
+        Some(url) => url.parse::<DatabaseUrl>()?,
+        None => DatabaseUrl::sqlite(data_dir.join("neuralmesh.db")),
+    };
+    let key_file = args.key_file.clone().unwrap_or_else(|| data_dir.join("secrets.key"));
+    let store = Store::open(StoreConfig { url, key_file }).await.context("open the database")?;
+    let config = AppConfig {
+        data_dir: data_dir.clone(),
+        trusted_proxies: args.trusted_proxies.clone(),
+        auth: AuthConfig::default(),
+        link: ServerOptions::default(),
+    };
+    let app = App::open(config, store, Arc::new(SystemClock)).await?;
+    let password = app.auth.bootstrap(data_dir).await?;
+    let api = bind(args.listen, "--listen").await?;
+    let agents = bind(agent_listen, "--agent-listen").await?;
+    let (api_address, agents_address) = (api.local_addr()?, agents.local_addr()?);
+    let task = tokio::spawn({
+        let app = app.clone();
+        async move { app.run(api, agents).await }
+    });
+    println!(
+        "NeuralMesh {}: dashboard and API at http://{api_address}, agents at {agents_address}",
+        env!("CARGO_PKG_VERSION")
+    );
+    if let Some(file) = password {
+        println!("The password of the user `admin` is in {}", file.display());
+    }
+    Ok((
+        app,
+        Serving {
+            agents: agents_address,
+            task,
+        },
+    ))
+}
+
+async fn bind(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| {
+        format!("listen on {address}: is something else there, another NeuralMesh perhaps? {flag} chooses another address")
+    })
+}
+
+/// Until the process is told to stop, or the control plane ends by itself.
+async fn until_told(control: &mut tokio::task::JoinHandle<Result<(), String>>, app: &App) -> anyhow::Result<()> {
+    let ended = tokio::select! {
+        told = told_to_stop() => {
+            told?;
+            app.shut_down();
+            control.await
+        }
+        ended = &mut *control => ended,
+    };
+    ended.context("the control plane ended badly")?.map_err(anyhow::Error::msg)
+}
+
+async fn told_to_stop() -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    info!("stopping; once more to stop at once");
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        std::process::exit(130);
+    });
+    Ok(())
+}
+
+fn facts(machine: &MachineArgs) -> AgentFacts {
+    let hostname = match &machine.name {
+        Some(name) => name.to_string(),
+        None => nix::unistd::gethostname()
+            .ok()
+            .and_then(|h| h.into_string().ok())
+            .filter(|h| !h.is_empty())
+            .unwrap_or_else(|| "node".into()),
+    };
+    AgentFacts {
+        hostname,
+        agent_version: env!("CARGO_PKG_VERSION").into(),
+        os: std::env::consts::OS.into(),
+        arch: std::env::consts::ARCH.into(),
+    }
+}
+
+async fn make_agent(
+    dir: PathBuf,
+    machine: &MachineArgs,
+    store: IdentityStore,
+    identity: AgentIdentity,
+    servers: Vec<ServerUrl>,
+) -> anyhow::Result<(Agent, AgentLink)> {
+    let agent = Agent::new(AgentConfig {
+        data_dir: dir,
+        docker_socket: machine.docker_socket.clone(),
+    })
+    .await
+    .context("start the agent")?;
+    let link = AgentLink::new(store, identity, servers, AgentOptions::default());
+    Ok((agent, link))
+}
+
+async fn run_agent(agent: Agent, link: AgentLink, stop: CancellationToken) {
+    let service = TowerToHyperService::new(agent.router());
+    tokio::join!(agent.run(stop.clone()), link.run(service, stop));
+}
+
+/// This machine as the first node: it joins as every other machine does, only that nobody has to paste the token.
+async fn start_local_agent(
+    app: &App,
+    data_dir: &Path,
+    machine: &MachineArgs,
+    agents: SocketAddr,
+) -> anyhow::Result<(NodeId, AgentLink, Agent)> {
+    let host = match agents.ip() {
+        ip if !ip.is_unspecified() => ip,
+        _ => IpAddr::V4(Ipv4Addr::LOCALHOST),
+    };
+    let server: ServerUrl = format!("https://{}", SocketAddr::new(host, agents.port())).parse()?;
+    let dir = data_dir.join("agent");
+    let store = IdentityStore::open(&dir)?;
+    let known = store.load()?.filter(|identity| app.nodes.knows(identity.node()));
+    let identity = match known {
+        Some(identity) => identity,
+        None => {
+            if store.path().exists() {
+                warn!("this machine's node was removed from the fleet, or the database is another one: joining anew");
+                std::fs::remove_file(store.path()).context("remove the old identity")?;
+            }
+            let token = app
+                .enrolment
+                .new_token(&Actor::system(), &nm_control::api::extract::Meta::internal())
+                .await?;
+            join(
+                &store,
+                &server,
+                &JoinToken::parse(&token.token)?,
+                &facts(machine),
+                &DialOptions::default(),
+            )
+            .await?
+        }
+    };
+    let node = identity.node().clone();
+    let (agent, link) = make_agent(dir, machine, store, identity, vec![server]).await?;
+    Ok((node, link, agent))
+}
+
+/// Gives the node the built-in image where it has none yet, once its Docker engine answers.
+async fn offer_first_image(app: App, node: NodeId) {
+    let offered = async {
+        if app.resources.has_image(&node, hello::NAME).await? {
+            return anyhow::Ok(());
+        }
+        let image = tokio::task::spawn_blocking(hello::image::build).await??;
+        app.resources.load_image(&node, tokio::fs::File::from_std(image)).await?;
+        info!(image = hello::NAME, "the built-in image is there");
+        Ok(())
+    };
+    if let Err(error) = offered.await {
+        warn!("the built-in image {} could not be offered: {error:#}", hello::NAME);
+    }
+}
+
+fn start_logging(args: &LogArgs) -> anyhow::Result<()> {
+    let filter =
+        tracing_subscriber::EnvFilter::try_new(&args.log_level).with_context(|| format!("`{}` is no log level", args.log_level))?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match args.log_format {
+        LogFormat::Text => log.with_target(false).init(),
+        LogFormat::Json => log.json().flatten_event(true).init(),
+    }
+    Ok(())
+}
+
+/// Each agent and each client is an open file; the default limit of 1,024 is for programs of another kind.
+fn raise_file_limit() {
+    match getrlimit(Resource::RLIMIT_NOFILE) {
+        Ok((soft, hard)) if soft < hard => {
+            if let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
+                warn!(%error, "the limit of open files stays at {soft}");
+            }
+        }
+        Ok(_) => {}
+        Err(error) => warn!(%error, "the limit of open files can't be read"),
+    }
+}

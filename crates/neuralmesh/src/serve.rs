@@ -14,6 +14,7 @@ use nm_link::server::ServerOptions;
 use nm_link::{AgentFacts, JoinToken};
 use nm_store::{DatabaseUrl, Store, StoreConfig};
 use nm_types::NodeId;
+use std::io::IsTerminal;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -272,7 +273,10 @@ async fn offer_first_image(app: App, node: NodeId) {
 fn start_logging(args: &LogArgs) -> anyhow::Result<()> {
     let filter =
         tracing_subscriber::EnvFilter::try_new(&args.log_level).with_context(|| format!("`{}` is no log level", args.log_level))?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     match args.log_format {
         LogFormat::Text => log.with_target(false).init(),
         LogFormat::Json => log.json().flatten_event(true).init(),

@@ -168,6 +168,13 @@ pub struct Meta {
     pub path: String,
 }
 
+impl Meta {
+    /// For what the control plane does by itself.
+    pub fn internal() -> Self {
+        Self { request_id: String::new(), address: None, idempotency_key: None, respond_async: false, if_match: None, method: Method::POST, path: String::new() }
+    }
+}
+
 impl<S: Send + Sync> FromRequestParts<S> for Meta {
     type Rejection = ApiError;
     async fn from_request_parts(parts: &mut Parts, _: &S) -> ApiResult<Self> {

@@ -34,15 +34,14 @@ pub async fn frame(app: App, mut request: Request, next: Next) -> Response {
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
     let span = tracing::info_span!("request", request.id = %id, http.method = %method, http.path = %path);
+    // What changes something goes on to its end also when the caller hangs up: half a change helps nobody.
     let run = AssertUnwindSafe(next.run(request)).catch_unwind().instrument(span.clone());
-    let response = match run.await {
-        Ok(response) => response,
-        Err(_) => {
-            // The panic hook has logged where; the caller gets what any fault of ours gives.
-            tracing::error!(parent: &span, "a handler panicked");
-            ApiError::internal().into_response()
-        }
-    };
+    let done = if method.is_safe() { run.await.ok() } else { tokio::spawn(run).await.ok().and_then(Result::ok) };
+    let response = done.unwrap_or_else(|| {
+        // The panic hook has logged where; the caller gets what any fault of ours gives.
+        tracing::error!(parent: &span, "a handler panicked");
+        ApiError::internal().into_response()
+    });
     let response = finish(response, &id, &path);
     let took = started.elapsed();
     app.metrics.request(&method, response.status(), took);

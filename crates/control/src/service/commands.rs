@@ -5,10 +5,10 @@ use crate::api::extract::Meta;
 use crate::service::audit::audit;
 use crate::service::auth::Actor;
 use crate::service::containers::{Containers, stale};
-use crate::service::fleet::{Agent, keyed};
+use crate::service::fleet::{Agent, CallError, keyed};
 use crate::service::index::{Phase, Record, Wanted};
 use crate::service::operations::Layers;
-use nm_link::contract::{Action, Command, CreateContainer, Exec, path};
+use nm_link::contract::{Action, AgentErrorCode, Command, CreateContainer, Exec, path};
 use nm_store::{Kind, Patch, StoreError};
 use nm_types::OperationId;
 use nm_types::container::{ContainerUpdate, ContainerView, ExecCommand, ExecResult, ObservedContainer, Signal};
@@ -214,7 +214,18 @@ impl Containers {
         tx.audit(audit(actor, meta, "container.exec", Some(record.id.as_str()), detail)).await?;
         tx.commit().await?;
         let extra = Duration::from_secs(u64::try_from(command.timeout.map_or(30, |t| t.get())).unwrap_or(30));
-        agent.post(&keyed(path::EXEC, &record), &Exec { command }, extra).await.map_err(ApiError::from)
+        match agent.post(&keyed(path::EXEC, &record), &Exec { command }, extra).await {
+            // A program that is not there is an outcome of the command, as it is in every shell.
+            Err(CallError::Refused(e)) if e.code == AgentErrorCode::CommandFailed => Ok(ExecResult {
+                exit_code: Some(127),
+                output: e.message.clone(),
+                stdout: String::new(),
+                stderr: e.message,
+                timed_out: false,
+                truncated: false,
+            }),
+            other => Ok(other?),
+        }
     }
 
     /// 409 while it is being made, 404 once Docker lost it.

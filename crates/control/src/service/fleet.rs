@@ -131,7 +131,8 @@ impl Agent {
         }
     }
 
-    async fn whole<T: DeserializeOwned>(&self, response: Response<Incoming>) -> Result<T, CallError> {
+    /// The whole of a short answer.
+    pub async fn whole<T: DeserializeOwned>(&self, response: Response<Incoming>) -> Result<T, CallError> {
         let bytes = Limited::new(response.into_body(), ANSWER_LIMIT).collect().await.map_err(|_| broken(self))?.to_bytes();
         serde_json::from_slice(&bytes).map_err(|e| garbled(self, e))
     }

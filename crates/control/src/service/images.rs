@@ -10,6 +10,7 @@ use crate::service::fleet::{CallError, Fleet, is_passing};
 use crate::service::nodes::Nodes;
 use crate::service::operations::{Layers, Operations, Outcome, WAIT};
 use crate::service::registries::Registries;
+use futures_util::StreamExt;
 use nm_link::contract::{CreateNetwork, CreateVolume, Membership, Name, Pull, RemoveImage, path};
 use nm_store::Store;
 use nm_types::NodeId;
@@ -152,6 +153,19 @@ impl Resources {
                 }
             }
         });
+    }
+
+    /// Whether a node has an image of this name.
+    pub async fn has_image(&self, node: &NodeId, name: &str) -> ApiResult<bool> {
+        let images: Vec<ImageView> = self.fleet.connected(node).await.get(path::IMAGES).await?;
+        Ok(images.iter().any(|i| i.tags.iter().any(|t| t == name)))
+    }
+    /// Gives a node an image as `docker save` writes it; answers with its names.
+    pub async fn load_image(&self, node: &NodeId, archive: tokio::fs::File) -> ApiResult<Vec<String>> {
+        let stream = tokio_util::io::ReaderStream::with_capacity(archive, 1 << 18).map(|chunk| chunk.map(hyper::body::Frame::data));
+        let agent = self.fleet.agent(node)?;
+        let answer = agent.duplex(http::Method::POST, path::LOAD, "application/x-tar", http_body_util::StreamBody::new(stream), Duration::from_secs(300)).await?;
+        Ok(agent.whole(answer).await?)
     }
 
     pub async fn remove_image(&self, actor: &Actor, meta: &Meta, node: Option<&str>, image: String, force: bool) -> ApiResult<()> {

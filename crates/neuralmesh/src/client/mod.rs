@@ -13,7 +13,7 @@ mod websocket;
 
 pub use call::Call;
 pub use error::ClientError;
-pub use operation::{Outcome, Watch};
+pub use operation::{Outcome, Watch, succeeded};
 pub use session::{Credential, Session, now};
 pub use url::ServerUrl;
 pub use websocket::{Socket, SocketMessage};
@@ -40,7 +40,6 @@ pub struct Fetched<T> {
     pub value: T,
     /// `data` as the server wrote it.
     pub raw: Box<RawValue>,
-    pub message: Option<String>,
     pub etag: Option<String>,
 }
 
@@ -62,8 +61,6 @@ struct Envelope {
     data: Option<Box<RawValue>>,
     #[serde(default)]
     next_cursor: Option<String>,
-    #[serde(default)]
-    message: Option<String>,
 }
 
 struct Answer {
@@ -125,8 +122,8 @@ impl Client {
     }
 
     /// A call whose answer says no more than that it was done.
-    pub async fn done(&self, call: Call) -> Result<Option<String>, ClientError> {
-        Ok(self.exchange(&call).await?.envelope.message)
+    pub async fn done(&self, call: Call) -> Result<(), ClientError> {
+        self.exchange(&call).await.map(drop)
     }
 
     /// All pages of a list, or the first `limit` items.
@@ -156,7 +153,7 @@ impl Client {
         }
     }
 
-    /// A list that the API gives in one piece.
+    /// A list that the API does not cut into pages.
     pub async fn list_whole<T: DeserializeOwned>(&self, call: Call) -> Result<Listed<T>, ClientError> {
         let page: Fetched<Vec<Box<RawValue>>> = self.fetch(call).await?;
         let items = page.value.iter().map(|raw| self.read(raw)).collect::<Result<_, _>>()?;
@@ -217,7 +214,6 @@ impl Client {
         Ok(Fetched {
             value: self.read(&raw)?,
             raw,
-            message: answer.envelope.message,
             etag,
         })
     }

@@ -20,8 +20,10 @@ pub trait Watch {
 /// How far a call got.
 #[derive(Debug)]
 pub enum Outcome<T> {
-    /// It is done.
+    /// It is done, within the time that the server waits.
     Done(Fetched<T>),
+    /// It went on as an operation, which has succeeded.
+    Ended(Box<Fetched<OperationView>>),
     /// It goes on; nobody waits.
     Begun(Box<Fetched<OperationView>>),
 }
@@ -34,8 +36,8 @@ struct RawResult {
 }
 
 impl Client {
-    /// A call that may turn into an operation: waits for the operation's end and answers with its result, or, unless
-    /// `wait`, with the operation itself.
+    /// A call that may turn into an operation. Waits for the operation's end when `wait`; that it failed or was cancelled is
+    /// an error.
     pub async fn submit<T: DeserializeOwned>(&self, call: Call, wait: bool, watch: &mut dyn Watch) -> Result<Outcome<T>, ClientError> {
         let answer = self.exchange(&call).await?;
         if answer.status != StatusCode::ACCEPTED {
@@ -47,11 +49,11 @@ impl Client {
         }
         watch.update(&begun.value);
         let last = if begun.value.state.is_final() {
-            begun.raw
+            begun
         } else {
-            self.follow(begun.value.id.as_str(), watch).await?.raw
+            self.follow(begun.value.id.as_str(), watch).await?
         };
-        self.result(&last).map(Outcome::Done)
+        succeeded(last).map(|operation| Outcome::Ended(Box::new(operation)))
     }
 
     /// Follows an operation to its end, whatever that is.
@@ -71,7 +73,6 @@ impl Client {
                                 return Ok(Fetched {
                                     value: operation,
                                     raw,
-                                    message: None,
                                     etag: None,
                                 });
                             }
@@ -95,31 +96,18 @@ impl Client {
         }
     }
 
-    /// What came of an operation that has ended.
-    fn result<T: DeserializeOwned>(&self, raw: &RawValue) -> Result<Fetched<T>, ClientError> {
-        let operation: OperationView = self.read(raw)?;
-        match (operation.state, operation.error) {
-            (OperationState::Cancelled, _) => Err(ClientError::Cancelled {
-                id: operation.id.to_string(),
-            }),
-            (_, Some(error)) => Err(ClientError::Operation {
-                id: operation.id.to_string(),
-                error: Box::new(error),
-            }),
-            _ => {
-                let result: RawResult = self.read(raw)?;
-                let raw = match result.result {
-                    Some(raw) => raw,
-                    None => RawValue::from_string("null".to_owned()).map_err(|source| self.shape(source))?,
-                };
-                Ok(Fetched {
-                    value: self.read(&raw)?,
-                    raw,
-                    message: None,
-                    etag: None,
-                })
-            }
-        }
+    /// The result of an operation that has succeeded.
+    pub fn result<T: DeserializeOwned>(&self, operation: &Fetched<OperationView>) -> Result<Fetched<T>, ClientError> {
+        let result: RawResult = self.read(&operation.raw)?;
+        let raw = match result.result {
+            Some(raw) => raw,
+            None => RawValue::from_string("null".to_owned()).map_err(|source| self.shape(source))?,
+        };
+        Ok(Fetched {
+            value: self.read(&raw)?,
+            raw,
+            etag: None,
+        })
     }
 
     fn shape(&self, source: serde_json::Error) -> ClientError {
@@ -127,5 +115,18 @@ impl Client {
             server: self.server.to_string(),
             source,
         }
+    }
+}
+
+/// An operation that has ended, when it has ended well.
+pub fn succeeded(operation: Fetched<OperationView>) -> Result<Fetched<OperationView>, ClientError> {
+    let id = operation.value.id.to_string();
+    match (operation.value.state, &operation.value.error) {
+        (OperationState::Cancelled, _) => Err(ClientError::Cancelled { id }),
+        (_, Some(error)) => Err(ClientError::Operation {
+            id,
+            error: Box::new(error.clone()),
+        }),
+        (OperationState::Pending | OperationState::Running | OperationState::Succeeded | OperationState::Failed, None) => Ok(operation),
     }
 }

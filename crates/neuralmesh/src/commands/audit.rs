@@ -1,10 +1,13 @@
 //! `neuralmesh audit …`
 
+use super::containers::flags::moment;
 use crate::client::Call;
 use crate::context::Context;
-use crate::output::{note, table::Column};
+use crate::output::table::Column;
 use clap::{Args, Subcommand};
-use nm_types::auth::AuditEntryView;
+use nm_types::Timestamp;
+use nm_types::auth::{AuditEntryView, AuditVerdict};
+use std::time::Duration;
 
 #[derive(Debug, Subcommand)]
 pub enum AuditCommand {
@@ -16,7 +19,29 @@ pub enum AuditCommand {
 }
 
 #[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+Examples:
+  neuralmesh audit ls --actor ann --from 2d
+  neuralmesh audit ls --action auth.login --outcome unauthorized -o json")]
 pub struct LsArgs {
+    /// Only what this user or token did
+    #[arg(long, value_name = "NAME")]
+    pub actor: Option<String>,
+    /// Only this action: container.create, auth.login, …
+    #[arg(long, value_name = "ACTION")]
+    pub action: Option<String>,
+    /// Only what was done to this
+    #[arg(long, value_name = "ID")]
+    pub target: Option<String>,
+    /// Only what came out so: ok, or the code of an error
+    #[arg(long, value_name = "OUTCOME")]
+    pub outcome: Option<String>,
+    /// Only from this time on: 10m, 2026-02-03T02:30:00Z
+    #[arg(long, visible_alias = "since", value_name = "TIME", value_parser = moment)]
+    pub from: Option<Timestamp>,
+    /// Only before this time
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    pub until: Option<Timestamp>,
     /// At most so many
     #[arg(long, value_name = "COUNT", default_value_t = 50)]
     pub limit: usize,
@@ -25,7 +50,14 @@ pub struct LsArgs {
 pub async fn run(command: AuditCommand, cx: &Context) -> anyhow::Result<u8> {
     match command {
         AuditCommand::Ls(args) => {
-            let list = cx.client.list::<AuditEntryView>(Call::get(&["audit"]), Some(args.limit)).await?;
+            let call = Call::get(&["audit"])
+                .query_opt("actor", args.actor)
+                .query_opt("action", args.action)
+                .query_opt("target", args.target)
+                .query_opt("outcome", args.outcome)
+                .query_opt("from", args.from)
+                .query_opt("until", args.until);
+            let list = cx.client.list::<AuditEntryView>(call, Some(args.limit)).await?;
             let columns = [
                 Column::new("#", |a: &AuditEntryView| a.sequence.to_string()).right(),
                 Column::new("TIME", |a: &AuditEntryView| a.time.to_string()),
@@ -44,11 +76,18 @@ pub async fn run(command: AuditCommand, cx: &Context) -> anyhow::Result<u8> {
             cx.out.list(&list, &columns, |a| a.sequence.to_string())?;
         }
         AuditCommand::Verify => {
-            let verdict = cx.client.fetch::<serde_json::Value>(Call::get(&["audit", "verify"])).await?;
-            cx.out.json(&verdict.raw)?;
-            if let Some(message) = &verdict.message {
-                note(message);
-            }
+            // It reads the whole log.
+            let call = Call::get(&["audit", "verify"]).timeout(Duration::from_secs(600));
+            let verdict = cx.client.fetch::<AuditVerdict>(call).await?;
+            let text = match &verdict.value.first_broken {
+                None => format!("The audit log is intact: {} entries.", verdict.value.entries),
+                Some(first) => format!(
+                    "The audit log was tampered with, first at entry {}: {}.",
+                    first.sequence, first.reason
+                ),
+            };
+            cx.out.result(&verdict, &text)?;
+            return Ok(u8::from(!verdict.value.intact));
         }
     }
     Ok(0)

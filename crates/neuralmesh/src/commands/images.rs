@@ -99,14 +99,17 @@ pub async fn run(command: ImagesCommand, cx: &Context) -> anyhow::Result<u8> {
             let mut progress = cx.out.progress();
             let outcome = interruptible(cx.client.submit::<ImageView>(call, !args.no_wait, &mut progress)).await;
             drop(progress);
-            match outcome? {
-                Outcome::Begun(operation) => begun(&operation, cx)?,
-                Outcome::Done(image) => {
-                    cx.out.result(&image, &args.image.with_tag())?;
-                    if cx.out.format == Format::Wide {
-                        note(format!("{}  {}", image.value.id, human::size(image.value.size)));
-                    }
+            let image = match outcome? {
+                Outcome::Begun(operation) => {
+                    begun(&operation, cx)?;
+                    return Ok(0);
                 }
+                Outcome::Done(image) => image,
+                Outcome::Ended(operation) => cx.client.result::<ImageView>(&operation)?,
+            };
+            cx.out.result(&image, &args.image.with_tag())?;
+            if cx.out.format == Format::Wide {
+                note(format!("{}  {}", image.value.id, human::size(image.value.size)));
             }
         }
         ImagesCommand::Rm(args) => {
@@ -140,7 +143,7 @@ pub async fn run(command: ImagesCommand, cx: &Context) -> anyhow::Result<u8> {
 
 async fn ls(args: &LsArgs, cx: &Context) -> anyhow::Result<()> {
     let call = Call::get(&["images"]).query_opt("nodeId", args.node.as_ref());
-    let list = cx.client.list::<ImageView>(call, None).await?;
+    let list = cx.client.list_whole::<ImageView>(call).await?;
     if args.quiet {
         return Ok(cx.out.lines(list.items.iter().map(|i| i.id.as_str()))?);
     }

@@ -1,6 +1,6 @@
 //! `neuralmesh operations …`, and what other commands share about operations.
 
-use crate::client::{Call, ClientError, Fetched, now};
+use crate::client::{Call, ClientError, Fetched, now, succeeded};
 use crate::context::Context;
 use crate::output::{human, note, table::Column};
 use clap::{Args, Subcommand, ValueEnum};
@@ -56,7 +56,7 @@ pub struct OperationArgs {
 
 /// The user pressed ^C while the server worked on.
 #[derive(Debug, thiserror::Error)]
-#[error("interrupted: what was begun goes on; `neuralmesh operations ls` shows it")]
+#[error("interrupted: what was begun may go on at the server; `neuralmesh operations ls` shows it")]
 pub struct Interrupted;
 
 /// Lets the user stop waiting, and says that the work goes on all the same.
@@ -112,18 +112,8 @@ pub async fn run(command: OperationsCommand, cx: &Context) -> anyhow::Result<u8>
             let mut progress = cx.out.progress();
             let operation = interruptible(cx.client.follow(&args.operation, &mut progress)).await?;
             drop(progress);
-            let id = operation.value.id.to_string();
-            match (operation.value.state, &operation.value.error) {
-                (_, Some(error)) => {
-                    return Err(ClientError::Operation {
-                        id,
-                        error: Box::new(error.clone()),
-                    }
-                    .into());
-                }
-                (OperationState::Cancelled, None) => return Err(ClientError::Cancelled { id }.into()),
-                _ => cx.out.result(&operation, word(operation.value.state))?,
-            }
+            let operation = succeeded(operation)?;
+            cx.out.result(&operation, word(operation.value.state))?;
         }
         OperationsCommand::Cancel(args) => {
             let operation = cx

@@ -57,7 +57,7 @@ pub struct RmArgs {
 pub async fn run(command: RegistriesCommand, cx: &Context) -> anyhow::Result<u8> {
     match command {
         RegistriesCommand::Ls(args) => {
-            let list = cx.client.list::<RegistryView>(Call::get(&["registries"]), None).await?;
+            let list = cx.client.list_whole::<RegistryView>(Call::get(&["registries"])).await?;
             if args.quiet {
                 cx.out.lines(list.items.iter().map(|r| r.id.as_str()))?;
                 return Ok(0);
@@ -78,7 +78,7 @@ pub async fn run(command: RegistriesCommand, cx: &Context) -> anyhow::Result<u8>
             };
             let password = args.password.read("Password", false)?;
             let body = json!({ "host": args.host, "username": username, "password": password.expose() });
-            let known = cx.client.list::<RegistryView>(Call::get(&["registries"]), None).await?;
+            let known = cx.client.list_whole::<RegistryView>(Call::get(&["registries"])).await?;
             let call = match known.items.iter().find(|r| r.host == args.host) {
                 Some(known) => Call::put(&["registries", known.id.as_str()]),
                 None => Call::create(&["registries"]),
@@ -87,14 +87,8 @@ pub async fn run(command: RegistriesCommand, cx: &Context) -> anyhow::Result<u8>
             cx.out.result(&saved, saved.value.host.as_str())?;
         }
         RegistriesCommand::Rm(args) => {
-            let known = cx.client.list::<RegistryView>(Call::get(&["registries"]), None).await?;
             for named in &args.registries {
-                let id = known
-                    .items
-                    .iter()
-                    .find(|r| r.host.as_str() == named)
-                    .map_or(named.as_str(), |r| r.id.as_str());
-                cx.client.done(Call::delete(&["registries", id])).await?;
+                cx.client.done(Call::delete(&["registries", named])).await?;
                 cx.out.line(named)?;
             }
         }

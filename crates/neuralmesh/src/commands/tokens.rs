@@ -23,6 +23,9 @@ pub enum TokensCommand {
 
 #[derive(Debug, Clone, Args)]
 pub struct LsArgs {
+    /// Everybody's, for admins
+    #[arg(short, long)]
+    pub all: bool,
     /// Print ids only
     #[arg(short, long)]
     pub quiet: bool,
@@ -62,7 +65,10 @@ fn scope(text: &str) -> Result<Scope, String> {
 pub async fn run(command: TokensCommand, cx: &Context) -> anyhow::Result<u8> {
     match command {
         TokensCommand::Ls(args) => {
-            let list = cx.client.list::<TokenView>(Call::get(&["tokens"]), None).await?;
+            let list = cx
+                .client
+                .list::<TokenView>(Call::get(&["tokens"]).flag("all", args.all), None)
+                .await?;
             if args.quiet {
                 cx.out.lines(list.items.iter().map(|t| t.id.as_str()))?;
                 return Ok(0);

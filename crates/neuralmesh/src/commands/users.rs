@@ -115,16 +115,6 @@ pub struct PasswdArgs {
     pub user: Option<String>,
 }
 
-/// The id behind a name; what is no name of a user is taken for an id.
-async fn id_of(named: &str, cx: &Context) -> anyhow::Result<String> {
-    let users = cx.client.list::<UserView>(Call::get(&["users"]), None).await?;
-    Ok(users
-        .items
-        .iter()
-        .find(|u| u.username.as_str() == named)
-        .map_or_else(|| named.to_owned(), |u| u.id.to_string()))
-}
-
 pub async fn run(command: UsersCommand, cx: &Context) -> anyhow::Result<u8> {
     match command {
         UsersCommand::Ls(args) => {
@@ -159,14 +149,15 @@ pub async fn run(command: UsersCommand, cx: &Context) -> anyhow::Result<u8> {
             if args.disable || args.enable {
                 body.insert("disabled".to_owned(), Value::Bool(args.disable));
             }
-            let id = id_of(&args.user, cx).await?;
-            let user = cx.client.fetch::<UserView>(Call::patch(&["users", &id]).json(&body)?).await?;
+            let user = cx
+                .client
+                .fetch::<UserView>(Call::patch(&["users", &args.user]).json(&body)?)
+                .await?;
             cx.out.result(&user, user.value.username.as_str())?;
         }
         UsersCommand::Rm(args) => {
             for named in &args.users {
-                let id = id_of(named, cx).await?;
-                cx.client.done(Call::delete(&["users", &id])).await?;
+                cx.client.done(Call::delete(&["users", named])).await?;
                 cx.out.line(named)?;
             }
         }
@@ -187,11 +178,10 @@ fn columns(now: Timestamp) -> [Column<'static, UserView>; 5] {
 
 async fn passwd(args: &PasswdArgs, cx: &Context) -> anyhow::Result<()> {
     if let Some(named) = &args.user {
-        let id = id_of(named, cx).await?;
         let password = args.password.read("New password", true)?;
         let user = cx
             .client
-            .fetch::<UserView>(Call::patch(&["users", &id]).json(&json!({ "password": password.expose() }))?)
+            .fetch::<UserView>(Call::patch(&["users", named]).json(&json!({ "password": password.expose() }))?)
             .await?;
         return Ok(cx.out.result(&user, user.value.username.as_str())?);
     }

@@ -162,12 +162,13 @@ fn slow_create(states: Vec<Vec<Value>>) -> Router {
     Router::new()
         .route("/api/containers", post(|| async { data(202, operation("pending", json!({}))) }))
         .route("/api/operations/{id}", get(follow))
+        .route("/api/containers/{id}", get(|| async { data(200, container("web")) }))
 }
 
 #[tokio::test]
 async fn an_accepted_create_is_followed_to_its_end() {
     let step = |state: &str| json!({ "steps": [{ "name": "pull", "state": state, "detail": "3 of 7 layers" }] });
-    let result = json!({ "result": container("web"), "finished": fake::NOW });
+    let result = json!({ "result": { "containerId": CONTAINER }, "target": CONTAINER, "finished": fake::NOW });
     let streams = vec![
         // The first stream breaks off; the second goes on to the end.
         vec![operation("running", step("running"))],
@@ -180,12 +181,14 @@ async fn an_accepted_create_is_followed_to_its_end() {
         ended.err,
         "pull  3 of 7 layers: begun\npull  3 of 7 layers: done\nweb: running  0.0.0.0:8080->80/tcp\n"
     );
+    let follow = format!("GET /api/operations/{OPERATION}?follow=true");
     assert_eq!(
         fake.lines(),
         [
             "POST /api/containers",
-            &format!("GET /api/operations/{OPERATION}?follow=true"),
-            &format!("GET /api/operations/{OPERATION}?follow=true")
+            &follow,
+            &follow,
+            &format!("GET /api/containers/{CONTAINER}")
         ]
     );
 }

@@ -1,6 +1,6 @@
 //! Terminals and archives: the binary against sockets and tar streams.
 
-use crate::fake::{self, CONTAINER, Fake, container, data, finish, finish_with_input, refuse};
+use crate::fake::{self, CONTAINER, Fake, container, data, finish, finish_with_input, refuse, refuse_with};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
@@ -271,7 +271,15 @@ impl Files {
             "/file" => tar_with(&[("file", Regular, "a file")]),
             "/link" => tar_with(&[("link", Symlink, "site/.")]),
             "/evil" => tar_with(&[("evil", Symlink, "/tmp"), ("evil/neuralmesh-was-here", Regular, "evil")]),
-            _ => return refuse(404, "path_not_found", &format!("there is no {path} in the container")),
+            _ => {
+                let error = format!("`web` has no file or folder `{path}`.");
+                return refuse_with(
+                    422,
+                    "invalid_field",
+                    &error,
+                    json!({ "details": [{ "field": "path", "message": error }] }),
+                );
+            }
         };
         ([("content-type", "application/x-tar")], tar).into_response()
     }

@@ -273,7 +273,7 @@ async fn look(client: &Client, id: &str, path: &str) -> anyhow::Result<Option<(S
             .await
         {
             Ok(response) => response,
-            Err(ClientError::Refused { status: 404, .. }) => return Ok(None),
+            Err(e) if is_missing(&e) => return Ok(None),
             Err(e) => return Err(e.into()),
         };
         let (send, receive) = mpsc::channel(1);
@@ -286,6 +286,11 @@ async fn look(client: &Client, id: &str, path: &str) -> anyhow::Result<Option<(S
         }
     }
     anyhow::bail!("{path} in the container is a link that leads nowhere");
+}
+
+/// Whether the path is what is wrong: the container is known to be there, and the path to be one.
+fn is_missing(error: &ClientError) -> bool {
+    error.status() == Some(404) || (error.status() == Some(422) && error.details().iter().any(|p| p.field == "path"))
 }
 
 /// Where a link in `folder` leads, by its text alone.

@@ -114,7 +114,7 @@ async fn interactive(args: ExecArgs, cx: &Context) -> anyhow::Result<u8> {
             "standard input is no terminal, which -t needs: leave -it out, and copy input in with `neuralmesh containers cp`",
         ));
     }
-    let (cols, rows) = terminal::size().unwrap_or((80, 24));
+    let (cols, rows) = size().unwrap_or((80, 24));
     let mut call = Call::get(&["containers", &args.container, "terminal"])
         .query("rows", rows)
         .query("cols", cols)
@@ -165,7 +165,7 @@ async fn converse(socket: Socket, typing: bool, client: &Client) -> anyhow::Resu
                 }
             },
             _ = resized.recv() => {
-                if let Ok((cols, rows)) = terminal::size() {
+                if let Some((cols, rows)) = size() {
                     sender.send(SocketMessage::Text(json!({ "type": "resize", "rows": rows, "cols": cols }).to_string())).await?;
                 }
             }
@@ -173,6 +173,14 @@ async fn converse(socket: Socket, typing: bool, client: &Client) -> anyhow::Resu
             _ = hung_up.recv() => return Ok(129),
         }
     }
+}
+
+/// Columns and rows of the terminal, where it tells them and the API takes them.
+fn size() -> Option<(u16, u16)> {
+    terminal::size()
+        .ok()
+        .filter(|(cols, rows)| *cols > 0 && *rows > 0)
+        .map(|(cols, rows)| (cols.min(1000), rows.min(1000)))
 }
 
 /// What is typed next; never anything where nothing can be.

@@ -2,7 +2,7 @@
 
 use super::flags;
 use super::spec::bounded;
-use crate::client::{Call, ClientError, Fetched, Outcome};
+use crate::client::{Call, ClientError, Fetched};
 use crate::commands::operations::interruptible;
 use crate::context::Context;
 use crate::output::{note, report};
@@ -180,12 +180,10 @@ pub async fn remove(args: RmArgs, cx: &Context) -> anyhow::Result<u8> {
             .flag("force", args.force)
             .flag("volumes", args.volumes)
             .timeout(Duration::from_secs(3675));
-        let mut progress = cx.out.progress();
-        match interruptible(cx.client.submit::<serde::de::IgnoredAny>(call, true, &mut progress)).await {
+        match interruptible(cx.client.done(call)).await {
             Ok(_) => cx.out.line(name)?,
             Err(e) if args.force && is_missing(&e) => note(format!("there is no container `{name}`: nothing to remove")),
             Err(e) => {
-                drop(progress);
                 failed = true;
                 complain(name, &args.containers, e)?;
             }
@@ -203,18 +201,10 @@ async fn change_all(names: &[String], cx: &Context, call: impl Fn(&str) -> anyho
     let mut failed = false;
     let mut changed: Vec<Fetched<ContainerView>> = Vec::new();
     for name in names {
-        let mut progress = cx.out.progress();
-        match interruptible(cx.client.submit::<ContainerView>(call(name)?, true, &mut progress)).await {
-            Ok(Outcome::Done(container)) => {
-                if cx.out.is_json() {
-                    changed.push(container);
-                } else {
-                    cx.out.line(name)?;
-                }
-            }
-            Ok(Outcome::Begun(_)) => {}
+        match interruptible(cx.client.fetch::<ContainerView>(call(name)?)).await {
+            Ok(container) if cx.out.is_json() => changed.push(container),
+            Ok(_) => cx.out.line(name)?,
             Err(e) => {
-                drop(progress);
                 failed = true;
                 complain(name, names, e)?;
             }

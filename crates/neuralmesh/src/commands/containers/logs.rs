@@ -3,6 +3,7 @@
 use super::flags;
 use crate::client::{Call, ClientError};
 use crate::context::Context;
+use crate::output::warning;
 use clap::Args;
 use nm_types::Timestamp;
 use nm_types::container::{LogLine, LogStream};
@@ -18,7 +19,7 @@ pub struct LogsArgs {
     /// Go on as more is written
     #[arg(short, long)]
     pub follow: bool,
-    /// Only the last so many lines, or all
+    /// Only the last so many lines; all gives up to 10000
     #[arg(short = 'n', long, value_name = "COUNT", default_value = "100", value_parser = tail)]
     pub tail: Tail,
     /// Only what was written since: 10m, 2026-02-03T02:30:00Z
@@ -38,34 +39,39 @@ pub struct LogsArgs {
 /// How many lines from the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tail {
+    /// As many as the API gives at once.
     All,
     Last(u32),
 }
+
+/// The most lines the API gives at once.
+const MOST: u32 = 10_000;
 
 fn tail(text: &str) -> Result<Tail, String> {
     match text {
         "all" | "-1" => Ok(Tail::All),
         _ => text
             .parse()
+            .ok()
+            .filter(|n| *n <= MOST)
             .map(Tail::Last)
-            .map_err(|_| "write a number of lines, or all".to_owned()),
+            .ok_or_else(|| format!("write a number of lines, at most {MOST}, or all")),
     }
 }
 
 /// What of a log is followed.
 #[derive(Debug, Clone, Copy)]
 pub struct Follow {
-    /// Everything where absent.
-    pub tail: Option<u32>,
+    pub tail: Tail,
     pub since: Option<Timestamp>,
     pub timestamps: bool,
 }
 
 impl Tail {
-    fn count(self) -> Option<u32> {
+    fn count(self) -> u32 {
         match self {
-            Self::All => None,
-            Self::Last(count) => Some(count),
+            Self::All => MOST,
+            Self::Last(count) => count,
         }
     }
 }
@@ -73,14 +79,14 @@ impl Tail {
 pub async fn logs(args: LogsArgs, cx: &Context) -> anyhow::Result<u8> {
     if args.follow {
         let query = Follow {
-            tail: args.tail.count(),
+            tail: args.tail,
             since: args.since,
             timestamps: args.timestamps,
         };
         return follow(cx, &args.container, &query).await.map(|()| 0);
     }
     let call = Call::get(&["containers", &args.container, "logs"])
-        .query("tail", args.tail.count().map_or_else(|| "all".to_owned(), |n| n.to_string()))
+        .query("tail", args.tail.count())
         .query_opt("since", args.since)
         .query_opt("until", args.until);
     if cx.out.is_json() {
@@ -95,6 +101,11 @@ pub async fn logs(args: LogsArgs, cx: &Context) -> anyhow::Result<u8> {
     for line in &lines.value {
         print(line, args.timestamps)?;
     }
+    if args.tail == Tail::All && lines.value.len() >= MOST as usize {
+        warning(format!(
+            "these are the last {MOST} lines; --until and --since reach what was before"
+        ));
+    }
     Ok(0)
 }
 
@@ -102,7 +113,7 @@ pub async fn logs(args: LogsArgs, cx: &Context) -> anyhow::Result<u8> {
 pub async fn follow(cx: &Context, container: &str, query: &Follow) -> anyhow::Result<()> {
     let call = Call::get(&["containers", container, "logs"])
         .query("follow", true)
-        .query("tail", query.tail.map_or_else(|| "all".to_owned(), |n| n.to_string()))
+        .query("tail", query.tail.count())
         .query_opt("since", query.since);
     let mut events = cx.client.events(call, None).await?;
     loop {

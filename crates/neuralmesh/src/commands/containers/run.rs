@@ -1,12 +1,13 @@
 //! `create` and `run`.
 
 use super::list::ports;
-use super::logs::{Follow, follow};
+use super::logs::{Follow, Tail, follow};
 use super::spec::SpecArgs;
 use crate::client::{Call, Fetched, Outcome};
 use crate::commands::operations::{begun, interruptible};
 use crate::context::Context;
 use crate::output::{Format, note, table::clean, warning};
+use anyhow::Context as _;
 use clap::Args;
 use nm_types::container::{ContainerSpec, ContainerStatus, ContainerView};
 use std::io::IsTerminal;
@@ -55,7 +56,7 @@ pub async fn run(args: RunArgs, cx: &Context) -> anyhow::Result<u8> {
     }
     let id = container.value.id.as_str();
     let query = Follow {
-        tail: None,
+        tail: Tail::All,
         since: None,
         timestamps: false,
     };
@@ -83,16 +84,23 @@ pub async fn made(call: Call, no_wait: bool, quiet: bool, cx: &Context) -> anyho
     let mut progress = cx.out.progress();
     let outcome = interruptible(cx.client.submit::<ContainerView>(call, !no_wait, &mut progress)).await;
     drop(progress);
-    match outcome? {
+    let container = match outcome? {
         Outcome::Begun(operation) => {
             begun(&operation, cx)?;
-            Ok(None)
+            return Ok(None);
         }
-        Outcome::Done(container) => {
-            show(&container, quiet, cx)?;
-            Ok(Some(container))
+        Outcome::Done(container) => container,
+        Outcome::Ended(operation) => {
+            let target = operation
+                .value
+                .target
+                .as_deref()
+                .with_context(|| format!("operation {} names no container", operation.value.id))?;
+            cx.client.fetch::<ContainerView>(Call::get(&["containers", target])).await?
         }
-    }
+    };
+    show(&container, quiet, cx)?;
+    Ok(Some(container))
 }
 
 fn show(container: &Fetched<ContainerView>, quiet: bool, cx: &Context) -> anyhow::Result<()> {

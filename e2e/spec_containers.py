@@ -261,11 +261,13 @@ def _():
 
 @suite.check("POST …/exec, the npm call of the specification: an exit code and the output")
 def _():
-    made["my-app"] = api().post("/api/containers", body_of("my-app", image="node:20", command=["sleep", "600"], start=True)).expect(201).data["id"]
+    quick = {"npm_config_fetch_retries": "0", "npm_config_fetch_timeout": "5000"}  # without a network npm would try for minutes
+    body = body_of("my-app", image="node:20", command=["sleep", "600"], environment=quick, start=True)
+    made["my-app"] = api().post("/api/containers", body).expect(201).data["id"]
     result = exec_in(made["my-app"], "npm", "install", "express")
-    # The image that stands in has no npm; the official one installs. Both are the command's own answer.
-    assert isinstance(result["exitCode"], int) and isinstance(result["output"], str), result
-    assert result["exitCode"] == 0 or result["output"], result
+    # Where the container can't reach npm's registry the exit code is npm's own, and its output says so.
+    assert isinstance(result["exitCode"], int) and isinstance(result["output"], str) and result["output"], result
+    assert result["exitCode"] == 0 or "npm" in result["output"], result
     result = exec_in(made["my-app"], "node", "-e", "console.log(6*7); console.error('to stderr'); process.exit(3)")
     assert result["exitCode"] == 3 and result["stdout"] == "42\n" and result["stderr"] == "to stderr\n", result
 

@@ -10,6 +10,8 @@
 # mmdebstrap only while a base image is missing.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
+# shellcheck source=SCRIPTDIR/../../scripts/lib.sh
+. ../../scripts/lib.sh
 
 DEFAULT=(busybox nginx redis postgres node)
 
@@ -61,6 +63,8 @@ build() {
   else
     base bookworm debian:bookworm-slim
   fi
+  # npm as the official image has it: Debian's own package of it brings four hundred others.
+  if [ "$name" = node ] && [ ! -e node/npm/package.json ]; then npm_tarball npm "$NM_NPM_VERSION" node/npm; fi
   for tag in "${wanted[@]}"; do args+=(-t "$tag"); done
   log=$(mktemp)
   # The classic builder: it needs no plugin, and Debian's docker.io ships none.

@@ -31,9 +31,9 @@ def binary():
     return str(path)
 
 
-def socket_flag():
-    """Where DOCKER_HOST names a socket, agents are told to use that engine."""
-    host = os.environ.get("DOCKER_HOST", "")
+def socket_flag(arguments=()):
+    """Where DOCKER_HOST names a socket, agents are told to use that engine, unless the arguments name another."""
+    host = os.environ.get("DOCKER_HOST", "") if "--docker-socket" not in arguments else ""
     return ["--docker-socket", host.removeprefix("unix://")] if host.startswith("unix://") else []
 
 
@@ -104,7 +104,7 @@ class Client:
         parts = urllib.parse.urlsplit(url)
         return cls(parts.hostname, parts.port or 80, token)
 
-    def request(self, method, path, body=None, *, raw=None, headers=None, token=_SAME, timeout=60):
+    def request(self, method, path, body=None, *, raw=None, headers=None, token=_SAME, timeout=60, again=True):
         """Sends `body` as JSON, or `raw` bytes as they are. `token=None` leaves the header out. Raises Unreachable."""
         sent = dict(headers or {})
         if body is not None:
@@ -127,9 +127,11 @@ class Client:
         except (OSError, http.client.HTTPException) as e:
             connection.close()
             self._local.connection = None
-            # A server may close an idle connection at any time; a read is safe to send again on a fresh one.
-            if not fresh and method == "GET" and isinstance(e, (http.client.RemoteDisconnected, ConnectionError)):
-                return self.request(method, path, body, raw=raw, headers=headers, token=token, timeout=timeout)
+            # A server may close an idle connection at any time. A read is safe to send again on a fresh one, and so is what could
+            # not even be written whole: the server answered (401, say) and closed before it had the body.
+            closed = isinstance(e, (http.client.RemoteDisconnected, ConnectionError))
+            if again and closed and ((method == "GET" and not fresh) or isinstance(e, BrokenPipeError)):
+                return self.request(method, path, raw=raw, headers=sent, token=token, timeout=timeout, again=False)
             raise Unreachable(f"{method} {path}: {type(e).__name__}: {e}") from e
 
     def get(self, path, **more):
@@ -240,7 +242,7 @@ class NeuralMesh:
         self.process = Process(
             "neuralmesh",
             [binary(), mode, "--data-dir", self.data_dir, "--listen", f"127.0.0.1:{self.port}"]
-            + ["--agent-listen", f"127.0.0.1:{self.agent_port}", *(socket_flag() if mode == "up" else []), *arguments],
+            + ["--agent-listen", f"127.0.0.1:{self.agent_port}", *(socket_flag(arguments) if mode == "up" else []), *arguments],
             self.dir / "log",
             env,
         )
@@ -304,7 +306,7 @@ class NeuralMesh:
         agent = Process(
             f"agent {index}",
             [binary(), "agent", "--server", f"https://127.0.0.1:{self.agent_port}", "--data-dir", self.dir / f"agent{index}"]
-            + [*socket_flag(), *arguments],
+            + [*socket_flag(arguments), *arguments],
             self.dir / f"agent{index}.log",
             {"NEURALMESH_JOIN": token},
         ).start()

@@ -42,8 +42,18 @@ struct ListQuery {
 pub fn routes() -> Vec<Route> {
     let read = Policy::admin_read("audit");
     vec![
-        route(Method::GET, "/api/audit", read, "The audit log, newest first", list).query::<ListQuery>().list::<AuditEntryView>(),
-        route(Method::GET, "/api/audit/verify", read, "Check that the whole audit log is as it was written", verify).ok::<AuditVerdict>().long(),
+        route(Method::GET, "/api/audit", read, "The audit log, newest first", list)
+            .query::<ListQuery>()
+            .list::<AuditEntryView>(),
+        route(
+            Method::GET,
+            "/api/audit/verify",
+            read,
+            "Check that the whole audit log is as it was written",
+            verify,
+        )
+        .ok::<AuditVerdict>()
+        .long(),
     ]
 }
 
@@ -83,6 +93,13 @@ fn view(record: AuditRecord) -> AuditEntryView {
 
 async fn verify(State(app): State<App>) -> ApiResult<Reply<AuditVerdict>> {
     let report = app.store.verify_audit().await?;
-    let first_broken = report.first_broken.map(|b| AuditBreak { sequence: b.seq, reason: b.reason.into() });
-    Ok(Reply::ok(AuditVerdict { intact: first_broken.is_none(), entries: report.entries, first_broken }))
+    let first_broken = report.first_broken.map(|b| AuditBreak {
+        sequence: b.seq,
+        reason: b.reason.into(),
+    });
+    Ok(Reply::ok(AuditVerdict {
+        intact: first_broken.is_none(),
+        entries: report.entries,
+        first_broken,
+    }))
 }

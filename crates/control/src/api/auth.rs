@@ -13,16 +13,46 @@ use nm_types::auth::{ChangePassword, Login, Refresh, SessionView, SignedIn, Stre
 pub fn routes() -> Vec<Route> {
     let (public, own) = (Policy::Public, Policy::Own);
     vec![
-        route(Method::POST, "/api/auth/login", public, "Sign in with a password", login).body::<Login>().ok::<SignedIn>(),
-        route(Method::POST, "/api/auth/refresh", public, "Exchange a refresh token for new tokens", refresh).body::<Refresh>().ok::<SignedIn>(),
+        route(Method::POST, "/api/auth/login", public, "Sign in with a password", login)
+            .body::<Login>()
+            .ok::<SignedIn>(),
+        route(
+            Method::POST,
+            "/api/auth/refresh",
+            public,
+            "Exchange a refresh token for new tokens",
+            refresh,
+        )
+        .body::<Refresh>()
+        .ok::<SignedIn>(),
         route(Method::POST, "/api/auth/logout", own, "End this session", logout).ok::<Nothing>(),
         route(Method::GET, "/api/auth/me", own, "Who I am", me).ok::<UserView>(),
-        route(Method::POST, "/api/auth/password", own, "Change my password and end my other sessions", password)
-            .body::<ChangePassword>()
-            .ok::<Nothing>(),
+        route(
+            Method::POST,
+            "/api/auth/password",
+            own,
+            "Change my password and end my other sessions",
+            password,
+        )
+        .body::<ChangePassword>()
+        .ok::<Nothing>(),
         route(Method::GET, "/api/auth/sessions", own, "My sessions", sessions).list::<SessionView>(),
-        route(Method::DELETE, "/api/auth/sessions/{id}", own, "End one of my sessions", end_session).ok::<Nothing>(),
-        route(Method::POST, "/api/auth/tickets", own, "A ticket to open one stream with from a browser", ticket).ok::<StreamTicket>(),
+        route(
+            Method::DELETE,
+            "/api/auth/sessions/{id}",
+            own,
+            "End one of my sessions",
+            end_session,
+        )
+        .ok::<Nothing>(),
+        route(
+            Method::POST,
+            "/api/auth/tickets",
+            own,
+            "A ticket to open one stream with from a browser",
+            ticket,
+        )
+        .ok::<StreamTicket>(),
     ]
 }
 

@@ -32,10 +32,24 @@ struct ListQuery {
 pub fn routes() -> Vec<Route> {
     let read = Policy::read("tokens");
     // Everybody may make tokens that can do less than they can.
-    let write = Policy::Needs { role: Role::Viewer, area: "tokens", write: true };
+    let write = Policy::Needs {
+        role: Role::Viewer,
+        area: "tokens",
+        write: true,
+    };
     vec![
-        route(Method::GET, "/api/tokens", read, "List my API tokens", list).query::<ListQuery>().list::<TokenView>(),
-        route(Method::POST, "/api/tokens", write, "Make an API token, with at most what I may do", create).body::<NewToken>().created::<CreatedToken>(),
+        route(Method::GET, "/api/tokens", read, "List my API tokens", list)
+            .query::<ListQuery>()
+            .list::<TokenView>(),
+        route(
+            Method::POST,
+            "/api/tokens",
+            write,
+            "Make an API token, with at most what I may do",
+            create,
+        )
+        .body::<NewToken>()
+        .created::<CreatedToken>(),
         route(Method::DELETE, "/api/tokens/{id}", write, "End an API token", remove).ok::<Nothing>(),
     ]
 }
@@ -46,7 +60,10 @@ pub fn page(limit: Option<Bounded<1, 200>>) -> u32 {
 }
 
 async fn list(State(app): State<App>, actor: Actor, Query(query): Query<ListQuery>) -> ApiResult<Reply<Vec<TokenView>>> {
-    let (tokens, next) = app.auth.list_tokens(&actor, query.all, query.cursor.as_ref(), page(query.limit)).await?;
+    let (tokens, next) = app
+        .auth
+        .list_tokens(&actor, query.all, query.cursor.as_ref(), page(query.limit))
+        .await?;
     Ok(Reply::list(tokens, next.map(String::from)))
 }
 

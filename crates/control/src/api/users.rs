@@ -28,13 +28,30 @@ struct ListQuery {
 pub fn routes() -> Vec<Route> {
     let (read, write) = (Policy::admin_read("users"), Policy::admin("users"));
     vec![
-        route(Method::GET, "/api/users", read, "List users", list).query::<ListQuery>().list::<UserView>(),
-        route(Method::POST, "/api/users", write, "Make a user", create).body::<NewUser>().created::<UserView>(),
+        route(Method::GET, "/api/users", read, "List users", list)
+            .query::<ListQuery>()
+            .list::<UserView>(),
+        route(Method::POST, "/api/users", write, "Make a user", create)
+            .body::<NewUser>()
+            .created::<UserView>(),
         route(Method::GET, "/api/users/{id}", read, "One user", get).ok::<UserView>(),
-        route(Method::PATCH, "/api/users/{id}", write, "Change a user's role or password, disable or enable them", update)
-            .body::<UserUpdate>()
-            .ok::<UserView>(),
-        route(Method::DELETE, "/api/users/{id}", write, "Remove a user with their sessions and tokens", remove).ok::<Nothing>(),
+        route(
+            Method::PATCH,
+            "/api/users/{id}",
+            write,
+            "Change a user's role or password, disable or enable them",
+            update,
+        )
+        .body::<UserUpdate>()
+        .ok::<UserView>(),
+        route(
+            Method::DELETE,
+            "/api/users/{id}",
+            write,
+            "Remove a user with their sessions and tokens",
+            remove,
+        )
+        .ok::<Nothing>(),
     ]
 }
 
@@ -55,7 +72,13 @@ async fn get(State(app): State<App>, Id(id): Id) -> ApiResult<Reply<UserView>> {
     Ok(Reply::ok(user).revision(revision))
 }
 
-async fn update(State(app): State<App>, actor: Actor, meta: Meta, Id(id): Id, Json(change): Json<UserUpdate>) -> ApiResult<Reply<UserView>> {
+async fn update(
+    State(app): State<App>,
+    actor: Actor,
+    meta: Meta,
+    Id(id): Id,
+    Json(change): Json<UserUpdate>,
+) -> ApiResult<Reply<UserView>> {
     let (user, revision) = app.auth.update_user(&actor, &meta, &id, change).await?;
     let message = format!("user `{}` is changed", user.username);
     Ok(Reply::ok(user).revision(revision).message(message))

@@ -72,14 +72,18 @@ pub async fn begin(tx: &mut Tx, actor: &Actor, key: &str, fingerprint: &str) -> 
     match tx.idempotency_begin(&owner(actor), key, fingerprint).await? {
         Idempotency::Fresh => Ok(Begun::New),
         Idempotency::Done { response, .. } => Ok(Begun::Replay(Answer(response))),
-        Idempotency::Mismatch => {
-            Err(ApiError::conflict("idempotency_key_reused", "this Idempotency-Key was used for another request: take a new one"))
-        }
+        Idempotency::Mismatch => Err(ApiError::conflict(
+            "idempotency_key_reused",
+            "this Idempotency-Key was used for another request: take a new one",
+        )),
         Idempotency::InFlight { operation_id, .. } => match operation_id.as_deref().and_then(|id| OperationId::parse(id).ok()) {
             Some(operation) => Ok(Begun::Operation(operation)),
             None => Err(ApiError {
                 retry_after: Some(Duration::from_secs(1)),
-                ..ApiError::conflict("request_in_progress", "the first request with this Idempotency-Key is not answered yet: retry in a moment")
+                ..ApiError::conflict(
+                    "request_in_progress",
+                    "the first request with this Idempotency-Key is not answered yet: retry in a moment",
+                )
             }),
         },
     }

@@ -17,7 +17,11 @@ pub struct Actor {
 pub enum Credential {
     Session(SessionId),
     /// No scopes: everything the role may.
-    Token { id: TokenId, name: String, scopes: Vec<Scope> },
+    Token {
+        id: TokenId,
+        name: String,
+        scopes: Vec<Scope>,
+    },
     /// The control plane itself: schedules, resumed operations, the command line on the same machine.
     System,
 }
@@ -25,7 +29,12 @@ pub enum Credential {
 impl Actor {
     /// The control plane itself.
     pub fn system() -> Self {
-        Self { user: UserId::parse("user_0_system000").unwrap_or_else(|_| UserId::fresh(0)), username: "system".into(), role: Role::Admin, credential: Credential::System }
+        Self {
+            user: UserId::parse("user_0_system000").unwrap_or_else(|_| UserId::fresh(0)),
+            username: "system".into(),
+            role: Role::Admin,
+            credential: Credential::System,
+        }
     }
     /// As the audit log names it.
     pub fn label(&self) -> String {

@@ -49,7 +49,9 @@ impl Auth {
     }
 
     async fn bearer(&self, token: &str) -> ApiResult<Option<Actor>> {
-        let Some((kind, hash)) = hash_of(token, &[ACCESS, API_TOKEN]) else { return Ok(None) };
+        let Some((kind, hash)) = hash_of(token, &[ACCESS, API_TOKEN]) else {
+            return Ok(None);
+        };
         let now = self.clock.now();
         let pass = match self.gate.find(&hash, now) {
             Ok(pass) => pass,
@@ -69,11 +71,19 @@ impl Auth {
             let found = self.store.session_by_access(hash, now).await?;
             return Ok(found.map(|(session, user)| {
                 let ends = session.access_expires_at.min(session.expires_at);
-                Standing { ends, last_used: Some(session.last_used_at), actor: signed_in(&session, user) }
+                Standing {
+                    ends,
+                    last_used: Some(session.last_used_at),
+                    actor: signed_in(&session, user),
+                }
             }));
         }
         let found = self.store.token_by_hash(hash, now).await?;
-        Ok(found.map(|(token, user)| Standing { ends: token.expires_at, last_used: token.last_used_at, actor: program(token, user) }))
+        Ok(found.map(|(token, user)| Standing {
+            ends: token.expires_at,
+            last_used: token.last_used_at,
+            actor: program(token, user),
+        }))
     }
 
     /// A ticket for `actor`, to open one stream with.
@@ -84,8 +94,12 @@ impl Auth {
     }
 
     async fn ticket_holder(&self, ticket: &str) -> ApiResult<Option<Actor>> {
-        let Some((_, hash)) = hash_of(ticket, &[TICKET]) else { return Ok(None) };
-        let Some(actor) = self.tickets.take(&hash, self.clock.now()) else { return Ok(None) };
+        let Some((_, hash)) = hash_of(ticket, &[TICKET]) else {
+            return Ok(None);
+        };
+        let Some(actor) = self.tickets.take(&hash, self.clock.now()) else {
+            return Ok(None);
+        };
         // What it was given to may have been revoked since.
         Ok(self.end_of(&actor).await?.map(|_| actor))
     }
@@ -105,7 +119,9 @@ impl Auth {
                 Some(_) | None => return Ok(None),
             },
         };
-        let Some(user) = self.store.user(&actor.user).await? else { return Ok(None) };
+        let Some(user) = self.store.user(&actor.user).await? else {
+            return Ok(None);
+        };
         let role = most.map_or(user.role, |most| most.min(user.role));
         Ok((now < ends && !user.disabled && role == actor.role).then_some(ends))
     }
@@ -120,7 +136,10 @@ impl Auth {
                 Ok(Some(ends)) => ends,
                 Ok(None) => return,
                 Err(error) => {
-                    tracing::debug!(error = &error as &dyn std::error::Error, "whether a stream may go on is not known yet");
+                    tracing::debug!(
+                        error = &error as &dyn std::error::Error,
+                        "whether a stream may go on is not known yet"
+                    );
                     tokio::time::sleep(AGAIN).await;
                     continue;
                 }
@@ -141,13 +160,27 @@ impl Auth {
 }
 
 fn signed_in(session: &Session, user: User) -> Actor {
-    Actor { user: user.id, username: user.username.into(), role: user.role, credential: Credential::Session(session.id.clone()) }
+    Actor {
+        user: user.id,
+        username: user.username.into(),
+        role: user.role,
+        credential: Credential::Session(session.id.clone()),
+    }
 }
 
 /// A token's actor: never more than its user is by now.
 fn program(token: ApiToken, user: User) -> Actor {
-    let credential = Credential::Token { id: token.id, name: token.name.into(), scopes: token.scopes };
-    Actor { user: user.id, username: user.username.into(), role: token.role.min(user.role), credential }
+    let credential = Credential::Token {
+        id: token.id,
+        name: token.name.into(),
+        scopes: token.scopes,
+    };
+    Actor {
+        user: user.id,
+        username: user.username.into(),
+        role: token.role.min(user.role),
+        credential,
+    }
 }
 
 /// Brings the store's changes to the gate, until the store is closed.
@@ -214,7 +247,10 @@ pub async fn write_uses(uses: Arc<Uses>, store: Store, clock: SharedClock) {
         uses.wake.notified().await;
         tokio::time::sleep(GATHER).await;
         if let Err(error) = uses.write(&store, clock.now()).await {
-            tracing::warn!(error = &error as &dyn std::error::Error, "when tokens were last used could not be written");
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "when tokens were last used could not be written"
+            );
         }
     }
 }

@@ -54,7 +54,16 @@ impl Auth {
         let id = UserId::fresh(now.0);
         let username = Username::parse(USERNAME).map_err(|e| BootstrapError::Password(passwords::internal("name the first admin", e)))?;
         let mut tx = self.store.begin(now).await?;
-        match tx.create_user(UserRow { id: id.clone(), username, password_hash, role: Role::Admin, must_change_password: true }).await {
+        match tx
+            .create_user(UserRow {
+                id: id.clone(),
+                username,
+                password_hash,
+                role: Role::Admin,
+                must_change_password: true,
+            })
+            .await
+        {
             Ok(_) => {}
             Err(StoreError::Conflict { .. }) => {
                 // Another replica was first, with a file of its own.
@@ -65,7 +74,11 @@ impl Auth {
             }
             Err(error) => return Err(error.into()),
         }
-        tx.audit(AuditEntry { target: Some(id.to_string()), ..AuditEntry::new("system", "user.bootstrap") }).await?;
+        tx.audit(AuditEntry {
+            target: Some(id.to_string()),
+            ..AuditEntry::new("system", "user.bootstrap")
+        })
+        .await?;
         tx.commit().await?;
         tracing::info!(path = %path.display(), "the first admin was made; its password is in this file");
         Ok(Some(path))
@@ -73,7 +86,11 @@ impl Auth {
 
     /// With users there, the file serves only while the first admin still has the password it holds.
     async fn left_over(&self, path: PathBuf) -> Result<Option<PathBuf>, BootstrapError> {
-        let unchanged = self.store.user_by_name(USERNAME).await?.is_some_and(|admin| admin.must_change_password);
+        let unchanged = self
+            .store
+            .user_by_name(USERNAME)
+            .await?
+            .is_some_and(|admin| admin.must_change_password);
         blocking(move || {
             let there = path.symlink_metadata().is_ok();
             if there && !unchanged {
@@ -89,7 +106,10 @@ impl Auth {
     pub(super) async fn forget_initial_password(&self) {
         let Some(path) = self.initial_password.get().cloned() else { return };
         if let Err(error) = blocking(move || remove(&path)).await {
-            tracing::warn!(error = &error as &dyn std::error::Error, "the first admin's old password could not be removed");
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "the first admin's old password could not be removed"
+            );
         }
     }
 }
@@ -97,7 +117,10 @@ impl Auth {
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, BootstrapError> + Send + 'static) -> Result<T, BootstrapError> {
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,
-        Err(error) => Err(BootstrapError::Password(passwords::internal("work on the first admin's password", error))),
+        Err(error) => Err(BootstrapError::Password(passwords::internal(
+            "work on the first admin's password",
+            error,
+        ))),
     }
 }
 
@@ -112,8 +135,16 @@ fn read_or_make(path: &Path) -> Result<SecretText, BootstrapError> {
         return Ok(password);
     }
     let password = fresh_password().map_err(BootstrapError::Password)?;
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed("create", path))?;
-    let written = file.write_all(password.as_bytes()).and_then(|()| file.write_all(b"\n")).and_then(|()| file.sync_all());
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(failed("create", path))?;
+    let written = file
+        .write_all(password.as_bytes())
+        .and_then(|()| file.write_all(b"\n"))
+        .and_then(|()| file.sync_all());
     written.map_err(failed("write", path))?;
     sync_folder(path)?;
     Ok(SecretText::new(&password))
@@ -131,10 +162,15 @@ fn read(path: &Path) -> Result<Option<SecretText>, BootstrapError> {
     }
     let mode = meta.permissions().mode() & 0o777;
     if mode & 0o077 != 0 {
-        return Err(BootstrapError::Open { path: path.to_owned(), mode });
+        return Err(BootstrapError::Open {
+            path: path.to_owned(),
+            mode,
+        });
     }
     let mut text = Zeroizing::new(String::new());
-    File::open(path).and_then(|f| f.take(1024).read_to_string(&mut text)).map_err(failed("read", path))?;
+    File::open(path)
+        .and_then(|f| f.take(1024).read_to_string(&mut text))
+        .map_err(failed("read", path))?;
     match text.strip_suffix('\n') {
         Some(password) if is_password(password) => Ok(Some(SecretText::new(password))),
         Some(_) | None => {
@@ -177,7 +213,10 @@ fn fresh_password() -> Result<Zeroizing<String>, ApiError> {
 
 fn is_password(text: &str) -> bool {
     let mut groups = 0;
-    let good = text.split('-').inspect(|_| groups += 1).all(|g| g.len() == GROUP && g.bytes().all(|b| ALPHABET.contains(&b)));
+    let good = text
+        .split('-')
+        .inspect(|_| groups += 1)
+        .all(|g| g.len() == GROUP && g.bytes().all(|b| ALPHABET.contains(&b)));
     good && groups == GROUPS
 }
 

@@ -82,7 +82,10 @@ impl Entry {
         if note {
             self.standing.last_used = Some(now);
         }
-        Pass { actor: self.standing.actor.clone(), note }
+        Pass {
+            actor: self.standing.actor.clone(),
+            note,
+        }
     }
 }
 
@@ -101,7 +104,10 @@ pub struct Gate {
 
 impl Default for Gate {
     fn default() -> Self {
-        Self { state: Mutex::default(), changes: broadcast::Sender::new(BEHIND) }
+        Self {
+            state: Mutex::default(),
+            changes: broadcast::Sender::new(BEHIND),
+        }
     }
 }
 
@@ -169,14 +175,27 @@ mod tests {
         TokenHash::of(&n.to_string())
     }
     fn standing(credential: Credential) -> Standing {
-        let actor = Actor { user: UserId::fresh(1), username: "ada".into(), role: Role::Viewer, credential };
-        Standing { actor, ends: later(900_000), last_used: Some(NOW) }
+        let actor = Actor {
+            user: UserId::fresh(1),
+            username: "ada".into(),
+            role: Role::Viewer,
+            credential,
+        };
+        Standing {
+            actor,
+            ends: later(900_000),
+            last_used: Some(NOW),
+        }
     }
     fn session() -> Standing {
         standing(Credential::Session(SessionId::fresh(1)))
     }
     fn token() -> Standing {
-        standing(Credential::Token { id: TokenId::fresh(1), name: "ci".into(), scopes: Vec::new() })
+        standing(Credential::Token {
+            id: TokenId::fresh(1),
+            name: "ci".into(),
+            scopes: Vec::new(),
+        })
     }
     fn knows(gate: &Gate, n: usize) -> bool {
         gate.find(&hash(n), NOW).is_ok()
@@ -193,7 +212,14 @@ mod tests {
         assert_eq!(gate.find(&hash(1), later(TRUST_MS - 1)).unwrap().actor.username, "ada");
         assert!(gate.find(&hash(1), later(TRUST_MS)).is_err());
         assert!(gate.find(&hash(1), later(-1)).is_err(), "the clock was put back");
-        learn(&gate, 2, Standing { ends: later(1), ..session() });
+        learn(
+            &gate,
+            2,
+            Standing {
+                ends: later(1),
+                ..session()
+            },
+        );
         assert!(gate.find(&hash(2), NOW).is_ok());
         assert!(gate.find(&hash(2), later(1)).is_err());
     }
@@ -201,13 +227,19 @@ mod tests {
     #[test]
     fn a_change_forgets_what_it_is_about_and_nothing_else() {
         let (one, two, program) = (session(), session(), token());
-        let Credential::Session(first) = one.actor.credential.clone() else { unreachable!() };
-        let Credential::Token { id: ci, .. } = program.actor.credential.clone() else { unreachable!() };
+        let Credential::Session(first) = one.actor.credential.clone() else {
+            unreachable!()
+        };
+        let Credential::Token { id: ci, .. } = program.actor.credential.clone() else {
+            unreachable!()
+        };
         let gate = Gate::default();
-        let fill = || (1..).zip([&one, &two, &program]).for_each(|(n, s)| {
-            let epoch = gate.find(&hash(n), later(TRUST_MS)).unwrap_err();
-            gate.remember(hash(n), s.clone(), epoch, NOW);
-        });
+        let fill = || {
+            (1..).zip([&one, &two, &program]).for_each(|(n, s)| {
+                let epoch = gate.find(&hash(n), later(TRUST_MS)).unwrap_err();
+                gate.remember(hash(n), s.clone(), epoch, NOW);
+            })
+        };
         for (change, left) in [
             (Changed::session(&first), [false, true, true]),
             (Changed::token(&ci), [true, true, false]),
@@ -234,11 +266,26 @@ mod tests {
     #[test]
     fn a_use_is_noted_once_a_minute() {
         let gate = Gate::default();
-        let fresh = Standing { last_used: None, ..token() };
+        let fresh = Standing {
+            last_used: None,
+            ..token()
+        };
         let epoch = gate.find(&hash(1), NOW).unwrap_err();
         assert!(gate.remember(hash(1), fresh, epoch, NOW).note, "the first use");
         assert!(!gate.find(&hash(1), later(1)).unwrap().note);
-        assert!(!gate.remember(hash(1), Standing { last_used: Some(NOW), ..token() }, epoch, later(59_999)).note);
+        assert!(
+            !gate
+                .remember(
+                    hash(1),
+                    Standing {
+                        last_used: Some(NOW),
+                        ..token()
+                    },
+                    epoch,
+                    later(59_999)
+                )
+                .note
+        );
         assert!(gate.find(&hash(1), later(60_000)).unwrap().note);
         assert!(!gate.find(&hash(1), later(60_001)).unwrap().note);
     }
@@ -251,7 +298,15 @@ mod tests {
         }
         assert_eq!(gate.state().entries.len(), MOST);
         assert!(knows(&gate, MOST + 9), "the newest is kept");
-        gate.remember(hash(0), Standing { ends: later(1_000_000), ..session() }, 0, later(TRUST_MS));
+        gate.remember(
+            hash(0),
+            Standing {
+                ends: later(1_000_000),
+                ..session()
+            },
+            0,
+            later(TRUST_MS),
+        );
         assert_eq!(gate.state().entries.len(), 1, "what is no longer believed goes first");
     }
 }

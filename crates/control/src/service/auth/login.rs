@@ -4,6 +4,7 @@
 //! nobody can tell which of the two is the thief: the whole session ends.
 
 use super::gate::Changed;
+use super::throttle::Refusal;
 use super::users::view;
 use super::{ACCESS, Actor, Auth, Credential, REFRESH, fresh_token, hash_of, millis, only_whole};
 use crate::api::error::{ApiError, ApiResult};
@@ -27,11 +28,19 @@ struct Tokens {
 }
 
 fn wrong() -> ApiError {
-    ApiError::new(StatusCode::UNAUTHORIZED, "invalid_credentials", "the username or the password is wrong")
+    ApiError::new(
+        StatusCode::UNAUTHORIZED,
+        "invalid_credentials",
+        "the username or the password is wrong",
+    )
 }
 
 fn no_refresh() -> ApiError {
-    ApiError::new(StatusCode::UNAUTHORIZED, "invalid_refresh_token", "the refresh token was used, has ended, or never was one: sign in again")
+    ApiError::new(
+        StatusCode::UNAUTHORIZED,
+        "invalid_refresh_token",
+        "the refresh token was used, has ended, or never was one: sign in again",
+    )
 }
 
 impl Auth {
@@ -47,7 +56,12 @@ impl Auth {
     }
 
     fn signed_in(&self, tokens: Tokens, user: User) -> SignedIn {
-        SignedIn { access_token: tokens.access, refresh_token: tokens.refresh, expires_in: self.config.access.as_secs(), user: view(user) }
+        SignedIn {
+            access_token: tokens.access,
+            refresh_token: tokens.refresh,
+            expires_in: self.config.access.as_secs(),
+            user: view(user),
+        }
     }
 
     /// A session for whoever knows the password. 401 for a wrong one, an unknown or a disabled user alike, after the same
@@ -56,36 +70,36 @@ impl Auth {
         if !(1..=64).contains(&login.username.chars().count()) {
             return Err(ApiError::invalid("username", "a username has 1 to 64 characters"));
         }
-        let attempt = match self.logins.attempt(Some(&login.username), meta.address, self.clock.now()) {
+        let attempt = match self.logins.attempt(Some(&login.username), meta.address, &self.clock).await {
             Ok(attempt) => attempt,
-            Err(wait) => {
+            Err(refusal) => {
                 let known = self.store.user_by_name(&login.username).await?;
-                self.login_refused(meta, known.as_ref().map(|u| &u.id), "too_many_requests");
-                return Err(too_many(wait));
+                let refusal = throttled(refusal);
+                self.login_refused(meta, known.as_ref().map(|u| &u.id), &refusal.code);
+                return Err(refusal);
             }
         };
-        let found = self.store.user_by_name(&login.username).await?;
-        let verdict = self.passwords.verify(found.as_ref().map(|u| u.password_hash.as_str()), &login.password).await;
-        let right = match verdict {
-            Ok(right) => right,
-            Err(error) => {
-                // Nobody looked at the password, so it was no guess.
-                attempt.forgive();
-                return Err(error);
-            }
-        };
-        let user = match found {
-            Some(user) if right && !user.disabled => user,
-            other => {
-                self.login_refused(meta, other.as_ref().map(|u| &u.id), "invalid_credentials");
-                return Err(wrong());
-            }
-        };
-        let signed_in = self.begin_session(meta, user).await;
-        if !matches!(&signed_in, Err(error) if error.status == StatusCode::UNAUTHORIZED) {
+        let outcome = self.check(meta, &login).await;
+        // Only a wrong password is a guess; what failed otherwise may be tried again at once.
+        if !matches!(&outcome, Err(error) if error.status == StatusCode::UNAUTHORIZED) {
             attempt.forgive();
         }
-        signed_in
+        outcome
+    }
+
+    async fn check(&self, meta: &Meta, login: &Login) -> ApiResult<SignedIn> {
+        let found = self.store.user_by_name(&login.username).await?;
+        let right = self
+            .passwords
+            .verify(found.as_ref().map(|u| u.password_hash.as_str()), &login.password)
+            .await?;
+        match found {
+            Some(user) if right && !user.disabled => self.begin_session(meta, user).await,
+            other => {
+                self.login_refused(meta, other.as_ref().map(|u| &u.id), "invalid_credentials");
+                Err(wrong())
+            }
+        }
     }
 
     pub(super) async fn begin_session(&self, meta: &Meta, known: User) -> ApiResult<SignedIn> {
@@ -99,17 +113,30 @@ impl Auth {
             Some(_) | None => return Err(wrong()),
         };
         let mut changes = Vec::new();
+        let mut detail = json!({});
         if crowd.len() >= SESSIONS
             && let Some(idle) = crowd.iter().min_by_key(|s| s.last_used_at)
         {
             tx.revoke_session(&idle.id).await?;
             changes.push(Changed::session(&idle.id));
+            detail["ended"] = json!(idle.id);
         }
         let id = SessionId::fresh(now.0);
         let address = meta.address.map(|a| a.to_string()).unwrap_or_default();
-        tx.create_session(NewSession { id: id.clone(), user_id: user.id.clone(), pair: tokens.stored, address }).await?;
-        let entry = audit_anonymous(meta, "auth.login", Some(user.id.as_str()), json!({ "session": id }));
-        tx.audit(AuditEntry { actor: user.username.to_string(), ..entry }).await?;
+        tx.create_session(NewSession {
+            id: id.clone(),
+            user_id: user.id.clone(),
+            pair: tokens.stored,
+            address,
+        })
+        .await?;
+        detail["session"] = json!(id);
+        let entry = audit_anonymous(meta, "auth.login", Some(user.id.as_str()), detail);
+        tx.audit(AuditEntry {
+            actor: user.username.to_string(),
+            ..entry
+        })
+        .await?;
         self.commit(tx, changes).await?;
         Ok(self.signed_in(tokens, user))
     }
@@ -117,15 +144,19 @@ impl Auth {
     /// The name that was tried is not kept: people type passwords there.
     fn login_refused(&self, meta: &Meta, user: Option<&UserId>, outcome: &str) {
         let entry = audit_anonymous(meta, "auth.login", user.map(UserId::as_str), json!({}));
-        self.refusals.note(AuditEntry { outcome: outcome.into(), ..entry });
+        self.refusals.note(AuditEntry {
+            outcome: outcome.into(),
+            ..entry
+        });
         tracing::info!(client.address = ?meta.address, outcome, "a login was refused");
     }
 
-    /// Exchanges a refresh token for a new pair. 401 where it is not good any more.
+    /// Exchanges a refresh token for a new pair. 401 where it is not good any more. The audit log does not hear of it:
+    /// nobody may do more or less than before.
     pub async fn refresh(&self, meta: &Meta, refresh: Refresh) -> ApiResult<SignedIn> {
         let now = self.clock.now();
         // Each is a write transaction, so whoever makes tokens up may not ask for ever.
-        let attempt = self.refreshes.attempt(None, meta.address, now).map_err(too_many)?;
+        let attempt = self.refreshes.attempt(None, meta.address, &self.clock).await.map_err(throttled)?;
         let (_, presented) = hash_of(refresh.refresh_token.expose(), &[REFRESH]).ok_or_else(no_refresh)?;
         let tokens = self.tokens(now)?;
         let mut tx = self.store.begin(now).await?;
@@ -137,7 +168,11 @@ impl Auth {
             }
             Refreshed::Reused { session, user } => {
                 let entry = audit_anonymous(meta, "auth.refresh_reused", Some(session.as_str()), json!({ "user": user }));
-                tx.audit(AuditEntry { outcome: "session_revoked".into(), ..entry }).await?;
+                tx.audit(AuditEntry {
+                    outcome: "session_revoked".into(),
+                    ..entry
+                })
+                .await?;
                 self.commit(tx, [Changed::session(&session)]).await?;
                 tracing::warn!(session.id = %session, user.id = %user, client.address = ?meta.address, "a refresh token came a second time: its session was ended");
                 Err(no_refresh())
@@ -149,7 +184,10 @@ impl Auth {
     /// Ends the caller's session.
     pub async fn logout(&self, actor: &Actor, meta: &Meta) -> ApiResult<()> {
         let Credential::Session(id) = &actor.credential else {
-            return Err(ApiError::conflict("not_a_session", "an API token has no session to end: delete the token instead"));
+            return Err(ApiError::conflict(
+                "not_a_session",
+                "an API token has no session to end: delete the token instead",
+            ));
         };
         let mut tx = self.store.begin(self.clock.now()).await?;
         tx.revoke_session(id).await?;
@@ -164,14 +202,21 @@ impl Auth {
     }
 
     async fn own(&self, actor: &Actor) -> ApiResult<User> {
-        self.store.user(&actor.user).await?.ok_or_else(|| ApiError::unauthorized("your user was deleted"))
+        self.store
+            .user(&actor.user)
+            .await?
+            .ok_or_else(|| ApiError::unauthorized("your user was deleted"))
     }
 
     /// Changes the caller's own password and ends their other sessions. Guessing the present one is throttled like logins.
     pub async fn change_password(&self, actor: &Actor, meta: &Meta, change: ChangePassword) -> ApiResult<()> {
         only_whole(actor)?;
         let user = self.own(actor).await?;
-        let attempt = self.logins.attempt(Some(user.username.as_str()), meta.address, self.clock.now()).map_err(too_many)?;
+        let attempt = self
+            .logins
+            .attempt(Some(user.username.as_str()), meta.address, &self.clock)
+            .await
+            .map_err(throttled)?;
         let right = match self.passwords.verify(Some(&user.password_hash), &change.current_password).await {
             Ok(right) => right,
             Err(error) => {
@@ -181,7 +226,10 @@ impl Auth {
         };
         if !right {
             let entry = audit(actor, meta, "auth.password", Some(user.id.as_str()), json!({}));
-            self.refusals.note(AuditEntry { outcome: "wrong_password".into(), ..entry });
+            self.refusals.note(AuditEntry {
+                outcome: "wrong_password".into(),
+                ..entry
+            });
             return Err(ApiError::new(StatusCode::FORBIDDEN, "wrong_password", "the current password is wrong").field("currentPassword"));
         }
         attempt.forgive();
@@ -203,7 +251,14 @@ impl Auth {
             other => other.into(),
         })?;
         let ended = tx.revoke_sessions(&user.id, session_of(actor)).await?;
-        tx.audit(audit(actor, meta, "auth.password", Some(user.id.as_str()), json!({ "sessionsEnded": ended }))).await?;
+        tx.audit(audit(
+            actor,
+            meta,
+            "auth.password",
+            Some(user.id.as_str()),
+            json!({ "sessionsEnded": ended }),
+        ))
+        .await?;
         self.commit(tx, [Changed::user(&user.id)]).await?;
         if user.must_change_password {
             self.forget_initial_password().await;
@@ -223,12 +278,18 @@ impl Auth {
         only_whole(actor)?;
         let missing = || ApiError::not_found("session", key);
         let id = SessionId::parse(key).map_err(|_| missing())?;
-        let session = self.store.session(&id).await?.filter(|s| s.user_id == actor.user).ok_or_else(missing)?;
+        let session = self
+            .store
+            .session(&id)
+            .await?
+            .filter(|s| s.user_id == actor.user)
+            .ok_or_else(missing)?;
         let mut tx = self.store.begin(self.clock.now()).await?;
         if !tx.revoke_session(&session.id).await? {
             return Err(missing());
         }
-        tx.audit(audit(actor, meta, "auth.session_end", Some(session.id.as_str()), json!({}))).await?;
+        tx.audit(audit(actor, meta, "auth.session_end", Some(session.id.as_str()), json!({})))
+            .await?;
         self.commit(tx, [Changed::session(&session.id)]).await?;
         Ok(())
     }
@@ -242,13 +303,28 @@ pub(super) fn session_of(actor: &Actor) -> Option<&SessionId> {
     }
 }
 
-fn too_many(wait: Duration) -> ApiError {
-    // Rounded up, so that whoever waits as told is not refused again.
-    let seconds = wait.as_millis().div_ceil(1000).max(1);
-    let wait = Duration::from_secs(u64::try_from(seconds).unwrap_or(60));
-    ApiError::too_many(format!("too many failed attempts: wait {} seconds", wait.as_secs()), wait)
+fn throttled(refusal: Refusal) -> ApiError {
+    match refusal {
+        Refusal::TooMany(wait) => {
+            // Rounded up, so that whoever waits as told is not refused again.
+            let seconds = u64::try_from(wait.as_millis().div_ceil(1000).max(1)).unwrap_or(u64::MAX);
+            ApiError::too_many(
+                format!("too many failed attempts: wait {seconds} seconds"),
+                Duration::from_secs(seconds),
+            )
+        }
+        Refusal::Crowded => ApiError::unavailable(
+            "passwords_busy",
+            "too many passwords are being checked right now: retry in a moment",
+        ),
+    }
 }
 
 fn session_view(session: Session) -> SessionView {
-    SessionView { id: session.id, created: session.created_at, last_used: session.last_used_at, expires: session.expires_at }
+    SessionView {
+        id: session.id,
+        created: session.created_at,
+        last_used: session.last_used_at,
+        expires: session.expires_at,
+    }
 }

@@ -181,7 +181,11 @@ fn millis(duration: Duration) -> i64 {
 
 /// Refuses a token limited to scopes what belongs to its user as a person: their password, their sessions.
 fn only_whole(actor: &Actor) -> ApiResult<()> {
-    if is_whole(actor) { Ok(()) } else { Err(ApiError::forbidden("a token limited to scopes can't do this for its user: sign in")) }
+    if is_whole(actor) {
+        Ok(())
+    } else {
+        Err(ApiError::forbidden("a token limited to scopes can't do this for its user: sign in"))
+    }
 }
 
 #[cfg(test)]
@@ -197,7 +201,14 @@ mod unit {
         assert_ne!(one, two);
         assert_eq!(hash_of(&one, &[API_TOKEN, ACCESS]), Some((ACCESS, hash)));
         assert_eq!(hash_of(&one, &[API_TOKEN, REFRESH]), None);
-        for bad in ["", "nma_", &one[..one.len() - 1], &format!("{one}A"), &one.replace("nma_", "nma "), &format!("nma_{}", "é".repeat(22))] {
+        for bad in [
+            "",
+            "nma_",
+            &one[..one.len() - 1],
+            &format!("{one}A"),
+            &one.replace("nma_", "nma "),
+            &format!("nma_{}", "é".repeat(22)),
+        ] {
             assert_eq!(hash_of(bad, &[ACCESS]), None, "{bad}");
         }
     }
@@ -208,7 +219,11 @@ mod unit {
             user: UserId::fresh(1),
             username: "ada".into(),
             role: Role::Admin,
-            credential: Credential::Token { id: TokenId::fresh(1), name: "ci".into(), scopes: scopes.iter().map(|s| Scope::parse(s).unwrap()).collect() },
+            credential: Credential::Token {
+                id: TokenId::fresh(1),
+                name: "ci".into(),
+                scopes: scopes.iter().map(|s| Scope::parse(s).unwrap()).collect(),
+            },
         };
         for (own, asked, may) in [
             (&["containers:read"][..], "containers:read", true),
@@ -224,7 +239,10 @@ mod unit {
         }
         assert!(is_whole(&with(&[])) && is_whole(&with(&["*:write"])));
         assert!(!is_whole(&with(&["*:read"])) && !is_whole(&with(&["users:write", "tokens:write"])));
-        let session = Actor { credential: Credential::Session(SessionId::fresh(1)), ..with(&[]) };
+        let session = Actor {
+            credential: Credential::Session(SessionId::fresh(1)),
+            ..with(&[])
+        };
         assert!(is_whole(&session) && only_whole(&session).is_ok());
     }
 }

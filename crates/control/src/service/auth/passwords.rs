@@ -53,11 +53,21 @@ impl Passwords {
         let decoy = decoy(&params);
         let hasher = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
         let (running, places) = (Arc::new(Semaphore::new(AT_ONCE)), Arc::new(Semaphore::new(AT_ONCE + WAITING)));
-        Self { hasher, running, places, decoy }
+        Self {
+            hasher,
+            running,
+            places,
+            decoy,
+        }
     }
 
     async fn turn(&self) -> ApiResult<Turn> {
-        let busy = || ApiError::unavailable("passwords_busy", "too many passwords are being checked right now: retry in a moment");
+        let busy = || {
+            ApiError::unavailable(
+                "passwords_busy",
+                "too many passwords are being checked right now: retry in a moment",
+            )
+        };
         let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| busy())?;
         let run = Arc::clone(&self.running).acquire_owned().await.map_err(|_| busy())?;
         Ok(Turn([run, place]))
@@ -70,7 +80,9 @@ impl Passwords {
         blocking(move || {
             let _turn = turn;
             let salt = salt()?;
-            let hash = hasher.hash_password(password.expose().as_bytes(), &salt).map_err(|error| internal("hash a password", error))?;
+            let hash = hasher
+                .hash_password(password.expose().as_bytes(), &salt)
+                .map_err(|error| internal("hash a password", error))?;
             Ok(hash.to_string())
         })
         .await
@@ -117,7 +129,13 @@ fn salt() -> ApiResult<SaltString> {
 /// A hash of no password that anybody knows, as costly to check as any other.
 fn decoy(params: &Params) -> Arc<str> {
     let (salt, hash) = ("A".repeat(22), "A".repeat(43));
-    format!("$argon2id$v=19$m={},t={},p={}${salt}${hash}", params.m_cost(), params.t_cost(), params.p_cost()).into()
+    format!(
+        "$argon2id$v=19$m={},t={},p={}${salt}${hash}",
+        params.m_cost(),
+        params.t_cost(),
+        params.p_cost()
+    )
+    .into()
 }
 
 pub(super) fn internal(attempt: &str, error: impl std::fmt::Display) -> ApiError {
@@ -138,7 +156,11 @@ mod tests {
         let passwords = Passwords::new(Cost::least());
         let hash = passwords.hash(&text("correct horse")).await.unwrap();
         assert!(hash.starts_with("$argon2id$v=19$m=8,t=1,p=1$"), "{hash}");
-        assert_ne!(hash, passwords.hash(&text("correct horse")).await.unwrap(), "each hash has a salt of its own");
+        assert_ne!(
+            hash,
+            passwords.hash(&text("correct horse")).await.unwrap(),
+            "each hash has a salt of its own"
+        );
         assert!(passwords.verify(Some(&hash), &text("correct horse")).await.unwrap());
         assert!(!passwords.verify(Some(&hash), &text("correct horsf")).await.unwrap());
         assert!(!passwords.verify(None, &text("correct horse")).await.unwrap());
@@ -153,7 +175,13 @@ mod tests {
             let real = passwords.hash(&text("correct horse")).await.unwrap();
             let parts = |hash: &str| {
                 let hash = PasswordHash::new(hash).unwrap();
-                (hash.algorithm.to_string(), hash.version, hash.params.to_string(), hash.salt.map(|s| s.as_str().len()), hash.hash.map(|h| h.len()))
+                (
+                    hash.algorithm.to_string(),
+                    hash.version,
+                    hash.params.to_string(),
+                    hash.salt.map(|s| s.as_str().len()),
+                    hash.hash.map(|h| h.len()),
+                )
             };
             assert_eq!(parts(&real), parts(&passwords.decoy));
         }

@@ -38,7 +38,13 @@ pub struct Refused {
 pub fn refusals() -> (Refusals, Refused) {
     let (sender, receiver) = mpsc::channel(WAITING);
     let beyond = Arc::<AtomicU64>::default();
-    (Refusals { sender, beyond: Arc::clone(&beyond) }, Refused { receiver, beyond })
+    (
+        Refusals {
+            sender,
+            beyond: Arc::clone(&beyond),
+        },
+        Refused { receiver, beyond },
+    )
 }
 
 impl Refusals {
@@ -86,7 +92,10 @@ async fn keep(store: &Store, clock: &SharedClock, entries: Vec<AuditEntry>) {
     }
     .await;
     if let Err(error) = written {
-        tracing::warn!(error = &error as &dyn std::error::Error, "refusals could not be written to the audit log");
+        tracing::warn!(
+            error = &error as &dyn std::error::Error,
+            "refusals could not be written to the audit log"
+        );
     }
 }
 
@@ -135,12 +144,20 @@ impl Digest {
         let mut entries: Vec<AuditEntry> = written
             .into_values()
             .filter(|(_, again)| *again > 0)
-            .map(|(entry, again)| AuditEntry { detail: serde_json::json!({ "repeated": again }), request_id: None, ..entry })
+            .map(|(entry, again)| AuditEntry {
+                detail: serde_json::json!({ "repeated": again }),
+                request_id: None,
+                ..entry
+            })
             .collect();
         let beyond = beyond + unheard;
         if beyond > 0 {
             let detail = serde_json::json!({ "others": beyond });
-            entries.push(AuditEntry { outcome: "refused".into(), detail, ..AuditEntry::new(ANONYMOUS, "auth.refused") });
+            entries.push(AuditEntry {
+                outcome: "refused".into(),
+                detail,
+                ..AuditEntry::new(ANONYMOUS, "auth.refused")
+            });
         }
         entries
     }
@@ -151,7 +168,11 @@ mod tests {
     use super::*;
 
     fn entry(target: &str) -> AuditEntry {
-        AuditEntry { target: Some(target.into()), outcome: "forbidden".into(), ..AuditEntry::new("ada", "auth.refused") }
+        AuditEntry {
+            target: Some(target.into()),
+            outcome: "forbidden".into(),
+            ..AuditEntry::new("ada", "auth.refused")
+        }
     }
 
     #[test]

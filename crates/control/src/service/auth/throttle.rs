@@ -1,14 +1,16 @@
 //! Slows down the guessing of passwords.
 //!
-//! An attempt is counted before its password is looked at and taken back when it was right, so guesses sent at once count
-//! like guesses sent in turn. Whoever hangs up before the answer has made a guess too.
+//! An attempt counts from before its password is looked at until that was right, so guesses sent at once count like guesses
+//! sent in turn. Whoever hangs up before the answer has made a guess too.
 
+use crate::service::clock::SharedClock;
 use nm_types::Timestamp;
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
+use tokio::sync::{Notify, Semaphore};
 
 /// How much may fail.
 #[derive(Debug, Clone, Copy)]
@@ -24,17 +26,27 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { per_account: 5, per_address: 20, refreshes_per_address: 60, window: Duration::from_secs(60) }
+        Self {
+            per_account: 5,
+            per_address: 20,
+            refreshes_per_address: 60,
+            window: Duration::from_secs(60),
+        }
     }
 }
 
 /// The most accounts and the most addresses remembered. Hashing passwords takes so long that fewer fail within a window.
 const MOST: usize = 10_000;
+/// How many may wait for attempts under way.
+const WAITING: usize = 256;
 
 /// Failures of some kind, by account and by address.
 #[derive(Debug)]
 pub struct Throttle {
     tables: Mutex<Tables>,
+    /// An attempt has ended.
+    ended: Notify,
+    waiting: Semaphore,
 }
 
 #[derive(Debug)]
@@ -43,57 +55,111 @@ struct Tables {
     addresses: Table<IpAddr>,
 }
 
-/// One counted attempt. Dropped, it stays counted.
+/// Why there is no attempt.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Too many have failed: the next may be made after this long.
+    TooMany(Duration),
+    /// Too many are waiting for those under way.
+    Crowded,
+}
+
+/// An attempt under way. Dropped, it has failed; so does one whose caller hangs up.
 #[derive(Debug)]
 pub struct Attempt {
     throttle: Arc<Throttle>,
     account: Option<String>,
     address: Option<IpAddr>,
-    at: i64,
+    failed: Option<i64>,
 }
 
 impl Throttle {
     pub fn new(per_account: usize, per_address: usize, window: Duration) -> Arc<Self> {
         let window = i64::try_from(window.as_millis()).unwrap_or(i64::MAX);
-        Arc::new(Self { tables: Mutex::new(Tables { accounts: Table::new(per_account, window), addresses: Table::new(per_address, window) }) })
+        let tables = Tables {
+            accounts: Table::new(per_account, window),
+            addresses: Table::new(per_address, window),
+        };
+        Arc::new(Self {
+            tables: Mutex::new(tables),
+            ended: Notify::new(),
+            waiting: Semaphore::new(WAITING),
+        })
     }
 
     fn tables(&self) -> MutexGuard<'_, Tables> {
         self.tables.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    /// Counts an attempt, or tells how long to wait until one is free again.
-    pub fn attempt(self: &Arc<Self>, account: Option<&str>, address: Option<IpAddr>, now: Timestamp) -> Result<Attempt, Duration> {
-        let (account, address, at) = (account.map(str::to_owned), address.map(block), now.0);
+    /// Begins an attempt. Where those under way would be too many if they all failed, it waits for them: they may be right.
+    pub async fn attempt(
+        self: &Arc<Self>,
+        account: Option<&str>,
+        address: Option<IpAddr>,
+        clock: &SharedClock,
+    ) -> Result<Attempt, Refusal> {
+        if let Some(result) = self.begin(account, address, clock.now()) {
+            return result;
+        }
+        let _waiting = self.waiting.try_acquire().map_err(|_| Refusal::Crowded)?;
+        loop {
+            let mut ended = std::pin::pin!(self.ended.notified());
+            // Before looking again, so that none ends in between unheard.
+            ended.as_mut().enable();
+            if let Some(result) = self.begin(account, address, clock.now()) {
+                return result;
+            }
+            ended.await;
+        }
+    }
+
+    /// `None` while it depends on attempts under way.
+    fn begin(self: &Arc<Self>, account: Option<&str>, address: Option<IpAddr>, now: Timestamp) -> Option<Result<Attempt, Refusal>> {
+        let (account, address) = (account.map(str::to_owned), address.map(block));
         let mut tables = self.tables();
-        let waits = [
-            account.as_ref().and_then(|a| tables.accounts.wait(a, at)),
-            address.as_ref().and_then(|a| tables.addresses.wait(a, at)),
+        let rooms = [
+            account.as_ref().map_or(Room::Free, |a| tables.accounts.room(a, now.0)),
+            address.as_ref().map_or(Room::Free, |a| tables.addresses.room(a, now.0)),
         ];
-        if let Some(wait) = waits.into_iter().flatten().max() {
-            return Err(Duration::from_millis(u64::try_from(wait).unwrap_or(0)));
+        match rooms.into_iter().max() {
+            Some(Room::Full { wait_ms }) => return Some(Err(Refusal::TooMany(Duration::from_millis(u64::try_from(wait_ms).unwrap_or(0))))),
+            Some(Room::Undecided) => return None,
+            Some(Room::Free) | None => {}
         }
         if let Some(account) = &account {
-            tables.accounts.count(account.clone(), at);
+            tables.accounts.begin(account.clone(), now.0);
         }
         if let Some(address) = address {
-            tables.addresses.count(address, at);
+            tables.addresses.begin(address, now.0);
         }
         drop(tables);
-        Ok(Attempt { throttle: Arc::clone(self), account, address, at })
+        Some(Ok(Attempt {
+            throttle: Arc::clone(self),
+            account,
+            address,
+            failed: Some(now.0),
+        }))
     }
 }
 
 impl Attempt {
-    /// It was no failure: it counts no more.
-    pub fn forgive(self) {
+    /// It was no failure: it does not count.
+    pub fn forgive(mut self) {
+        self.failed = None;
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
         let mut tables = self.throttle.tables();
         if let Some(account) = &self.account {
-            tables.accounts.forget(account, self.at);
+            tables.accounts.end(account, self.failed);
         }
         if let Some(address) = &self.address {
-            tables.addresses.forget(address, self.at);
+            tables.addresses.end(address, self.failed);
         }
+        drop(tables);
+        self.throttle.ended.notify_waiters();
     }
 }
 
@@ -105,61 +171,94 @@ fn block(address: IpAddr) -> IpAddr {
     }
 }
 
-/// The moments of the failures of each key within the window, oldest first.
+/// Whether there is room for one more attempt, from the best to the worst.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Room {
+    Free,
+    Undecided,
+    Full { wait_ms: i64 },
+}
+
 #[derive(Debug)]
 struct Table<K> {
     limit: usize,
     window: i64,
-    failures: HashMap<K, VecDeque<i64>>,
+    records: HashMap<K, Record>,
     swept: i64,
+}
+
+#[derive(Debug, Default)]
+struct Record {
+    under_way: usize,
+    /// The moments of the failures within the window, oldest first.
+    failed: VecDeque<i64>,
+}
+
+impl Record {
+    fn is_over(&self, now: i64, window: i64) -> bool {
+        self.under_way == 0 && self.failed.back().is_none_or(|m| now - m >= window)
+    }
 }
 
 impl<K: Hash + Eq + Clone> Table<K> {
     fn new(limit: usize, window: i64) -> Self {
-        Self { limit, window, failures: HashMap::new(), swept: i64::MIN }
+        Self {
+            limit,
+            window,
+            records: HashMap::new(),
+            swept: i64::MIN,
+        }
     }
 
-    /// Milliseconds until `key` may fail again; `None` when it may now.
-    fn wait(&mut self, key: &K, now: i64) -> Option<i64> {
+    fn room(&mut self, key: &K, now: i64) -> Room {
         let window = self.window;
-        let moments = self.failures.get_mut(key)?;
-        for moment in moments.iter_mut() {
+        let Some(record) = self.records.get_mut(key) else {
+            return Room::Free;
+        };
+        for moment in &mut record.failed {
             // The clock was put back: counted from now, lest they count for as long as it was put back.
             *moment = (*moment).min(now);
         }
-        moments.retain(|m| now - m < window);
-        if moments.len() < self.limit {
-            return None;
+        record.failed.retain(|m| now - m < window);
+        match record.failed.len().checked_sub(self.limit).and_then(|n| record.failed.get(n)) {
+            Some(first) => Room::Full {
+                wait_ms: first + window - now,
+            },
+            None if record.failed.len() + record.under_way >= self.limit => Room::Undecided,
+            None => Room::Free,
         }
-        moments.get(moments.len() - self.limit).map(|m| m + window - now)
     }
 
-    fn count(&mut self, key: K, now: i64) {
+    fn begin(&mut self, key: K, now: i64) {
         self.make_room(&key, now);
-        self.failures.entry(key).or_default().push_back(now);
+        self.records.entry(key).or_default().under_way += 1;
     }
 
-    fn forget(&mut self, key: &K, at: i64) {
-        if let Some(moments) = self.failures.get_mut(key) {
-            if let Some(place) = moments.iter().position(|m| *m == at) {
-                moments.remove(place);
-            }
-            if moments.is_empty() {
-                self.failures.remove(key);
-            }
+    fn end(&mut self, key: &K, failed: Option<i64>) {
+        let Some(record) = self.records.get_mut(key) else { return };
+        record.under_way = record.under_way.saturating_sub(1);
+        if let Some(moment) = failed {
+            let place = record.failed.partition_point(|m| *m <= moment);
+            record.failed.insert(place, moment);
+        }
+        if record.under_way == 0 && record.failed.is_empty() {
+            self.records.remove(key);
         }
     }
 
     fn make_room(&mut self, key: &K, now: i64) {
         let window = self.window;
-        if self.failures.len() >= MOST || now.saturating_sub(self.swept) >= window {
+        if self.records.len() >= MOST || now.saturating_sub(self.swept) >= window {
             self.swept = now;
-            self.failures.retain(|_, moments| moments.back().is_some_and(|m| now - m < window));
+            self.records.retain(|_, record| !record.is_over(now, window));
         }
-        if self.failures.len() >= MOST && !self.failures.contains_key(key) {
-            let oldest = self.failures.iter().min_by_key(|(_, moments)| moments.back().copied()).map(|(k, _)| k.clone());
+        if self.records.len() >= MOST && !self.records.contains_key(key) {
+            let settled = self.records.iter().filter(|(_, record)| record.under_way == 0);
+            let oldest = settled
+                .min_by_key(|(_, record)| record.failed.back().copied())
+                .map(|(k, _)| k.clone());
             if let Some(oldest) = oldest {
-                self.failures.remove(&oldest);
+                self.records.remove(&oldest);
             }
         }
     }
@@ -168,6 +267,7 @@ impl<K: Hash + Eq + Clone> Table<K> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::service::clock::Clock;
 
     const MINUTE: Duration = Duration::from_secs(60);
 
@@ -178,74 +278,152 @@ mod tests {
         Some(text.parse().unwrap())
     }
 
+    /// What an attempt at this second comes to, where nothing is under way.
+    fn try_at(throttle: &Arc<Throttle>, account: Option<&str>, address: Option<IpAddr>, second: i64) -> Result<Attempt, Refusal> {
+        throttle.begin(account, address, at(second)).expect("nothing is under way")
+    }
+    fn fail(throttle: &Arc<Throttle>, account: Option<&str>, address: Option<IpAddr>, second: i64) {
+        drop(try_at(throttle, account, address, second).unwrap());
+    }
+    /// Seconds to wait.
+    fn refused(throttle: &Arc<Throttle>, account: Option<&str>, address: Option<IpAddr>, second: i64) -> u64 {
+        match try_at(throttle, account, address, second) {
+            Err(Refusal::TooMany(wait)) => wait.as_secs(),
+            other => panic!("{other:?}"),
+        }
+    }
+
     #[test]
     fn five_failures_a_minute_an_account() {
         let throttle = Throttle::new(5, 20, MINUTE);
         for second in 0..5 {
-            throttle.attempt(Some("ada"), ip("192.0.2.1"), at(second)).unwrap();
+            fail(&throttle, Some("ada"), ip("192.0.2.1"), second);
         }
-        // From wherever it comes.
-        let wait = throttle.attempt(Some("ada"), ip("192.0.2.2"), at(5)).unwrap_err();
-        assert_eq!(wait, Duration::from_secs(55));
-        // Being refused does not put off the end.
-        throttle.attempt(Some("ada"), None, at(59)).unwrap_err();
-        throttle.attempt(Some("ada"), None, at(60)).unwrap();
-        throttle.attempt(Some("ada"), None, at(60)).unwrap_err();
-        throttle.attempt(Some("bob"), ip("192.0.2.1"), at(5)).unwrap();
+        assert_eq!(refused(&throttle, Some("ada"), ip("192.0.2.2"), 5), 55, "from wherever it comes");
+        assert_eq!(
+            refused(&throttle, Some("ada"), None, 59),
+            1,
+            "being refused does not put off the end"
+        );
+        fail(&throttle, Some("ada"), None, 60);
+        assert_eq!(refused(&throttle, Some("ada"), None, 60), 1);
+        fail(&throttle, Some("bob"), ip("192.0.2.1"), 5);
     }
 
     #[test]
     fn twenty_failures_a_minute_an_address() {
         let throttle = Throttle::new(5, 20, MINUTE);
         for n in 0..20 {
-            throttle.attempt(Some(&format!("user{n}")), ip(&format!("2001:db8::{n}")), at(0)).unwrap();
+            fail(&throttle, Some(&format!("user{n}")), ip(&format!("2001:db8::{n}")), 0);
         }
-        assert_eq!(throttle.attempt(Some("eve"), ip("2001:db8::ffff"), at(30)).unwrap_err(), Duration::from_secs(30));
-        throttle.attempt(Some("eve"), ip("2001:db8:0:1::1"), at(30)).unwrap();
-        // An address refused at the door was not counted against the account.
+        assert_eq!(refused(&throttle, Some("eve"), ip("2001:db8::ffff"), 30), 30);
+        fail(&throttle, Some("eve"), ip("2001:db8:0:1::1"), 30);
+        // What was refused at the door was not counted against the account.
         for _ in 0..4 {
-            throttle.attempt(Some("eve"), None, at(30)).unwrap();
+            fail(&throttle, Some("eve"), None, 30);
         }
-        throttle.attempt(Some("eve"), None, at(30)).unwrap_err();
+        refused(&throttle, Some("eve"), None, 30);
     }
 
     #[test]
     fn an_ipv4_address_is_one_however_it_is_written() {
         let throttle = Throttle::new(5, 1, MINUTE);
-        throttle.attempt(None, ip("192.0.2.1"), at(0)).unwrap();
-        throttle.attempt(None, ip("::ffff:192.0.2.1"), at(0)).unwrap_err();
+        fail(&throttle, None, ip("192.0.2.1"), 0);
+        refused(&throttle, None, ip("::ffff:192.0.2.1"), 0);
     }
 
     #[test]
     fn what_succeeds_does_not_count() {
         let throttle = Throttle::new(5, 20, MINUTE);
         for _ in 0..100 {
-            throttle.attempt(Some("ada"), ip("192.0.2.1"), at(0)).unwrap().forgive();
+            try_at(&throttle, Some("ada"), ip("192.0.2.1"), 0).unwrap().forgive();
         }
-        let under_way: Vec<_> = (0..5).map(|_| throttle.attempt(Some("ada"), None, at(1)).unwrap()).collect();
-        throttle.attempt(Some("ada"), None, at(1)).unwrap_err();
-        under_way.into_iter().for_each(Attempt::forgive);
-        throttle.attempt(Some("ada"), None, at(1)).unwrap();
+        assert!(throttle.tables().accounts.records.is_empty());
+    }
+
+    #[derive(Debug)]
+    struct Still;
+    impl Clock for Still {
+        fn now(&self) -> Timestamp {
+            at(0)
+        }
+    }
+
+    /// Attempts that are made at once: each ends as `right` says.
+    async fn at_once(throttle: &Arc<Throttle>, many: usize, right: bool) -> usize {
+        let clock: SharedClock = Arc::new(Still);
+        let tasks: Vec<_> = (0..many)
+            .map(|_| {
+                let (throttle, clock) = (Arc::clone(throttle), Arc::clone(&clock));
+                tokio::spawn(async move {
+                    let Ok(attempt) = throttle.attempt(Some("ada"), None, &clock).await else {
+                        return 0;
+                    };
+                    tokio::task::yield_now().await;
+                    if right {
+                        attempt.forgive();
+                    }
+                    1
+                })
+            })
+            .collect();
+        let mut made = 0;
+        for task in tasks {
+            made += task.await.unwrap();
+        }
+        made
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn attempts_made_at_once_count_like_attempts_made_in_turn() {
+        assert_eq!(at_once(&Throttle::new(5, 20, MINUTE), 100, false).await, 5);
+        assert_eq!(
+            at_once(&Throttle::new(5, 20, MINUTE), 100, true).await,
+            100,
+            "who is right only waits"
+        );
+    }
+
+    #[tokio::test]
+    async fn the_crowd_that_waits_is_bounded() {
+        let throttle = Throttle::new(1, 1, MINUTE);
+        let clock: SharedClock = Arc::new(Still);
+        let under_way = throttle.attempt(Some("ada"), None, &clock).await.unwrap();
+        let waiting: Vec<_> = (0..WAITING)
+            .map(|_| {
+                let (throttle, clock) = (Arc::clone(&throttle), Arc::clone(&clock));
+                tokio::spawn(async move { throttle.attempt(Some("ada"), None, &clock).await.map(Attempt::forgive) })
+            })
+            .collect();
+        while throttle.waiting.available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(throttle.attempt(Some("ada"), None, &clock).await.unwrap_err(), Refusal::Crowded);
+        throttle.attempt(Some("bob"), None, &clock).await.unwrap();
+        under_way.forgive();
+        for one in waiting {
+            one.await.unwrap().unwrap();
+        }
     }
 
     #[test]
     fn a_clock_put_back_locks_nobody_out() {
         let throttle = Throttle::new(5, 20, MINUTE);
         for _ in 0..5 {
-            throttle.attempt(Some("ada"), None, at(3600)).unwrap();
+            fail(&throttle, Some("ada"), None, 3600);
         }
-        assert_eq!(throttle.attempt(Some("ada"), None, at(0)).unwrap_err(), MINUTE);
-        throttle.attempt(Some("ada"), None, at(60)).unwrap();
+        assert_eq!(refused(&throttle, Some("ada"), None, 0), 60);
+        fail(&throttle, Some("ada"), None, 60);
     }
 
     #[test]
     fn memory_is_bounded() {
         let throttle = Throttle::new(5, 20, MINUTE);
         for n in 0..(MOST + 100) {
-            throttle.attempt(Some(&n.to_string()), None, at(0)).unwrap();
+            fail(&throttle, Some(&n.to_string()), None, 0);
         }
-        assert_eq!(throttle.tables().accounts.failures.len(), MOST);
-        throttle.attempt(Some("later"), None, at(61)).unwrap();
-        assert_eq!(throttle.tables().accounts.failures.len(), 1);
+        assert_eq!(throttle.tables().accounts.records.len(), MOST);
+        fail(&throttle, Some("later"), None, 61);
+        assert_eq!(throttle.tables().accounts.records.len(), 1);
     }
 }

@@ -48,9 +48,18 @@ impl Tickets {
         open.retain(|_, t| t.is_good(now));
         let of_user = |user: &UserId| open.values().filter(|t| t.actor.user == *user).count();
         if open.len() >= MOST || of_user(&actor.user) >= PER_USER {
-            return Err(ApiError::too_many("too many stream tickets were asked for and not used: retry in a moment", LIFETIME));
+            return Err(ApiError::too_many(
+                "too many stream tickets were asked for and not used: retry in a moment",
+                LIFETIME,
+            ));
         }
-        open.insert(hash, Ticket { actor: actor.clone(), given: now });
+        open.insert(
+            hash,
+            Ticket {
+                actor: actor.clone(),
+                given: now,
+            },
+        );
         Ok(now.plus_millis(lifetime_ms()))
     }
 
@@ -71,7 +80,12 @@ mod tests {
     const NOW: Timestamp = Timestamp(1_770_000_000_000);
 
     fn actor() -> Actor {
-        Actor { user: UserId::fresh(1), username: "ada".into(), role: Role::Viewer, credential: Credential::Session(SessionId::fresh(1)) }
+        Actor {
+            user: UserId::fresh(1),
+            username: "ada".into(),
+            role: Role::Viewer,
+            credential: Credential::Session(SessionId::fresh(1)),
+        }
     }
     fn hash(n: usize) -> TokenHash {
         TokenHash::of(&n.to_string())

@@ -15,6 +15,8 @@ use std::collections::BTreeSet;
 /// How long a token is good where nobody says.
 const DEFAULT_DAYS: i64 = 90;
 const DAY_MS: i64 = 24 * 3600 * 1000;
+/// The most scopes of one token, as its schema says.
+const SCOPES: usize = 50;
 /// The most tokens of one user.
 const PER_USER: u32 = 200;
 
@@ -33,7 +35,13 @@ fn view(token: ApiToken) -> TokenView {
 
 impl Auth {
     /// A page of the caller's tokens, or of everybody's, in the order of their making, and where the next begins.
-    pub async fn list_tokens(&self, actor: &Actor, all: bool, after: Option<&TokenId>, limit: u32) -> ApiResult<(Vec<TokenView>, Option<TokenId>)> {
+    pub async fn list_tokens(
+        &self,
+        actor: &Actor,
+        all: bool,
+        after: Option<&TokenId>,
+        limit: u32,
+    ) -> ApiResult<(Vec<TokenView>, Option<TokenId>)> {
         if all && actor.role < Role::Admin {
             return Err(ApiError::forbidden("only admins see the tokens of others"));
         }
@@ -47,7 +55,15 @@ impl Auth {
 
     /// A token for the caller, with no more than the caller may. The token itself is given this once.
     pub async fn create_token(&self, actor: &Actor, meta: &Meta, new: NewToken) -> ApiResult<CreatedToken> {
-        let NewToken { name, role, scopes, expires_in_days } = new;
+        let NewToken {
+            name,
+            role,
+            scopes,
+            expires_in_days,
+        } = new;
+        if scopes.len() > SCOPES {
+            return Err(ApiError::invalid("scopes", format!("a token has at most {SCOPES} scopes")));
+        }
         let scopes: BTreeSet<Scope> = scopes.into_iter().collect();
         no_wider_than(actor, role, &scopes)?;
         let asked = json!({ "name": name, "role": role, "scopes": scopes, "days": expires_in_days });
@@ -67,7 +83,10 @@ impl Auth {
             }
         }
         if crowded {
-            return Err(ApiError::conflict("too_many_tokens", format!("you have {most} tokens: delete those you do not need")));
+            return Err(ApiError::conflict(
+                "too_many_tokens",
+                format!("you have {most} tokens: delete those you do not need"),
+            ));
         }
         let row = TokenRow {
             id: TokenId::fresh(now.0),
@@ -94,7 +113,11 @@ impl Auth {
         match &actor.credential {
             Credential::Session(_) | Credential::System => Ok(wanted),
             Credential::Token { id, .. } => {
-                let maker = self.store.token(id).await?.ok_or_else(|| ApiError::unauthorized("your token was deleted"))?;
+                let maker = self
+                    .store
+                    .token(id)
+                    .await?
+                    .ok_or_else(|| ApiError::unauthorized("your token was deleted"))?;
                 Ok(wanted.min(maker.expires_at))
             }
         }
@@ -105,7 +128,14 @@ impl Auth {
         let token = self.find_token(actor, key).await?;
         let mut tx = self.store.begin(self.clock.now()).await?;
         tx.revoke_token(&token.id).await?;
-        tx.audit(audit(actor, meta, "token.delete", Some(token.id.as_str()), json!({ "name": token.name, "user": token.user_id }))).await?;
+        tx.audit(audit(
+            actor,
+            meta,
+            "token.delete",
+            Some(token.id.as_str()),
+            json!({ "name": token.name, "user": token.user_id }),
+        ))
+        .await?;
         self.commit(tx, [Changed::token(&token.id)]).await?;
         Ok(())
     }
@@ -115,12 +145,22 @@ impl Auth {
         if let Ok(id) = TokenId::parse(key) {
             let found = self.store.token(&id).await?.filter(|t| t.revoked_at.is_none());
             // Of another's token not even that it exists.
-            return found.filter(|t| t.user_id == actor.user || actor.role == Role::Admin).ok_or_else(missing);
+            return found
+                .filter(|t| t.user_id == actor.user || actor.role == Role::Admin)
+                .ok_or_else(missing);
         }
-        let mut named = self.store.tokens(Some(&actor.user), None, PER_USER).await?.into_iter().filter(|t| t.name.as_str() == key);
+        let mut named = self
+            .store
+            .tokens(Some(&actor.user), None, PER_USER)
+            .await?
+            .into_iter()
+            .filter(|t| t.name.as_str() == key);
         match (named.next(), named.next()) {
             (Some(only), None) => Ok(only),
-            (Some(_), Some(_)) => Err(ApiError::conflict("ambiguous_name", "several of your tokens have that name: use the id")),
+            (Some(_), Some(_)) => Err(ApiError::conflict(
+                "ambiguous_name",
+                "several of your tokens have that name: use the id",
+            )),
             (None, _) => Err(missing()),
         }
     }
@@ -132,10 +172,15 @@ fn no_wider_than(actor: &Actor, role: Role, scopes: &BTreeSet<Scope>) -> ApiResu
         return Err(ApiError::forbidden(format!("a token's role is at most your own, {}", actor.role.as_str())).field("role"));
     }
     if scopes.is_empty() && !is_whole(actor) {
-        return Err(ApiError::forbidden("a token without scopes could do more than the token that makes it: name scopes that it has").field("scopes"));
+        return Err(
+            ApiError::forbidden("a token without scopes could do more than the token that makes it: name scopes that it has")
+                .field("scopes"),
+        );
     }
     match scopes.iter().find(|scope| !holds(actor, scope)) {
-        Some(wider) => Err(ApiError::forbidden(format!("the token that makes it does not have the scope `{wider}` itself")).field("scopes")),
+        Some(wider) => {
+            Err(ApiError::forbidden(format!("the token that makes it does not have the scope `{wider}` itself")).field("scopes"))
+        }
         None => Ok(()),
     }
 }

@@ -14,7 +14,14 @@ use nm_types::text::Username;
 use serde_json::json;
 
 pub(super) fn view(user: User) -> UserView {
-    UserView { id: user.id, username: user.username, role: user.role, disabled: user.disabled, created: user.created_at, updated: user.updated_at }
+    UserView {
+        id: user.id,
+        username: user.username,
+        role: user.role,
+        disabled: user.disabled,
+        created: user.created_at,
+        updated: user.updated_at,
+    }
 }
 
 /// A user, and the revision that `If-Match` can name.
@@ -59,7 +66,11 @@ impl Auth {
             return Err(ApiError::conflict("name_reserved", message).field("username"));
         }
         may_hand_out(actor, role)?;
-        let parts = [username.as_str().as_bytes(), role.as_str().as_bytes(), password.0.expose().as_bytes()];
+        let parts = [
+            username.as_str().as_bytes(),
+            role.as_str().as_bytes(),
+            password.0.expose().as_bytes(),
+        ];
         let fingerprint = self.fingerprints.of(meta, &parts);
         // Not within the transaction: it takes long, and others want to write.
         let password_hash = self.passwords.hash(&password.0).await?;
@@ -72,14 +83,27 @@ impl Auth {
                 Begun::Operation(_) => return Err(ApiError::internal()),
             }
         }
-        let row = UserRow { id: UserId::fresh(now.0), username: username.clone(), password_hash, role, must_change_password: false };
+        let row = UserRow {
+            id: UserId::fresh(now.0),
+            username: username.clone(),
+            password_hash,
+            role,
+            must_change_password: false,
+        };
         let user = tx.create_user(row).await.map_err(|error| match error {
             StoreError::Conflict { what: Unique::Username } => {
                 ApiError::conflict("username_taken", format!("there is a user `{username}` already")).field("username")
             }
             other => other.into(),
         })?;
-        tx.audit(audit(actor, meta, "user.create", Some(user.id.as_str()), json!({ "username": username, "role": role }))).await?;
+        tx.audit(audit(
+            actor,
+            meta,
+            "user.create",
+            Some(user.id.as_str()),
+            json!({ "username": username, "role": role }),
+        ))
+        .await?;
         let made = versioned(user);
         if let Some(key) = &meta.idempotency_key {
             idempotency::keep(&mut tx, actor, key, &made).await?;
@@ -145,7 +169,14 @@ impl Auth {
         let before = held(&mut tx, meta, &known.id, key).await?;
         tx.delete_user(&before.id).await?;
         keep_an_admin(&mut tx, &before).await?;
-        tx.audit(audit(actor, meta, "user.delete", Some(before.id.as_str()), json!({ "username": before.username }))).await?;
+        tx.audit(audit(
+            actor,
+            meta,
+            "user.delete",
+            Some(before.id.as_str()),
+            json!({ "username": before.username }),
+        ))
+        .await?;
         self.commit(tx, [Changed::user(&before.id)]).await?;
         if before.must_change_password {
             self.forget_initial_password().await;
@@ -161,7 +192,10 @@ async fn held(tx: &mut Tx, meta: &Meta, id: &UserId, key: &str) -> ApiResult<Use
         Some(wanted) if wanted != user.generation => Err(ApiError::new(
             http::StatusCode::PRECONDITION_FAILED,
             "changed_meanwhile",
-            format!("user {id} was changed by somebody else meanwhile, it is at \"{}\" now: read it again and retry", user.generation),
+            format!(
+                "user {id} was changed by somebody else meanwhile, it is at \"{}\" now: read it again and retry",
+                user.generation
+            ),
         )),
         Some(_) | None => Ok(user),
     }
@@ -171,7 +205,10 @@ async fn held(tx: &mut Tx, meta: &Meta, id: &UserId, key: &str) -> ApiResult<Use
 async fn keep_an_admin(tx: &mut Tx, before: &User) -> ApiResult<()> {
     let was_one = before.role == Role::Admin && !before.disabled;
     if was_one && tx.enabled_admins().await? == 0 {
-        let message = format!("`{}` is the last admin who can sign in: make another user an admin first", before.username);
+        let message = format!(
+            "`{}` is the last admin who can sign in: make another user an admin first",
+            before.username
+        );
         return Err(ApiError::conflict("last_admin", message));
     }
     Ok(())
@@ -180,10 +217,16 @@ async fn keep_an_admin(tx: &mut Tx, before: &User) -> ApiResult<()> {
 /// Whoever can set a user's password or role can sign in as that user, so must be allowed all that the user is.
 fn may_hand_out(actor: &Actor, role: Role) -> ApiResult<()> {
     if role > actor.role {
-        return Err(ApiError::forbidden(format!("you are {} and can't make anybody {}", actor.role.as_str(), role.as_str())));
+        return Err(ApiError::forbidden(format!(
+            "you are {} and can't make anybody {}",
+            actor.role.as_str(),
+            role.as_str()
+        )));
     }
     if !is_whole(actor) {
-        return Err(ApiError::forbidden("a token limited to scopes can't set passwords or roles: it would hand out more than it has"));
+        return Err(ApiError::forbidden(
+            "a token limited to scopes can't set passwords or roles: it would hand out more than it has",
+        ));
     }
     Ok(())
 }

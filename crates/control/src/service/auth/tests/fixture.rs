@@ -67,11 +67,21 @@ struct OwnDatabase {
 
 impl Fixture {
     async fn open(dir: TempDir, url: DatabaseUrl, database: Option<OwnDatabase>) -> Self {
-        let config = StoreConfig { url, key_file: dir.path().join("key") };
+        let config = StoreConfig {
+            url,
+            key_file: dir.path().join("key"),
+        };
         let store = Store::open(config.clone()).await.unwrap();
         let clock = Arc::new(HandClock(AtomicI64::new(1_770_000_000_000)));
         let auth = auth_on(&store, &clock);
-        Self { auth, store, clock, dir, config, _database: database }
+        Self {
+            auth,
+            store,
+            clock,
+            dir,
+            config,
+            _database: database,
+        }
     }
 
     pub async fn sqlite() -> Self {
@@ -89,7 +99,14 @@ impl Fixture {
             return None;
         };
         let dir = tempfile::tempdir().unwrap();
-        let tail: String = dir.path().file_name().unwrap().to_string_lossy().bytes().map(|b| format!("{b:02x}")).collect();
+        let tail: String = dir
+            .path()
+            .file_name()
+            .unwrap()
+            .to_string_lossy()
+            .bytes()
+            .map(|b| format!("{b:02x}"))
+            .collect();
         let name = format!("nm_control_{tail}");
         execute(&server, &format!("CREATE DATABASE {name}")).await;
         let (host, _) = server.rsplit_once('/').expect("the URL ends with a database");
@@ -133,7 +150,14 @@ impl Fixture {
 
     /// The audit log, oldest first.
     pub async fn audit_log(&self) -> Vec<AuditRecord> {
-        let mut log = self.store.audit_log(&AuditQuery { limit: 200, ..AuditQuery::default() }).await.unwrap();
+        let mut log = self
+            .store
+            .audit_log(&AuditQuery {
+                limit: 200,
+                ..AuditQuery::default()
+            })
+            .await
+            .unwrap();
         log.reverse();
         log
     }
@@ -141,15 +165,25 @@ impl Fixture {
     /// Waits until the log has an entry with this action and outcome.
     pub async fn audited(&self, action: &str, outcome: &str) -> AuditRecord {
         eventually(&format!("an entry {action}: {outcome}"), async || {
-            self.audit_log().await.into_iter().rev().find(|r| r.entry.action == action && r.entry.outcome == outcome)
+            self.audit_log()
+                .await
+                .into_iter()
+                .rev()
+                .find(|r| r.entry.action == action && r.entry.outcome == outcome)
         })
         .await
     }
 }
 
 fn auth_on(store: &Store, clock: &Arc<HandClock>) -> Auth {
-    let config = AuthConfig { password_cost: Cost::least(), ..AuthConfig::default() };
-    Auth::new(store.clone(), Arc::clone(clock) as SharedClock, config)
+    Auth::new(store.clone(), Arc::clone(clock) as SharedClock, auth_config())
+}
+
+pub fn auth_config() -> AuthConfig {
+    AuthConfig {
+        password_cost: Cost::least(),
+        ..AuthConfig::default()
+    }
 }
 
 pub async fn admit(auth: &Auth, token: &str) -> ApiResult<Actor> {
@@ -173,20 +207,33 @@ pub fn meta() -> Meta {
 
 pub fn from(address: &str) -> Meta {
     let address: IpAddr = address.parse().unwrap();
-    Meta { request_id: "req_test".into(), address: Some(address), ..Meta::internal() }
+    Meta {
+        request_id: "req_test".into(),
+        address: Some(address),
+        ..Meta::internal()
+    }
 }
 
 /// A POST to `path` with this Idempotency-Key.
 pub fn keyed(path: &str, key: &str) -> Meta {
-    Meta { path: path.into(), idempotency_key: Some(key.into()), ..meta() }
+    Meta {
+        path: path.into(),
+        idempotency_key: Some(key.into()),
+        ..meta()
+    }
 }
 
 pub fn login(username: &str, password: &str) -> Login {
-    Login { username: username.into(), password: SecretText::new(password) }
+    Login {
+        username: username.into(),
+        password: SecretText::new(password),
+    }
 }
 
 pub fn refresh(token: &str) -> Refresh {
-    Refresh { refresh_token: SecretText::new(token) }
+    Refresh {
+        refresh_token: SecretText::new(token),
+    }
 }
 
 pub fn new_password(text: &str) -> NewPassword {
@@ -194,7 +241,11 @@ pub fn new_password(text: &str) -> NewPassword {
 }
 
 pub fn new_user(name: &str, role: Role) -> NewUser {
-    NewUser { username: Username::parse(name).unwrap(), password: new_password(PASSWORD), role }
+    NewUser {
+        username: Username::parse(name).unwrap(),
+        password: new_password(PASSWORD),
+        role,
+    }
 }
 
 /// Status and code of a refusal.

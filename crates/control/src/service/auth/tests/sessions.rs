@@ -21,7 +21,10 @@ both!(
 const MINUTE: Duration = Duration::from_secs(60);
 
 fn change(current: &str, new: &str) -> ChangePassword {
-    ChangePassword { current_password: SecretText::new(current), new_password: new_password(new) }
+    ChangePassword {
+        current_password: SecretText::new(current),
+        new_password: new_password(new),
+    }
 }
 
 async fn signing_in_and_out(f: Fixture) {
@@ -29,7 +32,10 @@ async fn signing_in_and_out(f: Fixture) {
     let signed_in = f.login("ada").await;
     assert_eq!((&signed_in.user, signed_in.expires_in), (&user, 900));
     let actor = f.admit(&signed_in.access_token).await.unwrap();
-    assert_eq!((&actor.user, actor.username.as_str(), actor.role), (&user.id, "ada", Role::Operator));
+    assert_eq!(
+        (&actor.user, actor.username.as_str(), actor.role),
+        (&user.id, "ada", Role::Operator)
+    );
     assert_eq!(f.auth.me(&actor).await.unwrap(), user);
 
     f.clock.pass(15 * MINUTE - Duration::from_millis(1));
@@ -43,18 +49,33 @@ async fn signing_in_and_out(f: Fixture) {
     assert!(f.refused(&again.access_token).await, "at once");
     assert_eq!(code(f.auth.refresh(&meta(), refresh(&again.refresh_token)).await).0, 401);
 
-    for other in [&signed_in.refresh_token, &again.access_token.replace("nma_", "nmt_"), "nma_", "", "x"] {
+    for other in [
+        &signed_in.refresh_token,
+        &again.access_token.replace("nma_", "nmt_"),
+        "nma_",
+        "",
+        "x",
+    ] {
         assert!(f.refused(other).await, "{other} is no access token");
     }
     let actions: Vec<_> = f.audit_log().await.into_iter().map(|r| (r.entry.actor, r.entry.action)).collect();
-    let want = [("system", "user.create"), ("ada", "auth.login"), ("ada", "auth.login"), ("ada", "auth.logout")];
+    let want = [
+        ("system", "user.create"),
+        ("ada", "auth.login"),
+        ("ada", "auth.login"),
+        ("ada", "auth.logout"),
+    ];
     assert_eq!(actions, want.map(|(a, b)| (a.to_owned(), b.to_owned())));
 }
 
 async fn a_refusal_says_nothing_of_why(f: Fixture) {
     f.user("ada", Role::Viewer).await;
     f.user("bob", Role::Viewer).await;
-    let disable = UserUpdate { disabled: Some(true), role: None, password: None };
+    let disable = UserUpdate {
+        disabled: Some(true),
+        role: None,
+        password: None,
+    };
     f.auth.update_user(&Actor::system(), &meta(), "bob", disable).await.unwrap();
     let mut refusals = Vec::new();
     for (name, password) in [("ada", "wrong"), ("nobody", PASSWORD), ("bob", PASSWORD), ("Ada; DROP\0", "wrong")] {
@@ -78,7 +99,11 @@ async fn guessing_is_slowed_down(f: Fixture) {
             assert_eq!(code(f.auth.login(&address, login(name, "wrong")).await).0, 401);
         }
         let refused = f.auth.login(&meta(), login(name, PASSWORD)).await.unwrap_err();
-        assert_eq!((refused.status.as_u16(), refused.retry_after), (429, Some(MINUTE)), "also with the right password");
+        assert_eq!(
+            (refused.status.as_u16(), refused.retry_after),
+            (429, Some(MINUTE)),
+            "also with the right password"
+        );
     }
     let entry = f.audited("auth.login", "too_many_requests").await.entry;
     assert_eq!((entry.actor.as_str(), entry.address.as_deref()), ("anonymous", Some("192.0.2.1")));
@@ -89,9 +114,15 @@ async fn guessing_is_slowed_down(f: Fixture) {
     // Whoever is signed in can't guess on at the other door.
     let actor = f.admit(&f.login("ada").await.access_token).await.unwrap();
     for _ in 0..5 {
-        assert_eq!(code(f.auth.change_password(&actor, &meta(), change("wrong", "another password")).await), (403, "wrong_password".into()));
+        assert_eq!(
+            code(f.auth.change_password(&actor, &meta(), change("wrong", "another password")).await),
+            (403, "wrong_password".into())
+        );
     }
-    assert_eq!(code(f.auth.change_password(&actor, &meta(), change(PASSWORD, "another password")).await).0, 429);
+    assert_eq!(
+        code(f.auth.change_password(&actor, &meta(), change(PASSWORD, "another password")).await).0,
+        429
+    );
     assert_eq!(code(f.auth.login(&meta(), login("ada", PASSWORD)).await).0, 429);
 }
 
@@ -101,7 +132,10 @@ async fn a_name_that_was_tried_is_not_kept(f: Fixture) {
     assert_eq!(f.audited("auth.login", "invalid_credentials").await.entry.target, None);
     f.auth.login(&meta(), login("ada", "x")).await.unwrap_err();
     eventually("the entry of a known user", async || {
-        f.audit_log().await.into_iter().find(|r| r.entry.outcome == "invalid_credentials" && r.entry.target.as_deref() == Some(ada.id.as_str()))
+        f.audit_log()
+            .await
+            .into_iter()
+            .find(|r| r.entry.outcome == "invalid_credentials" && r.entry.target.as_deref() == Some(ada.id.as_str()))
     })
     .await;
     assert!(!format!("{:?}", f.audit_log().await).contains("my-secret"));
@@ -115,16 +149,25 @@ async fn a_refresh_rotates_and_a_second_use_ends_the_session(f: Fixture) {
     assert!(f.refused(&first.access_token).await, "the old access token ends at once");
     let actor = f.admit(&second.access_token).await.unwrap();
 
-    assert_eq!(code(f.auth.refresh(&meta(), refresh(&first.refresh_token)).await), (401, "invalid_refresh_token".into()));
+    assert_eq!(
+        code(f.auth.refresh(&meta(), refresh(&first.refresh_token)).await),
+        (401, "invalid_refresh_token".into())
+    );
     assert!(f.refused(&second.access_token).await, "it was copied: the session ends");
     assert_eq!(code(f.auth.refresh(&meta(), refresh(&second.refresh_token)).await).0, 401);
     let entry = f.audited("auth.refresh_reused", "session_revoked").await.entry;
-    let Credential::Session(session) = actor.credential else { panic!("not a session") };
+    let Credential::Session(session) = actor.credential else {
+        panic!("not a session")
+    };
     assert_eq!(entry.target.as_deref(), Some(session.as_str()));
 
     let other = f.login("ada").await;
     f.clock.pass(Duration::from_secs(7 * 24 * 3600));
-    assert_eq!(code(f.auth.refresh(&meta(), refresh(&other.refresh_token)).await).0, 401, "after seven days");
+    assert_eq!(
+        code(f.auth.refresh(&meta(), refresh(&other.refresh_token)).await).0,
+        401,
+        "after seven days"
+    );
     // Made-up ones are not tried for ever.
     let mut statuses = Vec::new();
     for _ in 0..70 {
@@ -137,8 +180,14 @@ async fn changing_the_password_ends_the_other_sessions(f: Fixture) {
     let (here, actor) = f.someone("ada", Role::Viewer).await;
     let elsewhere = f.login("ada").await;
     f.admit(&elsewhere.access_token).await.unwrap();
-    assert_eq!(code(f.auth.change_password(&actor, &meta(), change(PASSWORD, PASSWORD)).await), (409, "password_unchanged".into()));
-    f.auth.change_password(&actor, &meta(), change(PASSWORD, "another password")).await.unwrap();
+    assert_eq!(
+        code(f.auth.change_password(&actor, &meta(), change(PASSWORD, PASSWORD)).await),
+        (409, "password_unchanged".into())
+    );
+    f.auth
+        .change_password(&actor, &meta(), change(PASSWORD, "another password"))
+        .await
+        .unwrap();
     assert!(f.refused(&elsewhere.access_token).await);
     assert!(!f.refused(&here.access_token).await);
     assert_eq!(code(f.auth.login(&meta(), login("ada", PASSWORD)).await).0, 401);
@@ -153,7 +202,10 @@ async fn sessions_are_ones_own(f: Fixture) {
     let sessions = f.auth.sessions(&ada).await.unwrap();
     assert_eq!(sessions.len(), 2);
     let of_bob = f.auth.sessions(&bob).await.unwrap().remove(0).id;
-    assert_eq!(code(f.auth.end_session(&ada, &meta(), of_bob.as_str()).await), (404, "session_not_found".into()));
+    assert_eq!(
+        code(f.auth.end_session(&ada, &meta(), of_bob.as_str()).await),
+        (404, "session_not_found".into())
+    );
     assert_eq!(code(f.auth.end_session(&ada, &meta(), "../x").await).0, 404);
     assert!(!f.refused(&bobs.access_token).await);
     f.admit(&other.access_token).await.unwrap();
@@ -195,7 +247,10 @@ async fn the_first_admin(f: Fixture) {
     assert!(!f.dir.path().join(INITIAL_PASSWORD_FILE).exists());
 
     let actor = f.admit(&admin.access_token).await.unwrap();
-    f.auth.change_password(&actor, &meta(), change(password, "another password")).await.unwrap();
+    f.auth
+        .change_password(&actor, &meta(), change(password, "another password"))
+        .await
+        .unwrap();
     assert!(!path.exists());
     assert_eq!(f.auth.bootstrap(&data).await.unwrap(), None);
     // Killed between the change and the removal.
@@ -218,7 +273,11 @@ async fn a_first_start_cut_short_goes_on(f: Fixture) {
     assert_eq!(made.as_ref(), Some(&path));
     let password = std::fs::read_to_string(&path).unwrap();
     let other = Fixture::sqlite().await;
-    assert_eq!(other.auth.bootstrap(&data).await.unwrap(), made, "the file of the start before is taken");
+    assert_eq!(
+        other.auth.bootstrap(&data).await.unwrap(),
+        made,
+        "the file of the start before is taken"
+    );
     assert_eq!(std::fs::read_to_string(&path).unwrap(), password);
     other.auth.login(&meta(), login("admin", password.trim())).await.unwrap();
 }
@@ -242,9 +301,16 @@ async fn uses_are_noted_lazily(f: Fixture) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_login_under_way_does_not_outlive_a_change() {
     let f = Fixture::sqlite().await;
-    f.auth.create_user(&Actor::system(), &meta(), new_user("ada", Role::Viewer)).await.unwrap();
+    f.auth
+        .create_user(&Actor::system(), &meta(), new_user("ada", Role::Viewer))
+        .await
+        .unwrap();
     let known = f.store.user_by_name("ada").await.unwrap().unwrap();
-    let reset = UserUpdate { password: Some(new_password("another password")), role: None, disabled: None };
+    let reset = UserUpdate {
+        password: Some(new_password("another password")),
+        role: None,
+        disabled: None,
+    };
     f.auth.update_user(&Actor::system(), &meta(), "ada", reset).await.unwrap();
     assert_eq!(code(f.auth.begin_session(&meta(), known).await).0, 401);
     assert!(is_refused(f.admit("nma_").await));

@@ -17,11 +17,20 @@ both!(
 );
 
 fn update() -> UserUpdate {
-    UserUpdate { role: None, disabled: None, password: None }
+    UserUpdate {
+        role: None,
+        disabled: None,
+        password: None,
+    }
 }
 
 async fn api_token(f: &Fixture, actor: &Actor, role: Role) -> (String, Actor) {
-    let new = NewToken { name: Title::parse("ci").unwrap(), role, scopes: Vec::new(), expires_in_days: Bounded::new(1) };
+    let new = NewToken {
+        name: Title::parse("ci").unwrap(),
+        role,
+        scopes: Vec::new(),
+        expires_in_days: Bounded::new(1),
+    };
     let made = f.auth.create_token(actor, &meta(), new).await.unwrap();
     let actor = f.admit(&made.token).await.unwrap();
     (made.token, actor)
@@ -29,7 +38,10 @@ async fn api_token(f: &Fixture, actor: &Actor, role: Role) -> (String, Actor) {
 
 async fn a_stream_ends_with_its_permission(f: Fixture) {
     let admin = Actor::system();
-    for (n, end) in ["logout", "disable", "delete", "demote", "reset", "token", "tokens-user", "already"].into_iter().enumerate() {
+    for (n, end) in ["logout", "disable", "delete", "demote", "reset", "token", "tokens-user", "already"]
+        .into_iter()
+        .enumerate()
+    {
         let name = format!("u{n}");
         let (_, session) = f.someone(&name, Role::Operator).await;
         let (token, program) = api_token(&f, &session, Role::Operator).await;
@@ -39,20 +51,60 @@ async fn a_stream_ends_with_its_permission(f: Fixture) {
         }
         let mut ended = pin!(f.auth.ended(actor));
         if end != "already" {
-            assert!(tokio::time::timeout(Duration::from_millis(50), &mut ended).await.is_err(), "{end}: it goes on at first");
+            assert!(
+                tokio::time::timeout(Duration::from_millis(50), &mut ended).await.is_err(),
+                "{end}: it goes on at first"
+            );
         }
         match end {
             "logout" => f.auth.logout(&session, &meta()).await.unwrap(),
             "disable" | "tokens-user" => {
-                f.auth.update_user(&admin, &meta(), &name, UserUpdate { disabled: Some(true), ..update() }).await.unwrap();
+                f.auth
+                    .update_user(
+                        &admin,
+                        &meta(),
+                        &name,
+                        UserUpdate {
+                            disabled: Some(true),
+                            ..update()
+                        },
+                    )
+                    .await
+                    .unwrap();
             }
             "delete" => f.auth.delete_user(&admin, &meta(), &name).await.unwrap(),
             "demote" => {
-                f.auth.update_user(&admin, &meta(), &name, UserUpdate { role: Some(Role::Viewer), ..update() }).await.unwrap();
-                assert_eq!(f.admit(&token).await.unwrap().role, Role::Viewer, "a token is never more than its user");
+                f.auth
+                    .update_user(
+                        &admin,
+                        &meta(),
+                        &name,
+                        UserUpdate {
+                            role: Some(Role::Viewer),
+                            ..update()
+                        },
+                    )
+                    .await
+                    .unwrap();
+                assert_eq!(
+                    f.admit(&token).await.unwrap().role,
+                    Role::Viewer,
+                    "a token is never more than its user"
+                );
             }
             "reset" => {
-                f.auth.update_user(&admin, &meta(), &name, UserUpdate { password: Some(new_password("another password")), ..update() }).await.unwrap();
+                f.auth
+                    .update_user(
+                        &admin,
+                        &meta(),
+                        &name,
+                        UserUpdate {
+                            password: Some(new_password("another password")),
+                            ..update()
+                        },
+                    )
+                    .await
+                    .unwrap();
             }
             "token" => f.auth.delete_token(&session, &meta(), "ci").await.unwrap(),
             _ => {}
@@ -69,7 +121,10 @@ async fn a_stream_goes_on_through_what_is_none_of_its_business(f: Fixture) {
     // Each wakes it or could.
     f.auth.refresh(&meta(), refresh(&signed_in.refresh_token)).await.unwrap();
     f.auth.logout(&other, &meta()).await.unwrap();
-    let change = ChangePassword { current_password: SecretText::new(PASSWORD), new_password: new_password("another password") };
+    let change = ChangePassword {
+        current_password: SecretText::new(PASSWORD),
+        new_password: new_password("another password"),
+    };
     f.auth.change_password(&actor, &meta(), change).await.unwrap();
     f.auth.delete_user(&Actor::system(), &meta(), "bob").await.unwrap();
     // The access token ends, the session does not.
@@ -83,7 +138,9 @@ async fn a_stream_ends_when_its_token_expires(f: Fixture) {
     let mut ended = pin!(f.auth.ended(&program));
     assert!((&mut ended).now_or_never().is_none());
     f.clock.pass(Duration::from_secs(24 * 3600));
-    tokio::time::timeout(Duration::from_secs(5), ended).await.expect("within five seconds");
+    tokio::time::timeout(Duration::from_secs(5), ended)
+        .await
+        .expect("within five seconds");
 }
 
 async fn a_ticket_opens_one_stream(f: Fixture) {
@@ -125,9 +182,16 @@ async fn a_change_the_feed_did_not_tell_of_counts_within_five_seconds(f: Fixture
     let hash = nm_store::TokenHash::of(&signed_in.access_token);
     f.auth.logout(&actor, &meta()).await.unwrap();
     // Wait until the feed has told too, then put back what it made us forget.
-    let epoch = eventually("a quiet feed", async || gate.find(&hash, f.auth.clock.now()).err().filter(|e| *e > epoch)).await;
+    let epoch = eventually("a quiet feed", async || {
+        gate.find(&hash, f.auth.clock.now()).err().filter(|e| *e > epoch)
+    })
+    .await;
     let ends = f.auth.clock.now().plus_millis(900_000);
-    let standing = crate::service::auth::gate::Standing { actor, ends, last_used: None };
+    let standing = crate::service::auth::gate::Standing {
+        actor,
+        ends,
+        last_used: None,
+    };
     gate.remember(hash, standing, epoch, f.auth.clock.now());
     f.clock.pass(Duration::from_millis(4_999));
     assert!(f.refused(&signed_in.access_token).await);

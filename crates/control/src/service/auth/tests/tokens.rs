@@ -50,9 +50,16 @@ async fn a_token_lives_and_dies(f: Fixture) {
 
     f.auth.delete_token(&ada, &meta(), "ci").await.unwrap();
     assert!(f.refused(&made.token).await, "at once");
-    assert_eq!(code(f.auth.delete_token(&ada, &meta(), made.view.id.as_str()).await), (404, "token_not_found".into()));
+    assert_eq!(
+        code(f.auth.delete_token(&ada, &meta(), made.view.id.as_str()).await),
+        (404, "token_not_found".into())
+    );
 
-    let short = f.auth.create_token(&ada, &meta(), new("short", Role::Viewer, &[], Some(1))).await.unwrap();
+    let short = f
+        .auth
+        .create_token(&ada, &meta(), new("short", Role::Viewer, &[], Some(1)))
+        .await
+        .unwrap();
     f.admit(&short.token).await.unwrap();
     f.clock.pass(DAY);
     assert!(f.refused(&short.token).await);
@@ -62,7 +69,10 @@ async fn a_token_lives_and_dies(f: Fixture) {
 
 async fn no_token_is_wider_than_its_maker(f: Fixture) {
     let (_, ada) = f.someone("ada", Role::Operator).await;
-    assert_eq!(code(f.auth.create_token(&ada, &meta(), new("x", Role::Admin, &[], None)).await).0, 403);
+    assert_eq!(
+        code(f.auth.create_token(&ada, &meta(), new("x", Role::Admin, &[], None)).await).0,
+        403
+    );
     let (_, narrow) = make(&f, &ada, Role::Operator, &["tokens:write", "containers:read"]).await;
     for (role, scopes, may) in [
         (Role::Operator, &["containers:read"][..], true),
@@ -81,7 +91,19 @@ async fn no_token_is_wider_than_its_maker(f: Fixture) {
     }
     // Its user becomes less, and so does the token.
     let (made, _) = make(&f, &ada, Role::Operator, &[]).await;
-    f.auth.update_user(&Actor::system(), &meta(), "ada", UserUpdate { role: Some(Role::Viewer), disabled: None, password: None }).await.unwrap();
+    f.auth
+        .update_user(
+            &Actor::system(),
+            &meta(),
+            "ada",
+            UserUpdate {
+                role: Some(Role::Viewer),
+                disabled: None,
+                password: None,
+            },
+        )
+        .await
+        .unwrap();
     assert_eq!(f.admit(&made.token).await.unwrap().role, Role::Viewer);
 }
 
@@ -89,26 +111,57 @@ async fn a_narrow_token_gets_no_further(f: Fixture) {
     let (_, root) = f.someone("root", Role::Admin).await;
     let (_, narrow) = make(&f, &root, Role::Admin, &["users:write", "tokens:write"]).await;
     f.user("ada", Role::Viewer).await;
-    let change = |role, password: Option<&str>| UserUpdate { role, disabled: None, password: password.map(super::fixture::new_password) };
+    let change = |role, password: Option<&str>| UserUpdate {
+        role,
+        disabled: None,
+        password: password.map(super::fixture::new_password),
+    };
     let refused = [
-        code(f.auth.create_user(&narrow, &meta(), super::fixture::new_user("eve", Role::Viewer)).await),
+        code(
+            f.auth
+                .create_user(&narrow, &meta(), super::fixture::new_user("eve", Role::Viewer))
+                .await,
+        ),
         code(f.auth.update_user(&narrow, &meta(), "ada", change(Some(Role::Admin), None)).await),
-        code(f.auth.update_user(&narrow, &meta(), "ada", change(None, Some("another password"))).await),
+        code(
+            f.auth
+                .update_user(&narrow, &meta(), "ada", change(None, Some("another password")))
+                .await,
+        ),
         code(f.auth.sessions(&narrow).await),
-        code(f.auth.end_session(&narrow, &meta(), f.auth.sessions(&root).await.unwrap()[0].id.as_str()).await),
+        code(
+            f.auth
+                .end_session(&narrow, &meta(), f.auth.sessions(&root).await.unwrap()[0].id.as_str())
+                .await,
+        ),
         code(
             f.auth
                 .change_password(
                     &narrow,
                     &meta(),
-                    ChangePassword { current_password: SecretText::new(super::fixture::PASSWORD), new_password: super::fixture::new_password("another password") },
+                    ChangePassword {
+                        current_password: SecretText::new(super::fixture::PASSWORD),
+                        new_password: super::fixture::new_password("another password"),
+                    },
                 )
                 .await,
         ),
     ];
     assert_eq!(refused, std::array::from_fn(|_| (403, "forbidden".to_owned())));
     // What takes nothing but away, it may.
-    f.auth.update_user(&narrow, &meta(), "ada", UserUpdate { disabled: Some(true), role: None, password: None }).await.unwrap();
+    f.auth
+        .update_user(
+            &narrow,
+            &meta(),
+            "ada",
+            UserUpdate {
+                disabled: Some(true),
+                role: None,
+                password: None,
+            },
+        )
+        .await
+        .unwrap();
 }
 
 async fn tokens_of_others(f: Fixture) {
@@ -120,7 +173,11 @@ async fn tokens_of_others(f: Fixture) {
     assert_eq!(code(f.auth.list_tokens(&bob, true, None, 50).await).0, 403);
     assert_eq!(f.auth.list_tokens(&root, true, None, 50).await.unwrap().0.len(), 1);
     for key in [of_ada.view.id.as_str(), "ci", TokenId::fresh(1).as_str(), "' OR 1=1 --"] {
-        assert_eq!(code(f.auth.delete_token(&bob, &meta(), key).await), (404, "token_not_found".into()), "{key}");
+        assert_eq!(
+            code(f.auth.delete_token(&bob, &meta(), key).await),
+            (404, "token_not_found".into()),
+            "{key}"
+        );
     }
     assert!(!f.refused(&of_ada.token).await);
     f.auth.delete_token(&root, &meta(), of_ada.view.id.as_str()).await.unwrap();
@@ -143,7 +200,10 @@ async fn a_repeated_request_gives_the_same_token(f: Fixture) {
     assert_eq!((&first.token, &first.view), (&again.token, &again.view));
     assert_eq!(f.auth.list_tokens(&ada, false, None, 50).await.unwrap().0.len(), 1);
     let other = new("ci", Role::Operator, &["containers:read"], Some(7));
-    assert_eq!(code(f.auth.create_token(&ada, &key, other).await), (409, "idempotency_key_reused".into()));
+    assert_eq!(
+        code(f.auth.create_token(&ada, &key, other).await),
+        (409, "idempotency_key_reused".into())
+    );
     // The key is whose it is: neither another user's nor, since it holds a secret, a narrower token's.
     let (_, bob) = f.someone("bob", Role::Operator).await;
     assert_ne!(f.auth.create_token(&bob, &key, ask()).await.unwrap().token, first.token);
@@ -151,16 +211,27 @@ async fn a_repeated_request_gives_the_same_token(f: Fixture) {
     assert_ne!(f.auth.create_token(&narrow, &key, ask()).await.unwrap().token, first.token);
     // A request that was refused leaves its key free.
     let key = keyed("/api/tokens", "k2");
-    f.auth.create_token(&ada, &key, new("ci", Role::Admin, &[], None)).await.unwrap_err();
+    f.auth
+        .create_token(&ada, &key, new("ci", Role::Admin, &[], None))
+        .await
+        .unwrap_err();
     f.auth.create_token(&ada, &key, ask()).await.unwrap();
 }
 
 async fn a_token_made_by_a_token_ends_with_it(f: Fixture) {
     let (_, ada) = f.someone("ada", Role::Operator).await;
-    let maker = f.auth.create_token(&ada, &meta(), new("maker", Role::Operator, &[], Some(1))).await.unwrap();
+    let maker = f
+        .auth
+        .create_token(&ada, &meta(), new("maker", Role::Operator, &[], Some(1)))
+        .await
+        .unwrap();
     let program = f.admit(&maker.token).await.unwrap();
     assert!(matches!(program.credential, Credential::Token { .. }));
-    let made = f.auth.create_token(&program, &meta(), new("made", Role::Viewer, &[], Some(3650))).await.unwrap();
+    let made = f
+        .auth
+        .create_token(&program, &meta(), new("made", Role::Viewer, &[], Some(3650)))
+        .await
+        .unwrap();
     assert_eq!(made.view.expires, maker.view.expires);
 }
 
@@ -174,7 +245,10 @@ async fn a_use_is_noted(f: Fixture) {
     f.admit(&made.token).await.unwrap();
     f.clock.pass(Duration::from_secs(1));
     f.admit(&made.token).await.unwrap();
-    eventually("a minute later it is again", async || used().await.filter(|u| *u == first.plus_millis(60_000))).await;
+    eventually("a minute later it is again", async || {
+        used().await.filter(|u| *u == first.plus_millis(60_000))
+    })
+    .await;
 }
 
 async fn their_number_is_bounded(f: Fixture) {
@@ -182,5 +256,8 @@ async fn their_number_is_bounded(f: Fixture) {
     for _ in 0..200 {
         f.auth.create_token(&ada, &meta(), new("x", Role::Viewer, &[], None)).await.unwrap();
     }
-    assert_eq!(code(f.auth.create_token(&ada, &meta(), new("x", Role::Viewer, &[], None)).await), (409, "too_many_tokens".into()));
+    assert_eq!(
+        code(f.auth.create_token(&ada, &meta(), new("x", Role::Viewer, &[], None)).await),
+        (409, "too_many_tokens".into())
+    );
 }

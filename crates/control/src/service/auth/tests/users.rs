@@ -19,13 +19,23 @@ both!(
 );
 
 fn update() -> UserUpdate {
-    UserUpdate { role: None, disabled: None, password: None }
+    UserUpdate {
+        role: None,
+        disabled: None,
+        password: None,
+    }
 }
 fn role(role: Role) -> UserUpdate {
-    UserUpdate { role: Some(role), ..update() }
+    UserUpdate {
+        role: Some(role),
+        ..update()
+    }
 }
 fn disabled(disabled: bool) -> UserUpdate {
-    UserUpdate { disabled: Some(disabled), ..update() }
+    UserUpdate {
+        disabled: Some(disabled),
+        ..update()
+    }
 }
 
 async fn a_user_lives_and_dies(f: Fixture) {
@@ -33,14 +43,21 @@ async fn a_user_lives_and_dies(f: Fixture) {
     let (ada, version) = f.auth.create_user(&root, &meta(), new_user("ada", Role::Viewer)).await.unwrap();
     assert_eq!(f.auth.user("ada").await.unwrap(), (ada.clone(), version));
     assert_eq!(f.auth.user(ada.id.as_str()).await.unwrap().0, ada);
-    assert_eq!(code(f.auth.create_user(&root, &meta(), new_user("ada", Role::Viewer)).await), (409, "username_taken".into()));
+    assert_eq!(
+        code(f.auth.create_user(&root, &meta(), new_user("ada", Role::Viewer)).await),
+        (409, "username_taken".into())
+    );
 
     let session = f.login("ada").await;
     f.admit(&session.access_token).await.unwrap();
     let (after, later) = f.auth.update_user(&root, &meta(), "ada", role(Role::Operator)).await.unwrap();
     assert!(after.role == Role::Operator && later > version);
     assert_eq!(f.admit(&session.access_token).await.unwrap().role, Role::Operator, "counts at once");
-    assert_eq!(f.auth.update_user(&root, &meta(), "ada", update()).await.unwrap(), (after.clone(), later), "nothing asked, nothing changed");
+    assert_eq!(
+        f.auth.update_user(&root, &meta(), "ada", update()).await.unwrap(),
+        (after.clone(), later),
+        "nothing asked, nothing changed"
+    );
 
     f.auth.update_user(&root, &meta(), "ada", disabled(true)).await.unwrap();
     assert!(f.refused(&session.access_token).await);
@@ -56,8 +73,22 @@ async fn a_user_lives_and_dies(f: Fixture) {
         assert_eq!(code(f.auth.delete_user(&root, &meta(), key).await).0, 404, "{key:?}");
     }
     let log = f.audit_log().await;
-    let of_root: Vec<_> = log.iter().filter(|r| r.entry.actor == "root").map(|r| r.entry.action.as_str()).collect();
-    assert_eq!(of_root, ["auth.login", "user.create", "user.update", "user.update", "user.update", "user.delete"]);
+    let of_root: Vec<_> = log
+        .iter()
+        .filter(|r| r.entry.actor == "root")
+        .map(|r| r.entry.action.as_str())
+        .collect();
+    assert_eq!(
+        of_root,
+        [
+            "auth.login",
+            "user.create",
+            "user.update",
+            "user.update",
+            "user.update",
+            "user.delete"
+        ]
+    );
     assert!(!format!("{log:?}").contains(PASSWORD) && !format!("{log:?}").contains("argon2"));
     assert!(f.store.verify_audit().await.unwrap().first_broken.is_none());
 }
@@ -97,7 +128,10 @@ async fn nobody_raises_themselves(f: Fixture) {
     assert_eq!(code(f.auth.update_user(&ada, &meta(), "ada", role(Role::Admin)).await).0, 403);
     assert_eq!(code(f.auth.create_user(&ada, &meta(), new_user("eve", Role::Admin)).await).0, 403);
     f.user("root", Role::Admin).await;
-    let reset = UserUpdate { password: Some(new_password("another password")), ..update() };
+    let reset = UserUpdate {
+        password: Some(new_password("another password")),
+        ..update()
+    };
     assert_eq!(code(f.auth.update_user(&ada, &meta(), "root", reset).await).0, 403);
 }
 
@@ -106,7 +140,10 @@ async fn a_reset_ends_the_sessions(f: Fixture) {
     f.user("ada", Role::Viewer).await;
     let session = f.login("ada").await;
     f.admit(&session.access_token).await.unwrap();
-    let reset = || UserUpdate { password: Some(new_password("another password")), ..update() };
+    let reset = || UserUpdate {
+        password: Some(new_password("another password")),
+        ..update()
+    };
     f.auth.update_user(&root, &meta(), "ada", reset()).await.unwrap();
     assert!(f.refused(&session.access_token).await);
     assert_eq!(code(f.auth.login(&meta(), login("ada", PASSWORD)).await).0, 401);
@@ -114,22 +151,36 @@ async fn a_reset_ends_the_sessions(f: Fixture) {
     let other = f.login("root").await;
     f.admit(&other.access_token).await.unwrap();
     f.auth.update_user(&root, &meta(), "root", reset()).await.unwrap();
-    assert!(f.refused(&other.access_token).await && !f.refused(&here.access_token).await, "one's own goes on");
+    assert!(
+        f.refused(&other.access_token).await && !f.refused(&here.access_token).await,
+        "one's own goes on"
+    );
 }
 
 async fn names_that_mean_something_else(f: Fixture) {
     let root = Actor::system();
     for name in ["system", "anonymous", "user_1_abcdefghi"] {
-        assert_eq!(code(f.auth.create_user(&root, &meta(), new_user(name, Role::Viewer)).await), (409, "name_reserved".into()), "{name}");
+        assert_eq!(
+            code(f.auth.create_user(&root, &meta(), new_user(name, Role::Viewer)).await),
+            (409, "name_reserved".into()),
+            "{name}"
+        );
     }
 }
 
 async fn versions_are_honoured(f: Fixture) {
     let root = Actor::system();
     let (_, version) = f.auth.create_user(&root, &meta(), new_user("ada", Role::Viewer)).await.unwrap();
-    let at = |version| Meta { if_match: Some(version), method: Method::PATCH, ..meta() };
+    let at = |version| Meta {
+        if_match: Some(version),
+        method: Method::PATCH,
+        ..meta()
+    };
     let (_, next) = f.auth.update_user(&root, &at(version), "ada", role(Role::Operator)).await.unwrap();
-    assert_eq!(code(f.auth.update_user(&root, &at(version), "ada", role(Role::Admin)).await), (412, "changed_meanwhile".into()));
+    assert_eq!(
+        code(f.auth.update_user(&root, &at(version), "ada", role(Role::Admin)).await),
+        (412, "changed_meanwhile".into())
+    );
     assert_eq!(code(f.auth.delete_user(&root, &at(version), "ada").await).0, 412);
     f.auth.delete_user(&root, &at(next), "ada").await.unwrap();
 }
@@ -139,9 +190,23 @@ async fn a_repeated_request_makes_one_user(f: Fixture) {
     let key = keyed("/api/users", "k1");
     let first = f.auth.create_user(&root, &key, new_user("ada", Role::Viewer)).await.unwrap();
     assert_eq!(f.auth.create_user(&root, &key, new_user("ada", Role::Viewer)).await.unwrap(), first);
-    let other = NewUser { password: new_password("another password"), ..new_user("ada", Role::Viewer) };
-    assert_eq!(code(f.auth.create_user(&root, &key, other).await), (409, "idempotency_key_reused".into()));
-    assert_eq!(code(f.auth.create_user(&root, &keyed("/api/users", "k2"), new_user("ada", Role::Viewer)).await).0, 409);
+    let other = NewUser {
+        password: new_password("another password"),
+        ..new_user("ada", Role::Viewer)
+    };
+    assert_eq!(
+        code(f.auth.create_user(&root, &key, other).await),
+        (409, "idempotency_key_reused".into())
+    );
+    assert_eq!(
+        code(
+            f.auth
+                .create_user(&root, &keyed("/api/users", "k2"), new_user("ada", Role::Viewer))
+                .await
+        )
+        .0,
+        409
+    );
     assert_eq!(f.auth.users(None, 50).await.unwrap().0.len(), 1);
 }
 
@@ -171,6 +236,9 @@ async fn refusals_are_audited(f: Fixture) {
         f.auth.refused(&ada, &Method::POST, "/api/users", Some("req_1"), meta().address);
     }
     let entry = f.audited("auth.refused", "forbidden").await.entry;
-    assert_eq!((entry.actor.as_str(), entry.target.as_deref(), entry.request_id.as_deref()), ("ada", Some("POST /api/users"), Some("req_1")));
+    assert_eq!(
+        (entry.actor.as_str(), entry.target.as_deref(), entry.request_id.as_deref()),
+        ("ada", Some("POST /api/users"), Some("req_1"))
+    );
     assert!(f.audit_log().await.len() < 10, "a flood fills no disk");
 }

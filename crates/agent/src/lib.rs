@@ -1,1 +1,121 @@
-//! The node's side: Docker, host metrics, logs, exec and the spool.
+//! The node's side: carries out on the local Docker engine what a control plane asks by [`nm_link::contract`], and tells what
+//! it sees.
+//!
+//! Invariants
+//! - The engine's own events are the only source of what is known; nothing is polled but the kernel's counters.
+//! - Everything may be asked twice. A container carries our id as a label: one made before a crash is found, never made again.
+//! - An older generation than one carried out is refused, also after a restart.
+//! - What reaches the engine is built from checked types here; privileges, devices and host namespaces have no words.
+//! - Without an engine every call says so at once, and all is well again by itself when it returns.
+//!
+//! [`Agent::router`] is the contract as an HTTP service; [`Agent::run`] keeps it true.
+
+mod config;
+mod docker;
+mod fence;
+mod host;
+mod policy;
+mod progress;
+mod routes;
+mod stats;
+
+pub use config::{AgentConfig, ConfigError, NodeConfig};
+
+use docker::Docker;
+use docker::hub::{Hub, now};
+use fence::{Fence, FenceError};
+use host::Host;
+use policy::BindPolicy;
+use stats::{SamplerEnd, Stats};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// Usage is told, or a sign of life given, this often.
+const TELL_EVERY: Duration = Duration::from_secs(2);
+const CLEAN_EVERY: Duration = Duration::from_secs(3600);
+
+/// Why an agent could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error("can't use the data folder {}", .path.display())]
+    DataDir { path: PathBuf, source: std::io::Error },
+    #[error(transparent)]
+    Records(#[from] FenceError),
+}
+
+/// A node's agent. Cheap to clone.
+#[derive(Clone)]
+pub struct Agent {
+    docker: Docker,
+    stats: Stats,
+    fence: Arc<Fence>,
+    /// Taken by the first [`Agent::run`].
+    sampler: Arc<Mutex<Option<SamplerEnd>>>,
+}
+
+impl Agent {
+    /// Reads the node's configuration and what the agent remembers. Docker need not be there.
+    pub async fn new(config: AgentConfig) -> Result<Self, StartError> {
+        let opened = tokio::task::spawn_blocking(move || Self::open(&config)).await;
+        match opened {
+            Ok(agent) => agent,
+            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+        }
+    }
+
+    fn open(config: &AgentConfig) -> Result<Self, StartError> {
+        let data_dir = &config.data_dir;
+        let unusable = |source| StartError::DataDir { path: data_dir.clone(), source };
+        std::fs::create_dir_all(data_dir).map_err(unusable)?;
+        let node = NodeConfig::load(data_dir)?;
+        let fence = Arc::new(Fence::open(data_dir, now())?);
+        let (stats, sampler) = Stats::new(data_dir).map_err(unusable)?;
+        let hub = Arc::new(Hub::new(Host::look(), fence.clone(), stats.clone()));
+        let policy = BindPolicy::new(node.allow_binds, data_dir, &config.docker_socket);
+        let docker = Docker::new(&config.docker_socket, hub, fence.clone(), policy);
+        Ok(Self { docker, stats, fence, sampler: Arc::new(Mutex::new(Some(sampler))) })
+    }
+
+    /// The contract as an HTTP service. It answers from the start; calls that need Docker wait for the first contact, which
+    /// [`Agent::run`] makes.
+    pub fn router(&self) -> axum::Router {
+        routes::router(routes::App { docker: self.docker.clone(), stats: self.stats.clone() })
+    }
+
+    /// Follows Docker and samples containers until `stop`. Containers go on without it. A second run of one agent ends at once.
+    pub async fn run(&self, stop: CancellationToken) {
+        let Some(sampler) = self.sampler.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+        let (oom, mut ooms) = mpsc::unbounded_channel::<String>();
+        let sampling = tokio::task::spawn_blocking(move || {
+            stats::sampler::run(sampler, |docker_id| {
+                // The agent is ending when nobody listens.
+                drop(oom.send(docker_id.to_owned()));
+            });
+        });
+        let following = docker::session::follow(&self.docker, &stop);
+        let telling = async {
+            let mut tell = tokio::time::interval(TELL_EVERY);
+            let mut clean = tokio::time::interval(CLEAN_EVERY);
+            loop {
+                tokio::select! {
+                    _ = tell.tick() => self.docker.hub.tell_usage(self.stats.usage()),
+                    _ = clean.tick() => self.fence.forget_removed(now()),
+                    Some(docker_id) = ooms.recv() => self.docker.hub.oom_counted(&docker_id),
+                }
+            }
+        };
+        tokio::select! {
+            () = following => {}
+            () = telling => {}
+        }
+        self.stats.stop();
+        if let Err(error) = sampling.await {
+            tracing::error!(%error, "the sampler failed");
+        }
+    }
+}

@@ -1,0 +1,599 @@
+//! What is known of the engine and its containers, kept true by its events, and the one source of all watch streams.
+//!
+//! Invariants: everything is published under the lock that guards what it is about, so a watcher that takes its snapshot
+//! and its place in the queue under that lock misses nothing and sees nothing twice. An older look at a container never
+//! replaces a newer one, and nothing brings a removed one back.
+
+use super::observe::{self, Detail, Known};
+use super::wire::{Event, Inspect};
+use crate::fence::{Desired, Fence};
+use crate::host::Host;
+use crate::stats::{Stats, Track};
+use nm_link::contract::{ContainerKey, WatchEvent, labels};
+use nm_types::container::{ContainerStatus, ObservedContainer, Protocol};
+use nm_types::node::{DockerInfo, NodeInfo};
+use nm_types::stats::Usage;
+use nm_types::{ContainerId, Timestamp};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::{Notify, broadcast, oneshot, watch};
+
+/// A watcher that falls behind by more than this gets a fresh snapshot instead.
+const BACKLOG: usize = 1024;
+/// Docker ids of removed containers that are remembered, so that a late look at one does not bring it back.
+const GONE: usize = 4096;
+/// An event is taken for already seen when the last look began after it, by no more than this (see [`Hub::next_look`]).
+const SEEN_WITHIN_NANOS: i64 = 1_000_000_000;
+
+/// What the engine said of itself and its machine.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Facts {
+    pub version: String,
+    pub api_version: String,
+    pub cpus: u32,
+    /// Bytes.
+    pub memory: u64,
+    pub root_dir: String,
+}
+
+#[derive(Debug, Clone)]
+pub enum Engine {
+    /// Not known yet: the agent has just started.
+    Connecting,
+    Up(Arc<Facts>),
+    /// Why, and what to do.
+    Down(Arc<str>),
+}
+
+/// One container as last seen.
+#[derive(Debug, Clone)]
+pub struct Record {
+    pub observed: ObservedContainer,
+    pub detail: Detail,
+    /// When the look at it began, unix nanoseconds.
+    seen_at: i64,
+    /// The last log lines of the run that ended then.
+    tail: Option<(Option<Timestamp>, Vec<String>)>,
+}
+
+#[derive(Default)]
+struct World {
+    containers: HashMap<String, Record>,
+    ours: HashMap<ContainerId, String>,
+    networks: HashSet<String>,
+    /// Asked to end, by us or by others, since it was last started.
+    asked: HashSet<String>,
+    /// How the last end that was watched came about: asked for, or by itself.
+    ends: HashMap<String, bool>,
+    oom: HashMap<String, i64>,
+    dirty: HashMap<String, Dirty>,
+    looking: HashSet<String>,
+    /// Docker ids, and ids of ours whose Docker id is not known yet, of containers that an operation works on.
+    busy: HashMap<String, u32>,
+    wanted_tails: Vec<(String, Option<Timestamp>)>,
+    gone: (HashSet<String>, VecDeque<String>),
+    last_usage: HashMap<String, Usage>,
+    last_event: i64,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Dirty {
+    newest: i64,
+    /// The event says something that a look at the container does not show.
+    sure: bool,
+    ours: bool,
+}
+
+pub struct Hub {
+    world: Mutex<World>,
+    events: broadcast::Sender<Arc<WatchEvent>>,
+    engine: watch::Sender<Engine>,
+    execs: Mutex<HashMap<String, oneshot::Sender<Option<i64>>>>,
+    /// Somebody needs the engine now: try again.
+    pub nudge: Notify,
+    /// There is a container to look at.
+    pub wake: Notify,
+    host: Host,
+    fence: Arc<Fence>,
+    stats: Stats,
+}
+
+/// While it lives, events of the container cause no look at it: the operation looks once, at its end.
+pub struct Busy {
+    hub: Arc<Hub>,
+    key: String,
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        let mut world = self.hub.lock();
+        if let Some(n) = world.busy.get_mut(&self.key) {
+            *n -= 1;
+            if *n == 0 {
+                world.busy.remove(&self.key);
+            }
+        }
+        drop(world);
+        self.hub.wake.notify_one();
+    }
+}
+
+pub fn now() -> i64 {
+    now_nanos() / 1_000_000
+}
+
+pub fn now_nanos() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    // A clock before 1970 is a broken clock; the epoch then stands for it.
+    since.map_or(0, |d| i64::try_from(d.as_nanos()).unwrap_or(i64::MAX))
+}
+
+impl Hub {
+    pub fn new(host: Host, fence: Arc<Fence>, stats: Stats) -> Self {
+        Self {
+            world: Mutex::default(),
+            events: broadcast::Sender::new(BACKLOG),
+            engine: watch::Sender::new(Engine::Connecting),
+            execs: Mutex::default(),
+            nudge: Notify::new(),
+            wake: Notify::new(),
+            host,
+            fence,
+            stats,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, World> {
+        // Nothing panics while it holds the lock; were it so, the next snapshot would set things right.
+        self.world.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn publish(&self, event: WatchEvent) {
+        // No watcher is no fault.
+        drop(self.events.send(Arc::new(event)));
+    }
+
+    // ── the engine ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    pub fn engine(&self) -> watch::Receiver<Engine> {
+        self.engine.subscribe()
+    }
+
+    pub fn docker_info(&self) -> DockerInfo {
+        match &*self.engine.borrow() {
+            Engine::Connecting => DockerInfo { available: false, version: None, api_version: None, error: Some("The agent has just started and has not reached Docker yet.".into()) },
+            Engine::Up(f) => DockerInfo { available: true, version: Some(f.version.clone()), api_version: Some(f.api_version.clone()), error: None },
+            Engine::Down(why) => DockerInfo { available: false, version: None, api_version: None, error: Some(why.to_string()) },
+        }
+    }
+
+    pub fn node_info(&self) -> NodeInfo {
+        self.host.info(self.docker_info())
+    }
+
+    /// The engine does not answer. Said once to watchers, until it is back.
+    pub fn down(&self, why: &str) {
+        let world = self.lock();
+        let was_down = matches!(&*self.engine.borrow(), Engine::Down(_));
+        self.engine.send_replace(Engine::Down(why.into()));
+        if !was_down {
+            tracing::warn!(error = why, "the Docker engine does not answer");
+            self.publish(WatchEvent::Docker { docker: self.docker_info() });
+        }
+        drop(world);
+    }
+
+    /// The engine answers, and this is everything on it.
+    pub fn up(&self, facts: Facts, docs: Vec<(Inspect, i64)>, networks: HashSet<String>) {
+        let mut world = self.lock();
+        let kept: HashSet<String> = docs.iter().map(|(doc, _)| doc.id.clone()).collect();
+        let lost: Vec<String> = world.containers.keys().filter(|id| !kept.contains(*id)).cloned().collect();
+        for id in lost {
+            self.forget(&mut world, &id);
+        }
+        self.stats.keep_only(&kept);
+        for (doc, seen_at) in docs {
+            self.enter(&mut world, doc, seen_at);
+        }
+        world.networks = networks;
+        tracing::info!(docker.version = %facts.version, containers = world.containers.len(), "the Docker engine answers");
+        let was_down = matches!(&*self.engine.borrow(), Engine::Down(_));
+        self.engine.send_replace(Engine::Up(Arc::new(facts)));
+        if was_down {
+            self.publish(WatchEvent::Docker { docker: self.docker_info() });
+        }
+        self.publish(self.snapshot(&world));
+    }
+
+    fn snapshot(&self, world: &World) -> WatchEvent {
+        WatchEvent::Snapshot { info: self.node_info(), containers: world.containers.values().map(|r| r.observed.clone()).collect() }
+    }
+
+    // ── watchers ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// What a new watcher is told first, and its place in the queue. Without an engine there is no snapshot: containers are
+    /// not gone because nobody can see them.
+    pub fn subscribe(&self) -> (Vec<Arc<WatchEvent>>, broadcast::Receiver<Arc<WatchEvent>>) {
+        let world = self.lock();
+        let receiver = self.events.subscribe();
+        let engine = self.engine.borrow().clone();
+        let first = match engine {
+            Engine::Connecting => Vec::new(),
+            Engine::Down(_) => vec![Arc::new(WatchEvent::Docker { docker: self.docker_info() })],
+            Engine::Up(_) => {
+                let samples: Vec<_> = world.last_usage.iter().map(|(id, u)| (id.clone(), *u)).collect();
+                let usage = (!samples.is_empty()).then(|| Arc::new(WatchEvent::Usage { samples }));
+                std::iter::once(Arc::new(self.snapshot(&world))).chain(usage).collect()
+            }
+        };
+        (first, receiver)
+    }
+
+    /// Every two seconds: what is used, where it changed; else a sign of life.
+    pub fn tell_usage(&self, usage: HashMap<String, Usage>) {
+        let mut world = self.lock();
+        let samples: Vec<_> = usage.iter().filter(|(id, u)| world.last_usage.get(*id) != Some(u)).map(|(id, u)| (id.clone(), *u)).collect();
+        world.last_usage = usage;
+        self.publish(if samples.is_empty() { WatchEvent::Heartbeat } else { WatchEvent::Usage { samples } });
+    }
+
+    // ── containers ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    pub fn find(&self, key: &ContainerKey) -> Option<Record> {
+        let world = self.lock();
+        let id = match key {
+            ContainerKey::Ours(id) => world.ours.get(id)?,
+            ContainerKey::Docker(id) => &**id,
+        };
+        world.containers.get(id).cloned()
+    }
+
+    /// The name of the container that holds a host port.
+    pub fn port_holder(&self, port: u16, protocol: Option<Protocol>, not: &str) -> Option<String> {
+        let world = self.lock();
+        let holds = |r: &&Record| r.detail.host_ports.iter().any(|(p, proto)| *p == port && protocol.is_none_or(|want| want == *proto));
+        world.containers.values().filter(|r| r.observed.docker_id != not).find(holds).map(|r| r.observed.name.clone())
+    }
+
+    pub fn has_network(&self, name: &str) -> bool {
+        self.lock().networks.contains(name)
+    }
+
+    /// Names of the containers for which `test` holds, sorted.
+    pub fn names(&self, test: impl Fn(&Record) -> bool) -> Vec<String> {
+        let mut names: Vec<String> = self.lock().containers.values().filter(|r| test(r)).map(|r| r.observed.name.clone()).collect();
+        names.sort();
+        names
+    }
+
+    /// How many containers use each image, by image id.
+    pub fn image_uses(&self) -> HashMap<String, u64> {
+        let mut uses = HashMap::new();
+        for record in self.lock().containers.values() {
+            *uses.entry(record.detail.image_id.clone()).or_default() += 1;
+        }
+        uses
+    }
+
+    /// Takes in a look at a container that began at `seen_at`, and tells watchers where something changed.
+    pub fn seen(&self, doc: Inspect, seen_at: i64) -> Option<Record> {
+        let mut world = self.lock();
+        let id = doc.id.clone();
+        let before = world.containers.get(&id).map(|r| r.observed.clone());
+        self.enter(&mut world, doc, seen_at);
+        let record = world.containers.get(&id)?.clone();
+        if before.as_ref() != Some(&record.observed) {
+            self.publish(WatchEvent::Container { observed: Box::new(record.observed.clone()) });
+        }
+        Some(record)
+    }
+
+    fn enter(&self, world: &mut World, doc: Inspect, seen_at: i64) {
+        let id = doc.id.clone();
+        if world.gone.0.contains(&id) {
+            return;
+        }
+        let old = world.containers.get(&id);
+        if old.is_some_and(|r| r.seen_at > seen_at) {
+            return;
+        }
+        let finished = Timestamp::parse(&doc.state.finished_at);
+        let ours = doc.config.labels.get(labels::ID).and_then(|l| ContainerId::parse(l).ok());
+        let held = ours.as_ref().and_then(|id| self.fence.get(id));
+        let tail = old.and_then(|r| r.tail.clone()).filter(|(at, _)| *at == finished);
+        let asked = if world.asked.contains(&id) {
+            Some(true)
+        } else {
+            world.ends.get(&id).copied().or_else(|| held.as_ref().filter(|h| h.desired == Desired::Stopped).map(|_| true))
+        };
+        let known = Known { asked, oom: world.oom.contains_key(&id), given: held.as_ref().map(|h| &h.name), tail: tail.as_ref().map_or(&[], |(_, lines)| lines) };
+        let (observed, detail) = observe::observe(doc, &known);
+        if detail.pid > 0 {
+            let key = observed.id.as_ref().map_or_else(|| id.clone(), ToString::to_string);
+            self.stats.track(Track { docker_id: id.clone(), key, pid: detail.pid, host_network: detail.host_network });
+        } else {
+            self.stats.untrack(&id);
+        }
+        let wants_tail = detail.failed_at_once || (observed.status == ContainerStatus::Exited && observed.message.is_some() && observed.restarts > 0);
+        let wanted = (id.clone(), finished);
+        if wants_tail && tail.is_none() && !world.wanted_tails.contains(&wanted) {
+            world.wanted_tails.push(wanted);
+            self.wake.notify_one();
+        }
+        if let Some(ours) = &observed.id {
+            world.ours.insert(ours.clone(), id.clone());
+        }
+        world.containers.insert(id, Record { observed, detail, seen_at, tail });
+    }
+
+    /// Keeps the last log lines of a run; they show at the next look.
+    pub fn set_tail(&self, docker_id: &str, finished: Option<Timestamp>, lines: Vec<String>) {
+        let mut world = self.lock();
+        if let Some(record) = world.containers.get_mut(docker_id) {
+            record.tail = Some((finished, lines));
+            world.dirty.entry(docker_id.to_owned()).or_default().sure = true;
+            self.wake.notify_one();
+        }
+    }
+
+    /// The container is gone.
+    pub fn removed(&self, docker_id: &str) {
+        let mut world = self.lock();
+        let known = world.containers.contains_key(docker_id);
+        self.forget(&mut world, docker_id);
+        if known {
+            self.publish(WatchEvent::Removed { docker_id: docker_id.to_owned() });
+        }
+    }
+
+    fn forget(&self, world: &mut World, docker_id: &str) {
+        if let Some(record) = world.containers.remove(docker_id)
+            && let Some(id) = record.observed.id
+            && world.ours.get(&id).is_some_and(|d| d == docker_id)
+        {
+            world.ours.remove(&id);
+            if let Err(error) = self.fence.note(&id, Desired::Removed, now()) {
+                tracing::warn!(container.id = %id, %error, "the removal of a container could not be noted");
+            }
+        }
+        world.asked.remove(docker_id);
+        world.ends.remove(docker_id);
+        world.oom.remove(docker_id);
+        world.dirty.remove(docker_id);
+        world.last_usage.remove(docker_id);
+        self.stats.forget(docker_id);
+        if world.gone.0.insert(docker_id.to_owned()) {
+            world.gone.1.push_back(docker_id.to_owned());
+            if world.gone.1.len() > GONE
+                && let Some(oldest) = world.gone.1.pop_front()
+            {
+                world.gone.0.remove(&oldest);
+            }
+        }
+    }
+
+    /// Somebody of ours asks it to end; `false` takes that back.
+    pub fn ask_to_end(&self, docker_id: &str, asked: bool) {
+        let mut world = self.lock();
+        if asked {
+            world.asked.insert(docker_id.to_owned());
+        } else {
+            world.asked.remove(docker_id);
+        }
+    }
+
+    pub fn busy(self: &Arc<Self>, key: &str) -> Busy {
+        *self.lock().busy.entry(key.to_owned()).or_default() += 1;
+        Busy { hub: self.clone(), key: key.to_owned() }
+    }
+
+    // ── events ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// The newest event's time in unix nanoseconds; 0 before the first.
+    pub fn last_event(&self) -> i64 {
+        self.lock().last_event
+    }
+
+    /// Takes in one of Docker's events. One that is `past` happened before the snapshot that will follow, and only tells how
+    /// containers came to end.
+    pub fn event(&self, event: &Event, past: bool) {
+        let mut world = self.lock();
+        world.last_event = world.last_event.max(event.time_nano);
+        let id = &event.actor.id;
+        let attribute = |name: &str| event.actor.attributes.get(name).map(String::as_str);
+        // `health_status: healthy` has its value in its name.
+        let action = event.action.split(':').next().unwrap_or_default();
+        match (event.kind.as_str(), action) {
+            ("container", "kill") => {
+                let stop_signal = world.containers.get(id).map_or("SIGTERM", |r| r.detail.stop_signal.as_str());
+                if attribute("signal").is_some_and(|s| ends_it(s, stop_signal)) {
+                    world.asked.insert(id.clone());
+                }
+            }
+            ("container", "stop") => {
+                world.ends.insert(id.clone(), true);
+                self.dirty(&mut world, id, event, true, past);
+            }
+            ("container", "die") => {
+                let asked = world.asked.remove(id);
+                world.ends.insert(id.clone(), asked);
+                self.dirty(&mut world, id, event, true, past);
+            }
+            ("container", "start") => {
+                world.asked.remove(id);
+                world.ends.remove(id);
+                world.oom.remove(id);
+                if !past && let Some(ours) = attribute(labels::ID).and_then(|l| ContainerId::parse(l).ok())
+                    && let Err(error) = self.fence.note(&ours, Desired::Running, now())
+                {
+                    tracing::warn!(container.id = %ours, %error, "the start of a container could not be noted");
+                }
+                self.dirty(&mut world, id, event, false, past);
+            }
+            ("container", "oom") => {
+                world.oom.insert(id.clone(), event.time_nano);
+                if !past {
+                    self.publish(WatchEvent::Oom { docker_id: id.clone(), time: Timestamp(event.time_nano / 1_000_000) });
+                }
+                self.dirty(&mut world, id, event, true, past);
+            }
+            ("container", "destroy") if !past => {
+                let known = world.containers.contains_key(id);
+                self.forget(&mut world, id);
+                if known {
+                    self.publish(WatchEvent::Removed { docker_id: id.clone() });
+                }
+            }
+            ("container", "exec_die") if !past => {
+                if let Some(exec) = attribute("execID") {
+                    let waiter = self.execs.lock().unwrap_or_else(PoisonError::into_inner).remove(exec);
+                    if let Some(waiter) = waiter {
+                        let code = attribute("exitCode").and_then(|c| c.parse().ok());
+                        if waiter.send(code).is_err() {
+                            tracing::debug!(exec, "nobody waits for a command that ended");
+                        }
+                    }
+                }
+            }
+            ("container", "create" | "pause" | "unpause" | "rename" | "update" | "health_status") => self.dirty(&mut world, id, event, action == "health_status", past),
+            ("network", "connect" | "disconnect") => {
+                if let Some(container) = attribute("container") {
+                    self.dirty(&mut world, container, event, false, past);
+                }
+            }
+            ("network", "create") if !past => {
+                if let Some(name) = attribute("name") {
+                    world.networks.insert(name.to_owned());
+                }
+            }
+            ("network", "destroy") if !past => {
+                if let Some(name) = attribute("name") {
+                    world.networks.remove(name);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn dirty(&self, world: &mut World, id: &str, event: &Event, sure: bool, past: bool) {
+        if past || id.is_empty() {
+            return;
+        }
+        let ours = event.actor.attributes.get(labels::ID).is_some_and(|l| world.busy.contains_key(l));
+        let dirty = world.dirty.entry(id.to_owned()).or_default();
+        dirty.newest = dirty.newest.max(event.time_nano);
+        dirty.sure |= sure;
+        dirty.ours |= ours;
+        self.wake.notify_one();
+    }
+
+    /// The sampler saw the kernel's count of kills for want of memory rise. Docker's own event usually says the same.
+    pub fn oom_counted(&self, docker_id: &str) {
+        let mut world = self.lock();
+        let time = now_nanos();
+        let told = world.oom.get(docker_id).is_some_and(|at| time - at < 3_000_000_000);
+        if told || !world.containers.contains_key(docker_id) {
+            return;
+        }
+        world.oom.insert(docker_id.to_owned(), time);
+        self.publish(WatchEvent::Oom { docker_id: docker_id.to_owned(), time: Timestamp(time / 1_000_000) });
+        world.dirty.entry(docker_id.to_owned()).or_default().sure = true;
+        self.wake.notify_one();
+    }
+
+    /// The next container to look at because of an event; [`Hub::looked`] must follow.
+    ///
+    /// An event that the last look, begun after it, must have shown is dropped: a create and start of ours would cause three
+    /// more looks else. Both times come from this machine's clock; should it have been set back by more than a second in
+    /// between, the event counts as new.
+    pub fn next_look(&self) -> Option<String> {
+        let mut world = self.lock();
+        let world = &mut *world;
+        let (containers, busy, looking) = (&world.containers, &world.busy, &world.looking);
+        world.dirty.retain(|id, dirty| {
+            let Some(record) = containers.get(id) else { return true };
+            let age = record.seen_at - dirty.newest;
+            dirty.sure || !(0..SEEN_WITHIN_NANOS).contains(&age)
+        });
+        let is_busy = |id: &String, dirty: &Dirty| {
+            looking.contains(id)
+                || busy.contains_key(id)
+                || containers.get(id).and_then(|r| r.observed.id.as_ref()).is_some_and(|o| busy.contains_key(o.as_str()))
+                // Made by an operation that is still under way, which does not know its Docker id yet.
+                || (dirty.ours && !containers.contains_key(id) && !busy.is_empty())
+        };
+        let id = world.dirty.iter().find(|(id, dirty)| !is_busy(id, dirty)).map(|(id, _)| id.clone())?;
+        world.dirty.remove(&id);
+        world.looking.insert(id.clone());
+        Some(id)
+    }
+
+    pub fn looked(&self, docker_id: &str) {
+        self.lock().looking.remove(docker_id);
+        self.wake.notify_one();
+    }
+
+    /// Looks that were under way when the connection broke are over.
+    pub fn reset_looks(&self) {
+        let mut world = self.lock();
+        world.looking.clear();
+        world.dirty.clear();
+        world.wanted_tails.clear();
+    }
+
+    /// The next container whose last log lines are wanted.
+    pub fn next_tail(&self) -> Option<(String, Option<Timestamp>)> {
+        self.lock().wanted_tails.pop()
+    }
+
+    // ── exec ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// Resolves when Docker says that the exec ended, with its exit code where that was said.
+    pub fn exec_end(&self, exec_id: &str) -> oneshot::Receiver<Option<i64>> {
+        let (tx, rx) = oneshot::channel();
+        let mut execs = self.execs.lock().unwrap_or_else(PoisonError::into_inner);
+        execs.retain(|_, waiter| !waiter.is_closed());
+        execs.insert(exec_id.to_owned(), tx);
+        rx
+    }
+
+    /// Resolves when the container is gone.
+    pub async fn wait_removed(&self, docker_id: &str) {
+        let (_, mut events) = self.subscribe();
+        loop {
+            if !self.lock().containers.contains_key(docker_id) {
+                return;
+            }
+            match events.recv().await {
+                Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
+                Err(broadcast::error::RecvError::Closed) => return,
+            }
+        }
+    }
+}
+
+/// Whether a signal, as a number or a name, is meant to end a container.
+fn ends_it(signal: &str, stop_signal: &str) -> bool {
+    let number = |s: &str| -> Option<i32> {
+        if let Ok(n) = s.parse() {
+            return Some(n);
+        }
+        let name = if s.starts_with("SIG") { s.to_owned() } else { format!("SIG{s}") };
+        name.parse::<nix::sys::signal::Signal>().ok().map(|s| s as i32)
+    };
+    let Some(signal) = number(signal) else { return false };
+    // SIGINT, SIGQUIT, SIGKILL, SIGTERM.
+    matches!(signal, 2 | 3 | 9 | 15) || number(stop_signal) == Some(signal)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_that_end() {
+        for (signal, stop, ends) in [("15", "SIGTERM", true), ("9", "SIGTERM", true), ("1", "SIGTERM", false), ("1", "SIGHUP", true), ("SIGKILL", "SIGTERM", true), ("10", "USR1", true), ("28", "SIGTERM", false), ("x", "SIGTERM", false)] {
+            assert_eq!(ends_it(signal, stop), ends, "{signal} {stop}");
+        }
+    }
+}

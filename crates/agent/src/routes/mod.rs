@@ -1,0 +1,56 @@
+//! The contract's paths as HTTP. Handlers read what came, make one call, and write what it gives.
+
+mod containers;
+mod reply;
+mod storage;
+mod watch;
+
+use crate::docker::Docker;
+use crate::stats::Stats;
+use axum::Router;
+use axum::routing::{get, post};
+use nm_link::contract::path;
+use reply::Failed;
+
+/// What handlers work on.
+#[derive(Clone)]
+pub struct App {
+    pub docker: Docker,
+    pub stats: Stats,
+}
+
+/// The largest JSON body: a container's whole environment is 500 values of 64 KiB.
+const MAX_BODY: usize = 40 << 20;
+
+pub fn router(app: App) -> Router {
+    Router::new()
+        .route(path::INFO, get(watch::info))
+        .route(path::WATCH, get(watch::watch))
+        .route(path::CONTAINERS, post(containers::create))
+        .route(path::COMMAND, post(containers::command))
+        .route(path::REMOVE, post(containers::remove))
+        .route(path::INSPECT, get(containers::inspect))
+        .route(path::LOGS, get(containers::logs))
+        .route(path::STATS, get(watch::stats))
+        .route(path::STATS_STREAM, get(watch::stats_stream))
+        .route(path::EXEC, post(containers::exec))
+        .route(path::TERMINAL, post(containers::terminal))
+        .route(path::ARCHIVE, get(containers::archive_get).put(containers::archive_put))
+        .route(path::IMAGES, get(storage::images))
+        .route(path::PULL, post(storage::pull))
+        .route(path::LOAD, post(storage::load))
+        .route(path::IMAGE_REMOVE, post(storage::image_remove))
+        .route(path::IMAGES_PRUNE, post(storage::images_prune))
+        .route(path::VOLUMES, get(storage::volumes))
+        .route(path::VOLUME_CREATE, post(storage::volume_create))
+        .route(path::VOLUME_REMOVE, post(storage::volume_remove))
+        .route(path::NETWORKS, get(storage::networks))
+        .route(path::NETWORK_CREATE, post(storage::network_create))
+        .route(path::NETWORK_REMOVE, post(storage::network_remove))
+        .route(path::NETWORK_ATTACH, post(storage::network_attach))
+        .route(path::NETWORK_DETACH, post(storage::network_detach))
+        .fallback(async || Failed::invalid("The agent has no such path: control plane and agent are of different versions."))
+        .method_not_allowed_fallback(async || Failed::invalid("The agent has this path, but not for this method."))
+        .layer(axum::extract::DefaultBodyLimit::max(MAX_BODY))
+        .with_state(app)
+}

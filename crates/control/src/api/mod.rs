@@ -6,6 +6,7 @@ pub mod extract;
 pub mod frame;
 pub mod guard;
 pub mod openapi;
+mod pace;
 pub mod reply;
 pub mod route;
 pub mod serve;

@@ -70,7 +70,8 @@ pub fn observe(doc: Inspect, known: &Known<'_>) -> (ObservedContainer, Detail) {
     };
     let ended = matches!(status, ContainerStatus::Stopped | ContainerStatus::Exited);
     let lasted = match (started, finished) {
-        (Some(s), Some(f)) if f >= s => Some(f.since(s)),
+        // Docker notes the start a moment late: a very short run ends before it.
+        (Some(s), Some(f)) if ended || f >= s => Some(f.since(s).max(0)),
         _ => None,
     };
     let failed_at_once = status == ContainerStatus::Exited && state.exit_code != 0 && lasted.is_some_and(|ms| ms < AT_ONCE_MS);

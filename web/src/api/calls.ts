@@ -1,0 +1,134 @@
+import { client } from "./index";
+import type * as T from "./types";
+
+// Each call of the API by name. Paths are built here only.
+
+const id = encodeURIComponent;
+
+export interface ContainerFilter {
+  nodeId?: string;
+  status?: string;
+  name?: string;
+  label?: string;
+  managed?: boolean;
+  limit?: number;
+  cursor?: string;
+}
+
+/** What a call that may outlast its request gave: the thing itself, or the operation that goes on. */
+export type Begun<R> = { done: R; operation?: undefined } | { operation: T.Operation; done?: undefined };
+
+async function begin<R>(path: string, body: unknown, key?: string): Promise<Begun<R>> {
+  const headers: Record<string, string> = { prefer: "respond-async" };
+  if (key) headers["idempotency-key"] = key;
+  const reply = await client.call<R | T.Operation>("POST", path, { body, headers });
+  return reply.status === 202 ? { operation: reply.data as T.Operation } : { done: reply.data as R };
+}
+
+const post = async <R>(path: string, body?: unknown): Promise<R> => (await client.call<R>("POST", path, { body })).data;
+const remove = async (path: string, query?: Record<string, string | boolean | undefined>): Promise<void> => {
+  await client.call("DELETE", path, { query });
+};
+
+export const containers = {
+  list: (filter: ContainerFilter, signal?: AbortSignal) => client.page<T.Container>("/api/containers", { ...filter }, signal),
+  get: (key: string, signal?: AbortSignal) => client.get<T.Container>(`/api/containers/${id(key)}`, undefined, signal),
+  /** `key` makes a repeated request the same one. */
+  create: (spec: T.ContainerSpec, key: string) => begin<T.Container>("/api/containers", spec, key),
+  update: async (key: string, change: T.ContainerUpdate) =>
+    (await client.call<T.Container>("PATCH", `/api/containers/${id(key)}`, { body: change })).data,
+  remove: (key: string, options: { force: boolean; volumes: boolean }) =>
+    remove(`/api/containers/${id(key)}`, { force: options.force || undefined, volumes: options.volumes || undefined }),
+  act: (key: string, action: "start" | "stop" | "restart" | "pause" | "unpause") =>
+    post<T.Container>(`/api/containers/${id(key)}/${action}`),
+  kill: (key: string, signal: T.Signal) => post<T.Container>(`/api/containers/${id(key)}/kill`, { signal }),
+  rename: (key: string, name: string) => post<T.Container>(`/api/containers/${id(key)}/rename`, { name }),
+  inspect: (key: string, signal?: AbortSignal) => client.get<unknown>(`/api/containers/${id(key)}/inspect`, undefined, signal),
+  logs: (key: string, query: { tail?: number; since?: string }, signal?: AbortSignal) =>
+    client.get<T.LogLine[]>(`/api/containers/${id(key)}/logs`, { ...query, format: "objects" }, signal),
+  followLogs: (key: string, query: { tail?: number | string; since?: string }, signal: AbortSignal) =>
+    client.send("GET", `/api/containers/${id(key)}/logs`, { query: { ...query, follow: true }, signal, headers: stream }),
+  stats: (key: string, query: { limit: number; resolution: "second" | "minute" }, signal?: AbortSignal) =>
+    client.get<T.ContainerStats[]>(`/api/containers/${id(key)}/stats`, query, signal),
+  followStats: (key: string, signal: AbortSignal) =>
+    client.send("GET", `/api/containers/${id(key)}/stats`, { query: { follow: true }, signal, headers: stream }),
+  templates: (signal?: AbortSignal) => client.get<T.ContainerTemplate[]>("/api/containers/templates/list", undefined, signal),
+};
+
+const stream = { accept: "text/event-stream" };
+
+export const images = {
+  list: (nodeId?: string, signal?: AbortSignal) => client.get<T.Image[]>("/api/images", { nodeId }, signal),
+  pull: (body: T.PullImage) => begin<T.Image>("/api/containers/images/pull", body),
+  remove: (name: string, nodeId: string, force: boolean) => remove("/api/images", { name, nodeId, force: force || undefined }),
+  prune: async (nodeId: string) => (await client.call<T.Pruned>("POST", "/api/images/prune", { query: { nodeId } })).data,
+};
+
+export const volumes = {
+  list: (nodeId?: string, signal?: AbortSignal) => client.get<T.Volume[]>("/api/volumes", { nodeId }, signal),
+  create: (body: T.NewVolume) => post<T.Volume>("/api/volumes", body),
+  remove: (name: string, nodeId: string) => remove(`/api/volumes/${id(name)}`, { nodeId }),
+};
+
+export const networks = {
+  list: (nodeId?: string, signal?: AbortSignal) => client.get<T.Network[]>("/api/networks", { nodeId }, signal),
+  create: (body: T.NewNetwork) => post<T.Network>("/api/networks", body),
+  remove: (name: string, nodeId: string) => remove(`/api/networks/${id(name)}`, { nodeId }),
+  /** The container's node is the network's. */
+  member: (name: string, action: "attach" | "detach", container: string) =>
+    post<unknown>(`/api/networks/${id(name)}/${action}`, { container }),
+};
+
+export const registries = {
+  list: (signal?: AbortSignal) => client.get<T.Registry[]>("/api/registries", undefined, signal),
+  create: (body: T.NewRegistry) => post<T.Registry>("/api/registries", body),
+  replace: async (key: string, body: T.NewRegistry) => (await client.call<T.Registry>("PUT", `/api/registries/${id(key)}`, { body })).data,
+  remove: (key: string) => remove(`/api/registries/${id(key)}`),
+};
+
+export const nodes = {
+  list: (signal?: AbortSignal) => client.get<T.Node[]>("/api/nodes", undefined, signal),
+  get: (key: string, signal?: AbortSignal) => client.get<T.Node>(`/api/nodes/${id(key)}`, undefined, signal),
+  update: async (key: string, body: T.NodeUpdate) => (await client.call<T.Node>("PATCH", `/api/nodes/${id(key)}`, { body })).data,
+  remove: (key: string) => remove(`/api/nodes/${id(key)}`),
+  joinToken: () => client.call<T.JoinToken>("POST", "/api/nodes/join-tokens"),
+};
+
+export const operations = {
+  list: (query: { state?: string; target?: string; limit?: number; cursor?: string }, signal?: AbortSignal) =>
+    client.page<T.Operation>("/api/operations", query, signal),
+  get: (key: string, signal?: AbortSignal) => client.get<T.Operation>(`/api/operations/${id(key)}`, undefined, signal),
+  cancel: (key: string) => post<T.Operation>(`/api/operations/${id(key)}/cancel`),
+  follow: (key: string, signal: AbortSignal) =>
+    client.send("GET", `/api/operations/${id(key)}`, { query: { follow: true }, signal, headers: stream }),
+};
+
+export const users = {
+  list: (query: { limit?: number; cursor?: string }, signal?: AbortSignal) => client.page<T.User>("/api/users", query, signal),
+  create: (body: T.NewUser) => post<T.User>("/api/users", body),
+  update: async (key: string, body: T.UserUpdate) => (await client.call<T.User>("PATCH", `/api/users/${id(key)}`, { body })).data,
+  remove: (key: string) => remove(`/api/users/${id(key)}`),
+};
+
+export const tokens = {
+  list: (query: { all?: boolean; limit?: number; cursor?: string }, signal?: AbortSignal) =>
+    client.page<T.Token>("/api/tokens", query, signal),
+  create: (body: T.NewToken) => post<T.CreatedToken>("/api/tokens", body),
+  remove: (key: string) => remove(`/api/tokens/${id(key)}`),
+};
+
+export const auth = {
+  changePassword: (body: { currentPassword: string; newPassword: string }) => post<unknown>("/api/auth/password", body),
+  sessions: (signal?: AbortSignal) => client.get<T.SessionInfo[]>("/api/auth/sessions", undefined, signal),
+  endSession: (key: string) => remove(`/api/auth/sessions/${id(key)}`),
+  ticket: () => post<T.StreamTicket>("/api/auth/tickets"),
+};
+
+export const system = {
+  audit: (query: { actor?: string; action?: string; target?: string; limit?: number; cursor?: string }, signal?: AbortSignal) =>
+    client.page<T.AuditEntry>("/api/audit", query, signal),
+  verifyAudit: () => client.get<T.AuditVerdict>("/api/audit/verify"),
+  info: (signal?: AbortSignal) => client.get<T.SystemInfo>("/api/system/info", undefined, signal),
+  events: (lastId: string | undefined, signal: AbortSignal) =>
+    client.send("GET", "/api/events", { signal, headers: lastId === undefined ? stream : { ...stream, "last-event-id": lastId } }),
+};

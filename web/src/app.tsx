@@ -1,0 +1,125 @@
+import { Component, lazy, type ReactNode, Suspense, useSyncExternalStore } from "react";
+import { session } from "./api";
+import type { Role } from "./api/types";
+import { atLeast, useUser } from "./lib/data";
+import { match, usePath } from "./lib/router";
+import { AuditPage } from "./pages/audit";
+import { ContainerPage } from "./pages/containers/container";
+import { ContainersPage } from "./pages/containers/list";
+import { EventsPage } from "./pages/events";
+import { ImagesPage } from "./pages/images";
+import { LoginPage } from "./pages/login";
+import { NetworksPage } from "./pages/networks";
+import { NodePage, NodesPage } from "./pages/nodes";
+import { NotFoundPage } from "./pages/not-found";
+import { OperationPage, OperationsPage } from "./pages/operations";
+import { RegistriesPage } from "./pages/registries";
+import { SettingsPage } from "./pages/settings";
+import { TokensPage } from "./pages/tokens";
+import { UsersPage } from "./pages/users";
+import { VolumesPage } from "./pages/volumes";
+import { Shell } from "./shell";
+import { Failure, Loading } from "./ui/states";
+import { Toasts } from "./ui/toast";
+
+const CreatePage = lazy(() => import("./pages/containers/create"));
+
+interface RouteRow {
+  path: string;
+  role?: Role;
+  page: (params: Record<string, string>) => ReactNode;
+}
+
+const ROUTES: RouteRow[] = [
+  { path: "", page: () => <ContainersPage /> },
+  { path: "/containers", page: () => <ContainersPage /> },
+  { path: "/containers/new", role: "operator", page: () => <CreatePage /> },
+  { path: "/containers/:id", page: (p) => <ContainerPage key={p.id} id={p.id ?? ""} tab="overview" /> },
+  { path: "/containers/:id/:tab", page: (p) => <ContainerPage key={p.id} id={p.id ?? ""} tab={p.tab ?? ""} /> },
+  { path: "/images", page: () => <ImagesPage /> },
+  { path: "/volumes", page: () => <VolumesPage /> },
+  { path: "/networks", page: () => <NetworksPage /> },
+  { path: "/nodes", page: () => <NodesPage /> },
+  { path: "/nodes/:id", page: (p) => <NodePage key={p.id} id={p.id ?? ""} /> },
+  { path: "/registries", page: () => <RegistriesPage /> },
+  { path: "/operations", page: () => <OperationsPage /> },
+  { path: "/operations/:id", page: (p) => <OperationPage key={p.id} id={p.id ?? ""} /> },
+  { path: "/events", page: () => <EventsPage /> },
+  { path: "/users", role: "admin", page: () => <UsersPage /> },
+  { path: "/tokens", page: () => <TokensPage /> },
+  { path: "/audit", role: "admin", page: () => <AuditPage /> },
+  { path: "/settings", page: () => <SettingsPage /> },
+];
+
+function Routed() {
+  const path = usePath();
+  const { role } = useUser();
+  for (const route of ROUTES) {
+    const params = match(route.path, path);
+    if (!params) continue;
+    if (route.role && !atLeast(role, route.role)) return <NotFoundPage role={route.role} />;
+    return route.page(params);
+  }
+  return <NotFoundPage />;
+}
+
+/** A fault in a page must not take the others with it. Another address tries again. */
+class Guard extends Component<{ path: string; children: ReactNode }, { error: unknown; path: string }> {
+  override state = { error: null as unknown, path: this.props.path };
+  static getDerivedStateFromError(error: unknown) {
+    return { error };
+  }
+  static getDerivedStateFromProps(props: { path: string }, state: { error: unknown; path: string }) {
+    return props.path === state.path ? null : { error: null, path: props.path };
+  }
+  override render() {
+    if (this.state.error === null) return this.props.children;
+    return (
+      <div className="page">
+        <header className="page-head">
+          <h1>This page failed</h1>
+        </header>
+        <Failure error={this.state.error} retry={() => this.setState({ error: null })} />
+      </div>
+    );
+  }
+}
+
+export function App() {
+  const state = useSyncExternalStore(session.subscribe, () => session.state);
+  const path = usePath();
+  let content: ReactNode;
+  if (state.phase === "signed-in") {
+    content = (
+      <Shell>
+        <Guard path={path}>
+          <Suspense fallback={<Loading what="the page" />}>
+            <Routed />
+          </Suspense>
+        </Guard>
+      </Shell>
+    );
+  } else if (state.phase === "signed-out") {
+    content = <LoginPage notice={state.notice} />;
+  } else if (state.phase === "unreachable") {
+    content = (
+      <div className="splash">
+        <div className="login-box">
+          <Failure error={state.error} retry={() => void session.start()} />
+        </div>
+      </div>
+    );
+  } else {
+    content = (
+      <div className="splash" role="status" aria-label="Signing in">
+        <span className="spinner large" aria-hidden="true" />
+      </div>
+    );
+  }
+  return (
+    <>
+      {content}
+      <Toasts />
+    </>
+  );
+}

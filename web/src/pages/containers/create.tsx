@@ -1,0 +1,437 @@
+import { useQuery } from "@tanstack/react-query";
+import { ChevronRight, FilePlus2 } from "lucide-react";
+import { type FormEvent, type ReactNode, useEffect, useRef, useState } from "react";
+import { ApiError, queries } from "../../api";
+import * as calls from "../../api/calls";
+import { randomKey } from "../../api/session";
+import type { ContainerTemplate, Operation } from "../../api/types";
+import { finished, problemsOf, useNodes } from "../../lib/data";
+import { plural } from "../../lib/format";
+import { Link, navigate, useQueryValue } from "../../lib/router";
+import { CopyButton } from "../../ui/bits";
+import { Button } from "../../ui/button";
+import { Check, Field, Input, Select } from "../../ui/field";
+import { Json } from "../../ui/json";
+import { Page } from "../../ui/page";
+import { Failure, Notice } from "../../ui/states";
+import { toast } from "../../ui/toast";
+import { OperationProgress } from "../operation-parts";
+import { RESTART_OPTIONS } from "./actions";
+import { emptyForm, type Form, formOf, type Problems, pairRow, placeProblems, randomSecret, specOf } from "./form";
+import { EnvironmentRows, PairRows, PortRows, VolumeRows } from "./rows";
+
+export default function CreatePage() {
+  const [form, setForm] = useState(emptyForm);
+  const [template, setTemplate] = useQueryValue("template");
+  const [tried, setTried] = useState(false);
+  const [operation, setOperation] = useState<Operation | null>(null);
+  const [busy, setBusy] = useState(false);
+  const [error, setError] = useState<unknown>(null);
+  /** What the server refused, until the field it named is touched. */
+  const [refused, setRefused] = useState<Problems>({});
+  const formElement = useRef<HTMLFormElement>(null);
+  /** The same request sent again is the same container: its key changes only with the form. */
+  const attempt = useRef({ body: "", key: "" });
+  const left = useRef(false);
+  const nodes = useNodes();
+  const templates = useQuery({
+    queryKey: ["templates"],
+    queryFn: ({ signal }) => calls.containers.templates(signal),
+    staleTime: Number.POSITIVE_INFINITY,
+  });
+  const networks = useQuery({
+    queryKey: ["networks", form.nodeId],
+    queryFn: ({ signal }) => calls.networks.list(form.nodeId || undefined, signal),
+  });
+
+  useEffect(() => {
+    left.current = false;
+    return () => {
+      left.current = true;
+    };
+  }, []);
+
+  const { spec, problems: own } = specOf(form);
+  const problems: Problems = { ...refused, ...(tried ? own : {}) };
+  const set = (change: Partial<Form>, ...fields: string[]) => {
+    setForm((f) => ({ ...f, ...change }));
+    const touched = [...Object.keys(change), ...fields];
+    setRefused((r) =>
+      Object.fromEntries(
+        Object.entries(r).filter(([field]) => !touched.some((t) => field === t || field.startsWith(`${t}[`) || field.startsWith(`${t}.`))),
+      ),
+    );
+  };
+
+  const use = (t: ContainerTemplate | null) => {
+    setTemplate(t?.id ?? "");
+    setTried(false);
+    setRefused({});
+    setError(null);
+    if (!t) {
+      setForm(emptyForm());
+      return;
+    }
+    const filled = formOf(t.config);
+    setForm({ ...filled, environment: [...filled.environment, ...t.generated.map((name) => pairRow(name, randomSecret()))] });
+  };
+  // A link may name a template.
+  const linked = useRef(template);
+  useEffect(() => {
+    const found = templates.data?.find((t) => t.id === linked.current);
+    if (!found) return;
+    linked.current = "";
+    const filled = formOf(found.config);
+    setForm({ ...filled, environment: [...filled.environment, ...found.generated.map((name) => pairRow(name, randomSecret()))] });
+  }, [templates.data]);
+
+  const showFirstProblem = () => {
+    requestAnimationFrame(() => {
+      const first = formElement.current?.querySelector<HTMLElement>('[aria-invalid="true"]');
+      const section = first?.closest("details");
+      if (section) section.open = true;
+      first?.focus();
+      first?.scrollIntoView({ block: "center" });
+    });
+  };
+
+  const submit = async (event: FormEvent) => {
+    event.preventDefault();
+    if (busy) return;
+    setTried(true);
+    setError(null);
+    setRefused({});
+    if (Object.keys(own).length > 0) {
+      showFirstProblem();
+      return;
+    }
+    const body = JSON.stringify(spec);
+    if (attempt.current.body !== body) attempt.current = { body, key: randomKey() };
+    setBusy(true);
+    try {
+      const begun = await calls.containers.create(spec, attempt.current.key);
+      let id = begun.done?.id;
+      if (begun.operation) {
+        const done = await finished(begun.operation, setOperation);
+        id = done.target;
+      }
+      toast.done(`${spec.start ? "Started" : "Created"} ${spec.name}.`);
+      if (!left.current) navigate(id ? `/containers/${id}` : "/containers");
+    } catch (cause) {
+      // The next try is another request, also where the form stays as it is.
+      attempt.current = { body: "", key: "" };
+      if (left.current) {
+        toast.failed(`${spec.name} was not created.`, cause);
+        return;
+      }
+      setError(cause);
+      setRefused(placeProblems(form, problemsOf(cause)));
+      showFirstProblem();
+    } finally {
+      void queries.invalidateQueries({ queryKey: ["containers"] });
+      setBusy(false);
+      setOperation(null);
+    }
+  };
+
+  const count = (fields: string[]) =>
+    Object.keys(problems).filter((p) => fields.some((f) => p === f || p.startsWith(`${f}[`) || p.startsWith(`${f}.`))).length;
+  const nodeOptions = (nodes.data ?? []).map(
+    (n) => [n.id, n.status === "ready" ? n.name : `${n.name} (${n.status === "cordoned" ? "cordoned" : "not ready"})`] as const,
+  );
+  const networkNames = [...new Set((networks.data ?? []).map((n) => n.name))].filter((n) => n !== "host" && n !== "none" && n !== "bridge");
+  const unplaced = error instanceof ApiError && error.details.length > 0 && Object.keys(refused).length > 0 ? null : error;
+
+  return (
+    <Page title="Create a container" crumbs={[["Containers", "/containers"]]}>
+      <section className="stack tight" aria-label="Templates">
+        <div className="templates">
+          <button type="button" className="template" aria-pressed={template === ""} onClick={() => use(null)}>
+            <b className="row">
+              <FilePlus2 /> From an image
+            </b>
+            <span>Fill in everything yourself</span>
+          </button>
+          {templates.data?.map((t) => (
+            <button key={t.id} type="button" className="template" aria-pressed={template === t.id} onClick={() => use(t)}>
+              <b>{t.name}</b>
+              <span>{t.description}</span>
+              <code>{t.image}</code>
+            </button>
+          ))}
+        </div>
+        {templates.error && (
+          <Failure what="The templates could not be read." error={templates.error} retry={() => void templates.refetch()} />
+        )}
+      </section>
+      <form ref={formElement} className="form-grid" onSubmit={submit} noValidate>
+        <div className="form-main">
+          <fieldset disabled={busy} style={{ display: "contents" }}>
+            <section className="card">
+              <div className="card-body form-2">
+                <Field label="Name" problem={problems.name}>
+                  {(d) => <Input {...d} mono name="name" value={form.name} onValue={(name) => set({ name })} placeholder="web" />}
+                </Field>
+                <Field label="Image" problem={problems.image} hint="Pulled to the node where it is not there yet">
+                  {(d) => (
+                    <Input {...d} mono name="image" value={form.image} onValue={(image) => set({ image })} placeholder="nginx:latest" />
+                  )}
+                </Field>
+                {nodeOptions.length > 1 && (
+                  <Field label="Node" problem={problems.nodeId}>
+                    {(d) => (
+                      <Select
+                        {...d}
+                        value={form.nodeId}
+                        onValue={(nodeId) => set({ nodeId })}
+                        options={[["", "Choose a node…"], ...nodeOptions]}
+                      />
+                    )}
+                  </Field>
+                )}
+                <Field label="Restart" problem={problems.restart}>
+                  {(d) => <Select {...d} value={form.restart} onValue={(restart) => set({ restart })} options={RESTART_OPTIONS} />}
+                </Field>
+                <div className="full">
+                  <Check label="Start it at once" checked={form.start} onChecked={(start) => set({ start })} />
+                </div>
+              </div>
+            </section>
+            <Section title="Ports" open sum={sumOf(form.ports.length, "port")} problems={count(["ports"])}>
+              <PortRows rows={form.ports} onRows={(ports) => set({ ports })} problems={problems} />
+            </Section>
+            <Section
+              title="Resources"
+              open
+              sum={[form.cpuLimit && `${form.cpuLimit} CPU`, form.memoryLimit].filter(Boolean).join(", ") || "no limits"}
+              problems={count(["cpuLimit", "memoryLimit"])}
+            >
+              <div className="form-2">
+                <Field label="CPU limit" optional problem={problems.cpuLimit} hint="Cores, 0.1 to 64">
+                  {(d) => (
+                    <Input
+                      {...d}
+                      name="cpuLimit"
+                      inputMode="decimal"
+                      value={form.cpuLimit}
+                      onValue={(cpuLimit) => set({ cpuLimit })}
+                      placeholder="no limit"
+                    />
+                  )}
+                </Field>
+                <Field label="Memory limit" optional problem={problems.memoryLimit} hint="512m, 1g; at least 6m">
+                  {(d) => (
+                    <Input
+                      {...d}
+                      name="memoryLimit"
+                      value={form.memoryLimit}
+                      onValue={(memoryLimit) => set({ memoryLimit })}
+                      placeholder="no limit"
+                    />
+                  )}
+                </Field>
+              </div>
+            </Section>
+            <Section
+              title="Environment"
+              sum={sumOf(form.environment.length, "variable")}
+              problems={count(["environment"])}
+              open={form.environment.length > 0}
+            >
+              <EnvironmentRows rows={form.environment} onRows={(environment) => set({ environment })} problems={problems} />
+            </Section>
+            <Section
+              title="Volumes"
+              sum={sumOf(form.volumes.length, "volume")}
+              problems={count(["volumes"])}
+              open={form.volumes.length > 0}
+            >
+              <VolumeRows rows={form.volumes} onRows={(volumes) => set({ volumes })} problems={problems} />
+            </Section>
+            <Section
+              title="Command"
+              sum={form.command || form.entrypoint ? "changed" : "the image's own"}
+              problems={count(["command", "entrypoint"])}
+              open={form.command !== ""}
+            >
+              <Field label="Command" optional problem={problems.command} hint="Words as in a shell, with quotes; no shell runs it">
+                {(d) => <Input {...d} mono value={form.command} onValue={(command) => set({ command })} />}
+              </Field>
+              <Field label="Entrypoint" optional problem={problems.entrypoint}>
+                {(d) => <Input {...d} mono value={form.entrypoint} onValue={(entrypoint) => set({ entrypoint })} />}
+              </Field>
+            </Section>
+            <Section
+              title="Networks"
+              sum={form.networks.length > 0 ? form.networks.join(", ") : "Docker's default"}
+              problems={count(["networks"])}
+            >
+              {networkNames.length === 0 ? (
+                <p className="faint">
+                  There are no networks of your own yet.{" "}
+                  <Link className="link" href="/networks">
+                    Make one
+                  </Link>{" "}
+                  to let containers reach each other by name.
+                </p>
+              ) : (
+                <div className="stack tight">
+                  {networkNames.map((n) => (
+                    <Check
+                      key={n}
+                      label={n}
+                      checked={form.networks.includes(n)}
+                      onChecked={(on) => set({ networks: on ? [...form.networks, n] : form.networks.filter((m) => m !== n) })}
+                    />
+                  ))}
+                </div>
+              )}
+              {problems.networks && <p className="problem">{problems.networks}</p>}
+            </Section>
+            <Section title="Health check" sum={form.health.command || "none"} problems={count(["healthCheck"])}>
+              <Field
+                label="Command"
+                optional
+                problem={problems["healthCheck.command"]}
+                hint="Runs inside the container; healthy where it ends with 0"
+              >
+                {(d) => (
+                  <Input
+                    {...d}
+                    mono
+                    value={form.health.command}
+                    onValue={(command) => set({ health: { ...form.health, command } }, "healthCheck.command")}
+                    placeholder="wget -qO- http://localhost/"
+                  />
+                )}
+              </Field>
+              <div className="form-2">
+                {(
+                  [
+                    ["interval", "Every", "30"],
+                    ["timeout", "At most", "30"],
+                    ["retries", "Failures until unhealthy", "3"],
+                    ["startPeriod", "Not counted after the start", "0"],
+                  ] as const
+                ).map(([key, label, fallback]) => (
+                  <Field key={key} label={label} problem={problems[`healthCheck.${key}`]}>
+                    {(d) => (
+                      <div className="with-suffix">
+                        <Input
+                          {...d}
+                          inputMode="numeric"
+                          value={form.health[key]}
+                          onValue={(v) => set({ health: { ...form.health, [key]: v } }, `healthCheck.${key}`)}
+                          placeholder={fallback}
+                        />
+                        {key !== "retries" && <span className="suffix">s</span>}
+                      </div>
+                    )}
+                  </Field>
+                ))}
+              </div>
+            </Section>
+            <Section title="Labels" sum={sumOf(form.labels.length, "label")} problems={count(["labels"])} open={form.labels.length > 0}>
+              <PairRows field="labels" what="label" rows={form.labels} onRows={(labels) => set({ labels })} problems={problems} />
+            </Section>
+            <Section
+              title="Advanced"
+              sum="user, folder, host name, rights"
+              problems={count(["user", "workingDir", "hostname", "capDrop", "stopGrace", "readOnly", "tty"])}
+            >
+              <div className="form-2">
+                <Field label="User" optional problem={problems.user} hint="name, uid or uid:gid">
+                  {(d) => <Input {...d} mono value={form.user} onValue={(user) => set({ user })} />}
+                </Field>
+                <Field label="Working directory" optional problem={problems.workingDir}>
+                  {(d) => <Input {...d} mono value={form.workingDir} onValue={(workingDir) => set({ workingDir })} placeholder="/app" />}
+                </Field>
+                <Field label="Host name" optional problem={problems.hostname}>
+                  {(d) => <Input {...d} mono value={form.hostname} onValue={(hostname) => set({ hostname })} />}
+                </Field>
+                <Field label="Grace to stop" optional problem={problems.stopGrace} hint="Before it is killed">
+                  {(d) => (
+                    <div className="with-suffix">
+                      <Input
+                        {...d}
+                        inputMode="numeric"
+                        value={form.stopGrace}
+                        onValue={(stopGrace) => set({ stopGrace })}
+                        placeholder="10"
+                      />
+                      <span className="suffix">s</span>
+                    </div>
+                  )}
+                </Field>
+                <Field
+                  label="Capabilities to drop"
+                  optional
+                  className="full"
+                  problem={problems.capDrop}
+                  hint="ALL, or names such as NET_RAW, with spaces between"
+                >
+                  {(d) => <Input {...d} mono value={form.capDrop} onValue={(capDrop) => set({ capDrop })} />}
+                </Field>
+              </div>
+              <Check
+                label="Read-only file system"
+                hint="Only its volumes can be written"
+                checked={form.readOnly}
+                onChecked={(readOnly) => set({ readOnly })}
+              />
+              <Check label="Terminal for the main process" checked={form.tty} onChecked={(tty) => set({ tty })} />
+            </Section>
+          </fieldset>
+          {tried && Object.keys(own).length > 0 && (
+            <Notice tone="amber">{plural(Object.keys(own).length, "field needs", "fields need")} another look.</Notice>
+          )}
+          {unplaced !== null && <Failure what={`${spec.name} was not created.`} error={unplaced} />}
+          {operation && <OperationProgress operation={operation} cancellable />}
+          <div className="form-foot">
+            <Button type="submit" variant="primary" busy={busy}>
+              {form.start ? "Create and start" : "Create"}
+            </Button>
+            <Link className="btn" href="/containers">
+              {busy ? "Leave, it goes on" : "Cancel"}
+            </Link>
+          </div>
+        </div>
+        <aside className="form-side">
+          <section className="card preview">
+            <header className="card-head">
+              <h2>The request</h2>
+              <CopyButton text={JSON.stringify(spec, null, 2)} label="Copy the request's body" />
+            </header>
+            <p className="faint" style={{ padding: "10px 16px 0" }}>
+              <code>POST /api/containers</code>
+            </p>
+            <Json value={spec} />
+          </section>
+        </aside>
+      </form>
+    </Page>
+  );
+}
+
+const sumOf = (n: number, what: string): string => (n === 0 ? "none" : plural(n, what));
+
+function Section(props: { title: string; sum: string; problems: number; open?: boolean; children: ReactNode }) {
+  const details = useRef<HTMLDetailsElement>(null);
+  const { open, problems } = props;
+  // A template or a problem opens it; what the user closes stays closed.
+  useEffect(() => {
+    if ((open || problems > 0) && details.current) details.current.open = true;
+  }, [open, problems]);
+  return (
+    <details ref={details} className="section">
+      <summary>
+        <ChevronRight aria-hidden="true" />
+        <h2>{props.title}</h2>
+        <span className="sum truncate">
+          {problems > 0 ? <span className="danger-text">{plural(problems, "problem")}</span> : props.sum}
+        </span>
+      </summary>
+      <div className="section-body">{props.children}</div>
+    </details>
+  );
+}

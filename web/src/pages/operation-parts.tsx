@@ -1,0 +1,154 @@
+import { Ban, CircleCheck, CircleDashed, CircleX, LoaderCircle } from "lucide-react";
+import { useEffect, useRef, useState } from "react";
+import * as calls from "../api/calls";
+import type { Operation, OperationState, OperationStep } from "../api/types";
+import { isFinal, useAct, useMayOperate } from "../lib/data";
+import { bytes, clock, percent } from "../lib/format";
+import { type Layer, readLayer } from "../lib/layers";
+import { OperationBadge, Progress } from "../ui/bits";
+import { Button } from "../ui/button";
+
+const KINDS: Record<string, string> = {
+  "container.create": "Create a container",
+  "container.remove": "Remove a container",
+  "image.pull": "Pull an image",
+};
+export const kindText = (kind: string): string => KINDS[kind] ?? kind;
+
+const STEP: Record<OperationState, [typeof CircleCheck, string]> = {
+  pending: [CircleDashed, "tone-grey"],
+  running: [LoaderCircle, "tone-blue"],
+  succeeded: [CircleCheck, "tone-green"],
+  failed: [CircleX, "tone-red"],
+  cancelled: [Ban, "tone-amber"],
+};
+
+function Step({ step }: { step: OperationStep }) {
+  const [Icon, tone] = STEP[step.state];
+  return (
+    <li className={`step ${tone}`}>
+      <Icon aria-label={step.state} style={step.state === "running" ? { animation: "spin 1s linear infinite" } : undefined} />
+      <span>{step.name}</span>
+      <span className="detail">{step.detail}</span>
+    </li>
+  );
+}
+
+export function Steps({ operation }: { operation: Operation }) {
+  if (operation.steps.length === 0) return null;
+  return (
+    <ul className="steps">
+      {operation.steps.map((s, i) => (
+        // biome-ignore lint/suspicious/noArrayIndexKey: steps are only added, and may share a name
+        <Step key={i} step={s} />
+      ))}
+    </ul>
+  );
+}
+
+/** The layers of a pull as they come by: the operation tells of one at a time. */
+export function useLayers(operation: Operation | null): Layer[] {
+  const [layers, setLayers] = useState<Layer[]>([]);
+  const id = operation?.id;
+  // biome-ignore lint/correctness/useExhaustiveDependencies: another operation has other layers
+  useEffect(() => setLayers([]), [id]);
+  const detail = operation?.steps.at(-1)?.detail;
+  useEffect(() => {
+    const layer = detail ? readLayer(detail) : null;
+    if (!layer) return;
+    setLayers((list) => {
+      const at = list.findIndex((l) => l.id === layer.id);
+      return at < 0
+        ? [...list, layer]
+        : list.with(at, {
+            ...layer,
+            total: layer.total || (list[at]?.total ?? 0),
+            current: layer.total ? layer.current : (list[at]?.total ?? 0),
+          });
+    });
+  }, [detail]);
+  return layers;
+}
+
+export function Layers({ layers, done }: { layers: Layer[]; done: boolean }) {
+  if (layers.length === 0) return null;
+  return (
+    <ul className="stack tight" aria-label="Layers">
+      {layers.map((l) => {
+        const ready = done || /complete|exists/i.test(l.status);
+        return (
+          <li key={l.id} className="stack" style={{ gap: 3 }}>
+            <div className="row">
+              <code>{l.id}</code>
+              <span className="faint grow truncate">{ready ? "Ready" : l.status}</span>
+              <span className="faint num nowrap">
+                {l.total > 0 && (ready ? bytes(l.total) : `${bytes(l.current)} of ${bytes(l.total)}`)}
+              </span>
+            </div>
+            <Progress value={ready ? 100 : l.total > 0 ? (l.current / l.total) * 100 : 0} tone={ready ? "tone-green" : ""} />
+          </li>
+        );
+      })}
+    </ul>
+  );
+}
+
+export function OperationLog({ operation }: { operation: Operation }) {
+  const box = useRef<HTMLDivElement>(null);
+  const newest = operation.log.at(-1);
+  // biome-ignore lint/correctness/useExhaustiveDependencies: each new line is brought into sight
+  useEffect(() => {
+    box.current?.scrollTo(0, box.current.scrollHeight);
+  }, [newest?.time, newest?.line]);
+  if (operation.log.length === 0) return null;
+  return (
+    // biome-ignore lint/a11y/noNoninteractiveTabindex: it scrolls, and has to be reached by keyboard for that
+    <div className="op-log" ref={box} tabIndex={0} role="log" aria-label="Log">
+      {operation.log.map((l, i) => (
+        // biome-ignore lint/suspicious/noArrayIndexKey: lines may be alike
+        <p key={i}>
+          <time>{clock(l.time)}</time>
+          <span>{l.line}</span>
+        </p>
+      ))}
+    </div>
+  );
+}
+
+export function CancelButton({ operation }: { operation: Operation }) {
+  const may = useMayOperate();
+  const cancel = useAct({
+    run: () => calls.operations.cancel(operation.id),
+    done: () => "It was asked to end.",
+    failed: "It could not be cancelled.",
+    stale: ["operations"],
+  });
+  if (!may || isFinal(operation.state)) return null;
+  return (
+    <Button small icon={<Ban />} busy={cancel.isPending || operation.cancelRequested} onClick={() => cancel.mutate()}>
+      {operation.cancelRequested ? "Cancelling" : "Cancel"}
+    </Button>
+  );
+}
+
+/** An operation under way, in short. */
+export function OperationProgress({ operation, cancellable }: { operation: Operation; cancellable?: boolean }) {
+  const layers = useLayers(operation);
+  const running = !isFinal(operation.state);
+  return (
+    <section className="card" aria-label="Progress" aria-live="polite">
+      <header className="card-head">
+        <h2>{kindText(operation.kind)}</h2>
+        {operation.progress !== undefined && <span className="faint num">{percent(operation.progress)}</span>}
+        <OperationBadge state={operation.state} />
+        {cancellable && <CancelButton operation={operation} />}
+      </header>
+      <div className="card-body stack">
+        {running && <Progress value={operation.progress} />}
+        <Steps operation={operation} />
+        <Layers layers={layers} done={operation.state === "succeeded"} />
+      </div>
+      <OperationLog operation={operation} />
+    </section>
+  );
+}

@@ -8,20 +8,14 @@ use std::path::PathBuf;
 
 /// One fleet out of any set of servers: containers, images, volumes and networks on every machine, from one place.
 #[derive(Debug, Parser)]
-#[command(
-    name = "neuralmesh",
-    version,
-    propagate_version = true,
-    max_term_width = 120,
-    arg_required_else_help = true
-)]
+#[command(name = "neuralmesh", version, max_term_width = 120, arg_required_else_help = true)]
 #[command(after_help = "\
 Begin here:
-  neuralmesh up                                   control plane, and this machine as its first node
-  neuralmesh login                                sign in (on the same machine, the first password is found by itself)
-  neuralmesh containers run -p 8080:80 nginx      a container that serves
-  neuralmesh containers ps                        what runs, everywhere
-  neuralmesh doctor                               what is missing on this machine, and how to mend it")]
+  neuralmesh up                              control plane, and this first node
+  neuralmesh login                           here, the first password is found
+  neuralmesh containers run -p 8080:80 nginx
+  neuralmesh containers ps                   what runs, everywhere
+  neuralmesh doctor                          what is missing here, how to mend it")]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
@@ -104,21 +98,36 @@ pub struct Group<C: Subcommand> {
 #[derive(Debug, Clone, Args)]
 pub struct ClientArgs {
     /// The API's URL [default: where you signed in last, else http://127.0.0.1:3001]
-    #[arg(long, value_name = "URL", env = "NEURALMESH_SERVER", global = true, help_heading = "Connection")]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "NEURALMESH_SERVER",
+        hide_env_values = true,
+        global = true,
+        help_heading = "Connection"
+    )]
     pub server_url: Option<String>,
     /// A file that holds an API token, in place of a login; the token itself may stand in NEURALMESH_TOKEN
     #[arg(
         long,
         value_name = "FILE",
         env = "NEURALMESH_TOKEN_FILE",
+        hide_env_values = true,
         global = true,
         help_heading = "Connection"
     )]
     pub token_file: Option<PathBuf>,
     /// A further certificate authority to trust, in PEM form
-    #[arg(long, value_name = "FILE", env = "NEURALMESH_CA_FILE", global = true, help_heading = "Connection")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "NEURALMESH_CA_FILE",
+        hide_env_values = true,
+        global = true,
+        help_heading = "Connection"
+    )]
     pub ca_file: Option<PathBuf>,
-    /// How to print results
+    /// How to print results: wide has more columns, json is the API's data, name is names alone
     #[arg(
         short,
         long,
@@ -126,6 +135,7 @@ pub struct ClientArgs {
         value_name = "FORMAT",
         default_value_t,
         env = "NEURALMESH_OUTPUT",
+        hide_env_values = true,
         global = true,
         help_heading = "Output"
     )]

@@ -9,22 +9,35 @@ use std::path::PathBuf;
 #[derive(Debug, Clone, Args)]
 pub struct ControlArgs {
     /// Where everything is kept: database, keys, certificates
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/neuralmesh", env = "NEURALMESH_DATA_DIR")]
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "/var/lib/neuralmesh",
+        env = "NEURALMESH_DATA_DIR",
+        hide_env_values = true
+    )]
     pub data_dir: PathBuf,
     /// Address of the API and the dashboard
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:3001", env = "NEURALMESH_LISTEN")]
+    #[arg(
+        long,
+        value_name = "ADDR",
+        default_value = "127.0.0.1:3001",
+        env = "NEURALMESH_LISTEN",
+        hide_env_values = true
+    )]
     pub listen: SocketAddr,
     /// postgres://… for several control planes on one database; a SQLite file in the data folder by default
     #[arg(long, value_name = "URL", env = "NEURALMESH_DATABASE_URL", hide_env_values = true)]
     pub database_url: Option<String>,
     /// The key that seals secrets; keep a copy of it apart from the database's [default: <data-dir>/secrets.key]
-    #[arg(long, value_name = "FILE", env = "NEURALMESH_KEY_FILE")]
+    #[arg(long, value_name = "FILE", env = "NEURALMESH_KEY_FILE", hide_env_values = true)]
     pub key_file: Option<PathBuf>,
     /// A proxy whose X-Forwarded-For is believed, as an address or network; may be repeated
     #[arg(
         long = "trusted-proxy",
         value_name = "CIDR",
         env = "NEURALMESH_TRUSTED_PROXY",
+        hide_env_values = true,
         value_delimiter = ','
     )]
     pub trusted_proxies: Vec<Network>,
@@ -35,20 +48,32 @@ pub struct ControlArgs {
 /// How to log.
 #[derive(Debug, Clone, Args)]
 pub struct LogArgs {
-    /// How log lines are written
-    #[arg(long, value_enum, value_name = "FORMAT", default_value_t, env = "NEURALMESH_LOG_FORMAT")]
+    /// How log lines are written: for people, or as one JSON object a line
+    #[arg(
+        long,
+        value_enum,
+        value_name = "FORMAT",
+        default_value_t,
+        env = "NEURALMESH_LOG_FORMAT",
+        hide_env_values = true
+    )]
     pub log_format: LogFormat,
     /// What is logged: a level, or levels by part as `info,nm_link=debug`
-    #[arg(long, value_name = "LEVELS", default_value = "info", env = "NEURALMESH_LOG_LEVEL")]
+    #[arg(
+        long,
+        value_name = "LEVELS",
+        default_value = "info",
+        env = "NEURALMESH_LOG_LEVEL",
+        hide_env_values = true
+    )]
     pub log_level: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+/// For people, or for programs.
 pub enum LogFormat {
-    /// For people
     #[default]
     Text,
-    /// One JSON object a line, for programs
     Json,
 }
 
@@ -60,28 +85,36 @@ pub struct MachineArgs {
         long,
         value_name = "SOCKET",
         default_value = "/var/run/docker.sock",
-        env = "NEURALMESH_DOCKER_SOCKET"
+        env = "NEURALMESH_DOCKER_SOCKET",
+        hide_env_values = true
     )]
     pub docker_socket: PathBuf,
     /// The node's name [default: the machine's host name]
-    #[arg(long, value_name = "NAME", env = "NEURALMESH_NAME")]
+    #[arg(long, value_name = "NAME", env = "NEURALMESH_NAME", hide_env_values = true)]
     pub name: Option<nm_types::text::NodeName>,
 }
 
 /// `neuralmesh up`
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
-The first start writes the admin's first password to <data-dir>/initial-admin-password and says so.
+The first start writes the admin's first password to
+<data-dir>/initial-admin-password, and says so.
 
 Examples:
   neuralmesh up
   neuralmesh up --data-dir ~/.neuralmesh --listen 127.0.0.1:3001
-  neuralmesh up --agent-listen 0.0.0.0:7443       so that other machines can join")]
+  neuralmesh up --agent-listen 0.0.0.0:7443      so that other machines can join")]
 pub struct UpArgs {
     #[command(flatten)]
     pub control: ControlArgs,
     /// Address where agents dial in; open it beyond this machine to let others join
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7443", env = "NEURALMESH_AGENT_LISTEN")]
+    #[arg(
+        long,
+        value_name = "ADDR",
+        default_value = "127.0.0.1:7443",
+        env = "NEURALMESH_AGENT_LISTEN",
+        hide_env_values = true
+    )]
     pub agent_listen: SocketAddr,
     #[command(flatten)]
     pub machine: MachineArgs,
@@ -92,29 +125,38 @@ pub struct UpArgs {
 #[command(after_help = "\
 Examples:
   neuralmesh server
-  NEURALMESH_DATABASE_URL=postgres://nm:…@db/neuralmesh neuralmesh server --listen 0.0.0.0:3001 --trusted-proxy 10.0.0.0/8")]
+  neuralmesh server --listen 0.0.0.0:3001 --trusted-proxy 10.0.0.0/8
+  NEURALMESH_DATABASE_URL=postgres://nm:…@db/neuralmesh neuralmesh server")]
 pub struct ServerArgs {
     #[command(flatten)]
     pub control: ControlArgs,
     /// Address where agents dial in
-    #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:7443", env = "NEURALMESH_AGENT_LISTEN")]
+    #[arg(
+        long,
+        value_name = "ADDR",
+        default_value = "0.0.0.0:7443",
+        env = "NEURALMESH_AGENT_LISTEN",
+        hide_env_values = true
+    )]
     pub agent_listen: SocketAddr,
 }
 
 /// `neuralmesh agent`
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
-An agent that has joined needs no token any more: its certificate is in its data folder.
+`neuralmesh nodes join-token` gives the token. An agent that has joined needs none
+any more: its certificate is in its data folder.
 
 Examples:
-  neuralmesh agent --server https://mesh.example.com:7443 --join nm1.…    join (`neuralmesh nodes join-token` gives the token)
-  neuralmesh agent --server https://mesh.example.com:7443                 start again later")]
+  neuralmesh agent --server https://mesh.example.com:7443 --join nm1.…
+  neuralmesh agent --server https://mesh.example.com:7443        started again")]
 pub struct AgentArgs {
     /// The control plane's agent listener, https://host:7443; repeat it for each replica
     #[arg(
         long = "server",
         value_name = "URL",
         env = "NEURALMESH_AGENT_SERVER",
+        hide_env_values = true,
         value_delimiter = ',',
         required = true
     )]
@@ -123,7 +165,13 @@ pub struct AgentArgs {
     #[arg(long, value_name = "TOKEN", env = "NEURALMESH_JOIN", hide_env_values = true)]
     pub join: Option<String>,
     /// Where the agent keeps its certificate and its desired state
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/neuralmesh", env = "NEURALMESH_DATA_DIR")]
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "/var/lib/neuralmesh",
+        env = "NEURALMESH_DATA_DIR",
+        hide_env_values = true
+    )]
     pub data_dir: PathBuf,
     #[command(flatten)]
     pub machine: MachineArgs,

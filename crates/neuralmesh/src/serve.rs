@@ -16,6 +16,7 @@ use nm_store::{DatabaseUrl, Store, StoreConfig};
 use nm_types::NodeId;
 use std::io::IsTerminal;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::net::TcpListener;
@@ -99,7 +100,12 @@ struct Serving {
 async fn start_control(args: &ControlArgs, agent_listen: SocketAddr) -> anyhow::Result<(App, Serving)> {
     raise_file_limit();
     let data_dir = &args.data_dir;
-    std::fs::create_dir_all(data_dir).with_context(|| format!("make the data folder {}", data_dir.display()))?;
+    // Keys and certificates are in it: for us alone.
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(data_dir)
+        .with_context(|| format!("make the data folder {}", data_dir.display()))?;
     let url = match &args.database_url {
         Some(url) => url.parse::<DatabaseUrl>()?,
         None => DatabaseUrl::sqlite(data_dir.join("neuralmesh.db")),

@@ -13,7 +13,8 @@ const REOPENINGS: u32 = 8;
 
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
-The stream goes on until you interrupt it; when the connection breaks it is opened again without a gap.
+The stream goes on until you interrupt it; when the connection breaks it is
+opened again without a gap.
 
 Examples:
   neuralmesh events

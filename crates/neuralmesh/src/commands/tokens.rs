@@ -34,7 +34,7 @@ pub struct LsArgs {
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
 Examples:
-  neuralmesh tokens create ci --role operator --scope containers:write --scope images:write --days 30
+  neuralmesh tokens create ci --role operator --scope containers:write --days 30
   export NEURALMESH_TOKEN=$(neuralmesh tokens create monitoring)")]
 pub struct CreateArgs {
     /// What it may do; at most your own role

@@ -32,11 +32,8 @@ pub enum UsersCommand {
 /// [`Role`] as an option.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum RoleArg {
-    /// Reads everything but secrets
     Viewer,
-    /// Also changes containers, images, volumes, networks
     Operator,
-    /// Also users, tokens of others, nodes, registries, audit
     Admin,
 }
 
@@ -63,7 +60,7 @@ Examples:
   neuralmesh users add ann --role operator
   neuralmesh users add ci --role viewer --password-file ci.password")]
 pub struct AddArgs {
-    /// What they may do
+    /// What they may do: look, also run things, or also manage users, nodes and registries
     #[arg(long, value_enum, value_name = "ROLE", default_value = "viewer")]
     pub role: RoleArg,
     #[command(flatten)]
@@ -75,7 +72,7 @@ pub struct AddArgs {
 
 #[derive(Debug, Clone, Args)]
 pub struct UpdateArgs {
-    /// What they may do
+    /// What they may do: look, also run things, or also manage users, nodes and registries
     #[arg(long, value_enum, value_name = "ROLE", required_unless_present_any = ["disable", "enable"])]
     pub role: Option<RoleArg>,
     /// Let them in no more, and end what they have open
@@ -98,8 +95,8 @@ pub struct RmArgs {
 
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
-Without a name it is your own: the present password is asked for, and every other session of yours ends.
-With a name it is another user's, which only admins may change.
+Without a name it is your own: the present password is asked for, and every
+other session of yours ends. With a name it is another user's, for admins.
 
 Examples:
   neuralmesh users passwd

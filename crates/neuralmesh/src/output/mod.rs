@@ -13,17 +13,14 @@ use serde_json::value::RawValue;
 use std::io::{self, IsTerminal, Write};
 use table::Column;
 
-/// How results are printed.
+/// How results are printed: a table for people, one with more columns, the API's `data` as it is, or names, one a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum Format {
-    /// A table for people.
+    // The variants are told of in the option's help: documented here, they would make every command's help twice as long.
     #[default]
     Table,
-    /// A table with more columns.
     Wide,
-    /// The API's `data` as it is.
     Json,
-    /// Names only, one a line.
     Name,
 }
 
@@ -42,13 +39,9 @@ impl Output {
         self.format == Format::Json
     }
 
-    /// The width to fit tables into; none where stdout is no terminal.
+    /// The width to fit tables into, where stdout is a terminal.
     fn width(self) -> Option<u16> {
-        io::stdout()
-            .is_terminal()
-            .then(|| crossterm::terminal::size().ok())
-            .flatten()
-            .map(|(columns, _)| columns)
+        if io::stdout().is_terminal() { terminal_width() } else { None }
     }
 
     /// One line on stdout.
@@ -116,4 +109,13 @@ pub fn note(text: impl AsRef<str>) {
 /// A warning, on stderr.
 pub fn warning(text: impl AsRef<str>) {
     note(format!("warning: {}", text.as_ref()));
+}
+
+/// The terminal's width, where it tells it and cells can be wrapped into it and still be read.
+pub fn terminal_width() -> Option<u16> {
+    const LEAST: u16 = 60;
+    crossterm::terminal::size()
+        .ok()
+        .map(|(columns, _)| columns)
+        .filter(|columns| *columns >= LEAST)
 }

@@ -33,7 +33,7 @@ pub fn describe(error: &anyhow::Error) -> String {
         return out;
     };
     let said = |message: &str| sentence.contains(message);
-    for problem in failed.details().iter().filter(|p| !(said(&p.message) && said(&p.field))) {
+    for problem in failed.details().iter().filter(|p| !said(&p.message)) {
         let _infallible = write!(out, "\n  {}: {}", clean(&problem.field), clean(&problem.message));
     }
     if !failed.logs().is_empty() {

@@ -46,9 +46,10 @@ fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ArchiveE
     move |source| ArchiveError::Io { what, path, source }
 }
 
-/// What an unpacking came to.
+/// What a packing or unpacking came to.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Unpacked {
+pub struct Moved {
+    /// Of the files' contents.
     pub bytes: u64,
     /// Devices, pipes and sockets, which are left out.
     pub skipped: Vec<PathBuf>,
@@ -78,9 +79,9 @@ pub fn first(tar: impl Read) -> Result<Option<First>, ArchiveError> {
 }
 
 /// Unpacks into `folder`, which exists.
-pub fn unpack(tar: impl Read, folder: &Path, root: &Root) -> Result<Unpacked, ArchiveError> {
+pub fn unpack(tar: impl Read, folder: &Path, root: &Root) -> Result<Moved, ArchiveError> {
     let mut archive = Archive::new(tar);
-    let mut done = Unpacked::default();
+    let mut done = Moved::default();
     // Folders get their modes and times last, for both would stand in the way of what goes into them.
     let mut folders: Vec<(PathBuf, u32, Option<SystemTime>)> = Vec::new();
     for entry in archive.entries().map_err(ArchiveError::Broken)? {
@@ -228,12 +229,11 @@ pub struct Source {
     pub name: Option<OsString>,
 }
 
-/// Packs a file or folder. Owner is root, as docker does it; links stay links. Answers what was left out: devices, pipes
-/// and sockets.
-pub fn pack(source: &Source, out: impl Write) -> Result<Vec<PathBuf>, ArchiveError> {
+/// Packs a file or folder. Owner is root, as docker does it; links stay links.
+pub fn pack(source: &Source, out: impl Write) -> Result<Moved, ArchiveError> {
     let mut builder = Builder::new(out);
     builder.mode(HeaderMode::Complete);
-    let mut skipped = Vec::new();
+    let mut done = Moved::default();
     let mut waiting = vec![(source.path.clone(), source.name.as_ref().map(PathBuf::from).unwrap_or_default())];
     while let Some((path, name)) = waiting.pop() {
         let outermost = path == source.path;
@@ -272,15 +272,16 @@ pub fn pack(source: &Source, out: impl Write) -> Result<Vec<PathBuf>, ArchiveErr
             if counted.left > 0 {
                 return Err(ArchiveError::Changed(path));
             }
+            done.bytes += meta.len();
         } else if meta.is_symlink() {
             let to = fs::read_link(&path).map_err(failed("read", &path))?;
             builder.append_link(&mut header, &name, &to).map_err(failed("pack", &path))?;
         } else {
-            skipped.push(path);
+            done.skipped.push(path);
         }
     }
     builder.into_inner().and_then(|mut out| out.flush()).map_err(ArchiveError::Broken)?;
-    Ok(skipped)
+    Ok(done)
 }
 
 /// Counts what is still to be read.
@@ -459,7 +460,7 @@ mod tests {
         fs::set_permissions(site.join("index.html"), Permissions::from_mode(0o640)).unwrap();
         fs::set_permissions(site.join("locked"), Permissions::from_mode(0o500)).unwrap();
         let mut tar = Vec::new();
-        let skipped = pack(
+        let done = pack(
             &Source {
                 path: site.clone(),
                 name: Some("site".into()),
@@ -467,7 +468,13 @@ mod tests {
             &mut tar,
         )
         .unwrap();
-        assert!(skipped.is_empty());
+        assert_eq!(
+            done,
+            Moved {
+                bytes: 9,
+                skipped: Vec::new()
+            }
+        );
         assert_eq!(first(&*tar).unwrap(), Some(First::Folder));
 
         let to = tempfile::tempdir().unwrap();

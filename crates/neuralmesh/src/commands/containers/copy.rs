@@ -1,6 +1,6 @@
 //! `cp`: files between a container and this machine, with docker's rules for where they go.
 
-use super::archive::{self, ArchiveError, ChannelReader, ChannelWriter, First, Root, Source};
+use super::archive::{self, ArchiveError, ChannelReader, ChannelWriter, First, Moved, Root, Source};
 use crate::client::{Call, Client, ClientError};
 use crate::context::Context;
 use crate::input;
@@ -15,7 +15,6 @@ use nm_types::container::ContainerView;
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
@@ -24,8 +23,9 @@ const LINKS: usize = 16;
 
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
-One of the two is CONTAINER:/path, the other a path of this machine, or - for a tar stream. A folder is copied whole; /folder/. copies what is in it.
-Files get to belong to root in the container. A path of this machine with a `:` in it needs ./ before it.
+One of the two is CONTAINER:/path, the other a path of this machine, or - for a
+tar stream. A folder is copied whole; /folder/. copies what is in it. In the
+container, files belong to root. A local path with a `:` in it needs ./ before it.
 
 Examples:
   neuralmesh containers cp web:/etc/nginx/nginx.conf .
@@ -171,12 +171,7 @@ async fn download(cx: &Context, name: &str, path: &str, target: &str, quiet: boo
     pump(response, send, &bar).await;
     let done = joined(thread).await?;
     bar.finish_and_clear();
-    for path in &done.skipped {
-        warning(format!(
-            "left out {}: neither file, folder nor link",
-            clean(&path.display().to_string())
-        ));
-    }
+    leave_out(&done);
     Ok(done.bytes)
 }
 
@@ -218,12 +213,15 @@ async fn upload(cx: &Context, source: &str, name: &str, path: &str, quiet: bool)
     if source == "-" {
         return send(&cx.client, id, path, &bar, |to| async move {
             let mut stdin = input::chunks();
+            let mut done = Moved::default();
             while let Some(chunk) = stdin.recv().await {
-                if to.send(Ok(chunk.context("read standard input")?)).await.is_err() {
+                let chunk = chunk.context("read standard input")?;
+                done.bytes += chunk.len() as u64;
+                if to.send(Ok(chunk)).await.is_err() {
                     break;
                 }
             }
-            Ok(Vec::new())
+            Ok(done)
         })
         .await;
     }
@@ -311,7 +309,7 @@ fn resolve(folder: &str, to: &Path) -> String {
     format!("/{}", parts.join("/"))
 }
 
-/// Sends what `make` writes as a tar, to be unpacked in `folder`.
+/// Sends what `make` writes as a tar, to be unpacked in `folder`. Answers how much it was.
 async fn send<F>(
     client: &Client,
     id: &str,
@@ -320,18 +318,16 @@ async fn send<F>(
     make: impl FnOnce(mpsc::Sender<io::Result<Bytes>>) -> F,
 ) -> anyhow::Result<u64>
 where
-    F: Future<Output = anyhow::Result<Vec<PathBuf>>>,
+    F: Future<Output = anyhow::Result<Moved>>,
 {
     let (to, from) = mpsc::channel::<io::Result<Bytes>>(8);
-    let (counting, total) = (bar.clone(), std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0)));
-    let count = total.clone();
+    let counting = bar.clone();
     let stream = futures_util::stream::unfold(from, move |mut from| {
-        let (counting, count) = (counting.clone(), count.clone());
+        let counting = counting.clone();
         async move {
             let chunk = from.recv().await?;
             if let Ok(chunk) = &chunk {
                 counting.inc(chunk.len() as u64);
-                count.fetch_add(chunk.len() as u64, std::sync::atomic::Ordering::Relaxed);
             }
             Some((chunk, from))
         }
@@ -345,27 +341,29 @@ where
         }
         made
     };
-    let call = Call::put(&["containers", id, "archive"])
-        .query("path", folder)
-        .timeout(Duration::from_secs(3600));
+    let call = Call::put(&["containers", id, "archive"]).query("path", folder);
     let sending = client.upload(call, "application/x-tar", reqwest::Body::wrap_stream(stream));
     let (made, sent) = tokio::join!(making, sending);
+    bar.finish_and_clear();
     match (made, sent) {
         // The packing failed for want of a reader: why there is none is what matters. Otherwise it is the other way about.
-        (Err(packing), Err(sending)) if lacks_reader(&packing) => return Err(sending.into()),
-        (Err(packing), _) => return Err(packing),
-        (Ok(_), Err(e)) => return Err(e.into()),
-        (Ok(skipped), Ok(())) => {
-            for path in skipped {
-                warning(format!(
-                    "left out {}: neither file, folder nor link",
-                    clean(&path.display().to_string())
-                ));
-            }
+        (Err(packing), Err(sending)) if lacks_reader(&packing) => Err(sending.into()),
+        (Err(packing), _) => Err(packing),
+        (Ok(_), Err(sending)) => Err(sending.into()),
+        (Ok(done), Ok(())) => {
+            leave_out(&done);
+            Ok(done.bytes)
         }
     }
-    bar.finish_and_clear();
-    Ok(total.load(std::sync::atomic::Ordering::Relaxed))
+}
+
+fn leave_out(done: &Moved) {
+    for path in &done.skipped {
+        warning(format!(
+            "left out {}: neither file, folder nor link",
+            clean(&path.display().to_string())
+        ));
+    }
 }
 
 /// Whether an error is that nobody took what was written.

@@ -23,12 +23,13 @@ const TIMEOUT: u64 = 30;
 
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
-Ends with the command's own exit code. Without -it, both streams are kept up to 1 MiB each and shown at the end.
+Ends with the command's own exit code. Without -it, both streams are kept up to
+1 MiB each and shown at the end.
 
 Examples:
   neuralmesh containers exec web -- nginx -t
   neuralmesh containers exec -it web -- sh
-  neuralmesh containers exec -e PGPASSWORD --timeout 5m db -- psql -U postgres -c 'select 1'")]
+  neuralmesh containers exec --timeout 5m db -- psql -U postgres -c 'select 1'")]
 pub struct ExecArgs {
     /// Send what you type; goes with -t
     #[arg(short, long, requires = "tty")]

@@ -14,13 +14,15 @@ use std::io::IsTerminal;
 
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
-The container always runs detached; its id goes to standard output. --follow shows its output until it ends, and then ends with its exit code.
-An image that the node lacks is pulled first.
+The container always runs detached; its id goes to standard output. --follow shows
+its output until it ends, and then ends with its exit code. An image that the node
+lacks is pulled first.
 
 Examples:
   neuralmesh containers run -p 8080:80 nginx
-  neuralmesh containers run --name db -e POSTGRES_PASSWORD -v pgdata:/var/lib/postgresql/data -m 1g postgres:16
-  neuralmesh containers run --node n2 --restart always --cpus 0.5 busybox httpd -f -p 80
+  neuralmesh containers run --name db -e POSTGRES_PASSWORD -m 1g \\
+      -v pgdata:/var/lib/postgresql/data postgres:16
+  neuralmesh containers run --node n2 --restart always --cpus 0.5 busybox httpd -f
   neuralmesh containers run --follow busybox echo hello")]
 pub struct RunArgs {
     /// Show the container's output until it ends; interrupting stops the showing, not the container

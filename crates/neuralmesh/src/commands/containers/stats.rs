@@ -2,7 +2,7 @@
 
 use crate::client::{Call, Client, ClientError};
 use crate::context::Context;
-use crate::output::{Format, human, note, table, table::Column};
+use crate::output::{Format, human, note, table, table::Column, terminal_width};
 use clap::Args;
 use crossterm::{cursor, queue, terminal};
 use futures_util::{StreamExt, stream};
@@ -187,8 +187,12 @@ struct Screen {
 
 impl Screen {
     fn draw(&mut self, rows: &[Row], format: Format) -> io::Result<()> {
-        let size = if self.terminal { terminal::size().ok() } else { None };
-        let text = render(rows, format, size.map(|(columns, _)| columns));
+        let height = if self.terminal {
+            terminal::size().ok().map(|(_, rows)| rows).filter(|rows| *rows > 0)
+        } else {
+            None
+        };
+        let text = render(rows, format, if self.terminal { terminal_width() } else { None });
         let mut out = io::stdout().lock();
         if !self.terminal {
             return writeln!(out, "{text}\n");
@@ -198,7 +202,7 @@ impl Screen {
         }
         queue!(out, terminal::Clear(terminal::ClearType::FromCursorDown))?;
         // More than fits can't be drawn over.
-        let height = size.map_or(usize::MAX, |(_, rows)| usize::from(rows.saturating_sub(1)));
+        let height = height.map_or(usize::MAX, |rows| usize::from(rows.saturating_sub(1)));
         let lines: Vec<&str> = text.lines().take(height.max(2)).collect();
         for line in &lines {
             writeln!(out, "{line}")?;

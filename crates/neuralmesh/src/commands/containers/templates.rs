@@ -25,7 +25,7 @@ Passwords that a template needs are generated; `neuralmesh containers get NAME` 
 
 Examples:
   neuralmesh templates run nginx
-  neuralmesh templates run postgresql --name db -p 127.0.0.1:5432:5432 -v pgdata:/var/lib/postgresql/data")]
+  neuralmesh templates run postgresql --name db -p 127.0.0.1:5432:5432")]
 pub struct TemplateRunArgs {
     /// The template's id
     #[arg(value_name = "TEMPLATE")]

@@ -16,7 +16,8 @@ use std::path::PathBuf;
 
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
-Looks at this machine as `neuralmesh up` would find it, and at the control plane that commands go to. Ends with 1 when something is wrong.
+Looks at this machine as `neuralmesh up` would find it, and at the control plane
+that commands go to. Ends with 1 when something is wrong.
 
 Examples:
   neuralmesh doctor
@@ -24,24 +25,43 @@ Examples:
   neuralmesh doctor -o json")]
 pub struct DoctorArgs {
     /// Where a control plane or agent on this machine keeps its data
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/neuralmesh", env = "NEURALMESH_DATA_DIR")]
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "/var/lib/neuralmesh",
+        env = "NEURALMESH_DATA_DIR",
+        hide_env_values = true
+    )]
     pub data_dir: PathBuf,
     /// The key that seals secrets [default: <data-dir>/secrets.key]
-    #[arg(long, value_name = "FILE", env = "NEURALMESH_KEY_FILE")]
+    #[arg(long, value_name = "FILE", env = "NEURALMESH_KEY_FILE", hide_env_values = true)]
     pub key_file: Option<PathBuf>,
     /// Where the Docker engine listens
     #[arg(
         long,
         value_name = "SOCKET",
         default_value = "/var/run/docker.sock",
-        env = "NEURALMESH_DOCKER_SOCKET"
+        env = "NEURALMESH_DOCKER_SOCKET",
+        hide_env_values = true
     )]
     pub docker_socket: PathBuf,
     /// Address of the API and the dashboard
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:3001", env = "NEURALMESH_LISTEN")]
+    #[arg(
+        long,
+        value_name = "ADDR",
+        default_value = "127.0.0.1:3001",
+        env = "NEURALMESH_LISTEN",
+        hide_env_values = true
+    )]
     pub listen: SocketAddr,
     /// Address where agents dial in
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7443", env = "NEURALMESH_AGENT_LISTEN")]
+    #[arg(
+        long,
+        value_name = "ADDR",
+        default_value = "127.0.0.1:7443",
+        env = "NEURALMESH_AGENT_LISTEN",
+        hide_env_values = true
+    )]
     pub agent_listen: SocketAddr,
     #[command(flatten)]
     pub client: ClientArgs,

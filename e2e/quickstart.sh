@@ -44,10 +44,15 @@ again() {
 }
 dashboard() { curl -fs "http://$NM_LISTEN/" | grep -qi '<html'; }
 stopped_container() { docker stop -t 1 "$NM_FIRST_CONTAINER" && scripts/quickstart.sh && answers; }
+ended() { # also one that nobody has waited for yet
+  local state
+  state=$(awk '{print $3}' "/proc/$1/stat" 2>/dev/null) || return 0
+  [ "$state" = Z ]
+}
 stop() {
   local pid
   pid=$(cat "$NM_DATA_DIR/quickstart.pid")
-  scripts/quickstart.sh --stop && [ ! -d "/proc/$pid" ] && docker inspect -f '{{.State.Running}}' "$NM_FIRST_CONTAINER" | grep -q true && answers
+  scripts/quickstart.sh --stop && ended "$pid" && docker inspect -f '{{.State.Running}}' "$NM_FIRST_CONTAINER" | grep -q true && answers
 }
 up_again() { scripts/quickstart.sh && answers; }
 taken() { # another program on its port: said in a sentence, nothing started

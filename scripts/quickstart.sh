@@ -177,7 +177,7 @@ else
     fi
     start=(up --data-dir "$NM_DATA_DIR" --listen "$LISTEN")
     if [ -n "${NM_AGENT_LISTEN:-}" ]; then start+=(--agent-listen "$NM_AGENT_LISTEN"); fi
-    setsid "$BINARY" "${start[@]}" >"$LOG" 2>&1 </dev/null &
+    setsid "$BINARY" "${start[@]}" >>"$LOG" 2>&1 </dev/null &
     pid=$!
     echo "$pid" >"$PID_FILE"
   fi

@@ -47,13 +47,25 @@ impl NodeConfig {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
             Err(source) => return Err(ConfigError::Read { path, source }),
         };
-        let mode = std::fs::metadata(&path).map_err(|source| ConfigError::Read { path: path.clone(), source })?.permissions().mode();
+        let mode = std::fs::metadata(&path)
+            .map_err(|source| ConfigError::Read {
+                path: path.clone(),
+                source,
+            })?
+            .permissions()
+            .mode();
         if mode & 0o022 != 0 {
             return Err(ConfigError::Writable { path });
         }
-        let config: Self = toml::from_str(&text).map_err(|source| ConfigError::Parse { path: path.clone(), source: source.into() })?;
+        let config: Self = toml::from_str(&text).map_err(|source| ConfigError::Parse {
+            path: path.clone(),
+            source: source.into(),
+        })?;
         match config.allow_binds.iter().find(|p| !p.is_absolute()) {
-            Some(entry) => Err(ConfigError::Relative { path, entry: entry.clone() }),
+            Some(entry) => Err(ConfigError::Relative {
+                path,
+                entry: entry.clone(),
+            }),
             None => Ok(config),
         }
     }
@@ -74,8 +86,14 @@ mod tests {
 
     #[test]
     fn the_file_is_read_strictly() {
-        assert_eq!(NodeConfig::load(tempfile::tempdir().unwrap().path()).unwrap(), NodeConfig::default());
-        assert_eq!(load("allow_binds = [\"/etc/nginx\"]\n", 0o644).unwrap().allow_binds, [PathBuf::from("/etc/nginx")]);
+        assert_eq!(
+            NodeConfig::load(tempfile::tempdir().unwrap().path()).unwrap(),
+            NodeConfig::default()
+        );
+        assert_eq!(
+            load("allow_binds = [\"/etc/nginx\"]\n", 0o644).unwrap().allow_binds,
+            [PathBuf::from("/etc/nginx")]
+        );
         assert!(matches!(load("allow_binds = [\"etc\"]", 0o644), Err(ConfigError::Relative { .. })));
         assert!(matches!(load("alow_binds = []", 0o644), Err(ConfigError::Parse { .. })));
         assert!(matches!(load("", 0o666), Err(ConfigError::Writable { .. })));

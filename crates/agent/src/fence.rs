@@ -47,8 +47,15 @@ pub struct FenceError {
 
 impl From<FenceError> for AgentError {
     fn from(error: FenceError) -> Self {
-        let full = matches!(error.source.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded);
-        let (code, hint) = if full { (AgentErrorCode::DiskFull, "The node's disk is full: free some space. ") } else { (AgentErrorCode::Internal, "") };
+        let full = matches!(
+            error.source.kind(),
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded
+        );
+        let (code, hint) = if full {
+            (AgentErrorCode::DiskFull, "The node's disk is full: free some space. ")
+        } else {
+            (AgentErrorCode::Internal, "")
+        };
         AgentError::new(code, format!("{hint}The agent could not {error}: {}.", error.source))
     }
 }
@@ -79,7 +86,11 @@ impl Fence {
                 }
                 continue;
             };
-            let bytes = std::fs::read(&path).map_err(|source| FenceError { action: "read", path: path.clone(), source })?;
+            let bytes = std::fs::read(&path).map_err(|source| FenceError {
+                action: "read",
+                path: path.clone(),
+                source,
+            })?;
             match serde_json::from_slice::<Held>(&bytes) {
                 Ok(h) if h.desired == Desired::Removed && now - h.at > KEEP_REMOVED_MS => {
                     std::fs::remove_file(&path).map_err(fail("clean the folder"))?;
@@ -88,7 +99,10 @@ impl Fence {
                 Err(error) => tracing::warn!(path = %path.display(), %error, "the record of a container is damaged and is not used"),
             }
         }
-        Ok(Self { dir, held: Mutex::new(held) })
+        Ok(Self {
+            dir,
+            held: Mutex::new(held),
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<ContainerId, Held>> {
@@ -114,14 +128,22 @@ impl Fence {
         if let Some(before) = before
             && generation < before.generation
         {
-            let text = format!("This command is older (generation {generation}) than one the node has carried out (generation {}); nothing was done.", before.generation);
+            let text = format!(
+                "This command is older (generation {generation}) than one the node has carried out (generation {}); nothing was done.",
+                before.generation
+            );
             return Err(AgentError::new(AgentErrorCode::Stale, text));
         }
         let (desired, name) = change(before);
         if before.is_some_and(|b| b.generation == generation && b.desired == desired && b.name == name) {
             return Ok(());
         }
-        let after = Held { generation, desired, name, at: now };
+        let after = Held {
+            generation,
+            desired,
+            name,
+            at: now,
+        };
         // Under the lock, so that files are written in the order of their generations. It takes some 50 µs.
         self.write(id, &after)?;
         held.insert(id.clone(), after);
@@ -136,7 +158,11 @@ impl Fence {
         if before.desired == desired {
             return Ok(());
         }
-        let after = Held { desired, at: now, ..before.clone() };
+        let after = Held {
+            desired,
+            at: now,
+            ..before.clone()
+        };
         self.write(id, &after)?;
         *before = after;
         Ok(())
@@ -152,7 +178,11 @@ impl Fence {
         written.map_err(|source| {
             // Best effort: opening cleans up too.
             drop(std::fs::remove_file(&new));
-            FenceError { action: "write", path, source }
+            FenceError {
+                action: "write",
+                path,
+                source,
+            }
         })
     }
 
@@ -183,11 +213,25 @@ mod tests {
         let fence = Fence::open(dir.path(), 0).unwrap();
         fence.accept(&id, 5, 1, |_| (Desired::Running, name("web"))).unwrap();
         fence.accept(&id, 5, 1, |_| (Desired::Stopped, name("web"))).unwrap();
-        assert_eq!(fence.accept(&id, 4, 1, |_| (Desired::Running, name("web"))).unwrap_err().code, AgentErrorCode::Stale);
+        assert_eq!(
+            fence.accept(&id, 4, 1, |_| (Desired::Running, name("web"))).unwrap_err().code,
+            AgentErrorCode::Stale
+        );
         drop(fence);
         let fence = Fence::open(dir.path(), 0).unwrap();
-        assert_eq!(fence.get(&id), Some(Held { generation: 5, desired: Desired::Stopped, name: name("web"), at: 1 }));
-        assert_eq!(fence.accept(&id, 4, 1, |_| (Desired::Running, name("web"))).unwrap_err().code, AgentErrorCode::Stale);
+        assert_eq!(
+            fence.get(&id),
+            Some(Held {
+                generation: 5,
+                desired: Desired::Stopped,
+                name: name("web"),
+                at: 1
+            })
+        );
+        assert_eq!(
+            fence.accept(&id, 4, 1, |_| (Desired::Running, name("web"))).unwrap_err().code,
+            AgentErrorCode::Stale
+        );
         fence.accept(&id, 6, 2, |h| (Desired::Running, h.unwrap().name.clone())).unwrap();
     }
 
@@ -206,7 +250,10 @@ mod tests {
         std::fs::write(folder.join(format!("{kept}.new")), "{").unwrap();
         let fence = Fence::open(dir.path(), KEEP_REMOVED_MS + 11).unwrap();
         assert!(fence.get(&kept).is_some() && fence.get(&gone).is_none());
-        let files: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        let files: Vec<_> = std::fs::read_dir(&folder)
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect();
         assert_eq!(files, [format!("{kept}.json")]);
     }
 

@@ -16,9 +16,15 @@ impl Host {
     /// Asks the kernel. What it does not say is left empty: it is for people to read.
     pub fn look() -> Self {
         let uname = nix::sys::utsname::uname();
-        let part = |f: fn(&nix::sys::utsname::UtsName) -> &std::ffi::OsStr| uname.as_ref().map(|u| f(u).to_string_lossy().into_owned()).unwrap_or_default();
-        let release = std::fs::read_to_string("/etc/os-release").or_else(|_| std::fs::read_to_string("/usr/lib/os-release")).unwrap_or_default();
-        let online = std::fs::read_to_string("/sys/devices/system/cpu/online").ok().and_then(|text| ranges(&text));
+        let part = |f: fn(&nix::sys::utsname::UtsName) -> &std::ffi::OsStr| {
+            uname.as_ref().map(|u| f(u).to_string_lossy().into_owned()).unwrap_or_default()
+        };
+        let release = std::fs::read_to_string("/etc/os-release")
+            .or_else(|_| std::fs::read_to_string("/usr/lib/os-release"))
+            .unwrap_or_default();
+        let online = std::fs::read_to_string("/sys/devices/system/cpu/online")
+            .ok()
+            .and_then(|text| ranges(&text));
         let available = || std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX));
         Self {
             hostname: part(|u| u.nodename()),
@@ -75,7 +81,10 @@ mod tests {
         assert_eq!(ranges("0"), Some(1));
         assert_eq!(ranges(""), None);
         assert_eq!(ranges("3-0"), None);
-        assert_eq!(pretty_name("NAME=x\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\n").as_deref(), Some("Debian GNU/Linux 12 (bookworm)"));
+        assert_eq!(
+            pretty_name("NAME=x\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\n").as_deref(),
+            Some("Debian GNU/Linux 12 (bookworm)")
+        );
         assert!(memory().unwrap() > 1 << 20);
         assert!(Host::look().cpus >= 1);
     }

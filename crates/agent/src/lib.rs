@@ -70,7 +70,10 @@ impl Agent {
 
     fn open(config: &AgentConfig) -> Result<Self, StartError> {
         let data_dir = &config.data_dir;
-        let unusable = |source| StartError::DataDir { path: data_dir.clone(), source };
+        let unusable = |source| StartError::DataDir {
+            path: data_dir.clone(),
+            source,
+        };
         std::fs::create_dir_all(data_dir).map_err(unusable)?;
         let node = NodeConfig::load(data_dir)?;
         let fence = Arc::new(Fence::open(data_dir, now())?);
@@ -78,18 +81,28 @@ impl Agent {
         let hub = Arc::new(Hub::new(Host::look(), fence.clone(), stats.clone()));
         let policy = BindPolicy::new(node.allow_binds, data_dir, &config.docker_socket);
         let docker = Docker::new(&config.docker_socket, hub, fence.clone(), policy);
-        Ok(Self { docker, stats, fence, sampler: Arc::new(Mutex::new(Some(sampler))) })
+        Ok(Self {
+            docker,
+            stats,
+            fence,
+            sampler: Arc::new(Mutex::new(Some(sampler))),
+        })
     }
 
     /// The contract as an HTTP service. It answers from the start; calls that need Docker wait for the first contact, which
     /// [`Agent::run`] makes.
     pub fn router(&self) -> axum::Router {
-        routes::router(routes::App { docker: self.docker.clone(), stats: self.stats.clone() })
+        routes::router(routes::App {
+            docker: self.docker.clone(),
+            stats: self.stats.clone(),
+        })
     }
 
     /// Follows Docker and samples containers until `stop`. Containers go on without it. A second run of one agent ends at once.
     pub async fn run(&self, stop: CancellationToken) {
-        let Some(sampler) = self.sampler.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+        let Some(sampler) = self.sampler.lock().unwrap_or_else(PoisonError::into_inner).take() else {
+            return;
+        };
         let (oom, mut ooms) = mpsc::unbounded_channel::<String>();
         let sampling = tokio::task::spawn_blocking(move || {
             stats::sampler::run(sampler, |docker_id| {

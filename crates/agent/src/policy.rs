@@ -20,7 +20,11 @@ pub struct BindPolicy {
 impl BindPolicy {
     /// `allow`: what an admin allowed on this node.
     pub fn new(allow: Vec<PathBuf>, data_dir: &Path, socket: &Path) -> Self {
-        Self { allow, own: vec![data_dir.to_owned(), socket.to_owned()], socket: socket.to_owned() }
+        Self {
+            allow,
+            own: vec![data_dir.to_owned(), socket.to_owned()],
+            socket: socket.to_owned(),
+        }
     }
 
     /// The path of this machine that mounting `path` really mounts, or why it may not be. `docker_root` is Docker's own
@@ -29,11 +33,16 @@ impl BindPolicy {
         let refuse = |text: String| AgentError::new(AgentErrorCode::Forbidden, text);
         let real = real_path(Path::new(path)).map_err(|why| refuse(format!("`{path}` can't be mounted: {why}.")))?;
         let Some(real) = real.to_str().filter(|r| !r.contains(':')) else {
-            return Err(refuse(format!("`{path}` can't be mounted: it leads to a path that Docker can't be told.")));
+            return Err(refuse(format!(
+                "`{path}` can't be mounted: it leads to a path that Docker can't be told."
+            )));
         };
         let mut own: Vec<String> = self.own.iter().flat_map(|p| with_real(p)).collect();
         own.extend(with_real(Path::new(docker_root)));
-        let rules = Rules { allow: self.allow.iter().flat_map(|p| with_real(p)).collect(), own };
+        let rules = Rules {
+            allow: self.allow.iter().flat_map(|p| with_real(p)).collect(),
+            own,
+        };
         binds::judge(path, real, &rules).map_err(|e| refuse(format!("{e}.")))?;
         if let Ok(meta) = std::fs::metadata(real) {
             let kind = meta.file_type();
@@ -80,7 +89,10 @@ fn real_path(path: &Path) -> Result<PathBuf, String> {
         if std::fs::symlink_metadata(&existing).is_ok() {
             return Err(format!("`{}` is a link to nothing", existing.display()));
         }
-        let (Some(name), Some(parent)) = (existing.file_name().map(ToOwned::to_owned), existing.parent().map(ToOwned::to_owned)) else {
+        let (Some(name), Some(parent)) = (
+            existing.file_name().map(ToOwned::to_owned),
+            existing.parent().map(ToOwned::to_owned),
+        ) else {
             return Err("it is not an absolute path".to_owned());
         };
         rest.push(name);
@@ -114,8 +126,19 @@ mod tests {
         assert_eq!(check(free.join("new/folder")).unwrap(), free.join("new/folder").to_str().unwrap());
         assert_eq!(check(base.join("alias/x")).unwrap(), free.join("x").to_str().unwrap());
         for bad in [
-            free.join("to-etc"), free.join("to-etc/nginx"), free.join("to-data"), data.join("x"), data.clone(), socket.clone(), free.join("innocent"),
-            free.join("dangling"), free.join("dangling/x"), free.join("file/x"), base.clone(), "/dev/null".into(), "/".into(),
+            free.join("to-etc"),
+            free.join("to-etc/nginx"),
+            free.join("to-data"),
+            data.join("x"),
+            data.clone(),
+            socket.clone(),
+            free.join("innocent"),
+            free.join("dangling"),
+            free.join("dangling/x"),
+            free.join("file/x"),
+            base.clone(),
+            "/dev/null".into(),
+            "/".into(),
         ] {
             assert_eq!(check(bad.clone()).unwrap_err().code, AgentErrorCode::Forbidden, "{}", bad.display());
         }
@@ -127,6 +150,9 @@ mod tests {
         let base = dir.path().canonicalize().unwrap();
         symlink("/etc/ssl", base.join("link")).unwrap();
         let policy = BindPolicy::new(vec![base.join("link")], &base.join("data"), &base.join("s"));
-        assert_eq!(policy.check(base.join("link/certs").to_str().unwrap(), "/x").unwrap(), "/etc/ssl/certs");
+        assert_eq!(
+            policy.check(base.join("link/certs").to_str().unwrap(), "/x").unwrap(),
+            "/etc/ssl/certs"
+        );
     }
 }

@@ -58,7 +58,9 @@ pub enum Refusal {
     /// Not absolute, or with `..` in it.
     #[error("`{path}` is not an absolute path without `..`")]
     NotAbsolute { path: String },
-    #[error("{path} may not be mounted into a container: {why}. Use another folder, or have an admin of the node allow it with `allow_binds` in the agent's configuration")]
+    #[error(
+        "{path} may not be mounted into a container: {why}. Use another folder, or have an admin of the node allow it with `allow_binds` in the agent's configuration"
+    )]
     System { path: String, why: String },
 }
 
@@ -74,7 +76,11 @@ pub fn judge(requested: &str, real: &str, rules: &Rules) -> Result<(), Refusal> 
             continue;
         }
         if let Some(why) = forbidden(&parts, rules) {
-            let path = if path == requested { format!("`{path}`") } else { format!("`{requested}` (which leads to `{real}`)") };
+            let path = if path == requested {
+                format!("`{path}`")
+            } else {
+                format!("`{requested}` (which leads to `{real}`)")
+            };
             return Err(Refusal::System { path, why });
         }
     }
@@ -117,17 +123,42 @@ mod tests {
     use super::*;
 
     fn rules() -> Rules {
-        Rules { allow: vec!["/etc/nginx".into(), "/usr/share/zoneinfo/".into()], own: vec!["/srv/nm-data".into(), "/opt/sock/docker.sock".into()] }
+        Rules {
+            allow: vec!["/etc/nginx".into(), "/usr/share/zoneinfo/".into()],
+            own: vec!["/srv/nm-data".into(), "/opt/sock/docker.sock".into()],
+        }
     }
 
     #[test]
     fn ordinary_places_are_free() {
         for path in [
-            "/data/postgres", "/data", "/srv", "/srv/www", "/opt/x", "/opt", "/home/x/data", "/home/x/data/.cache", "/mnt", "/mnt/disk", "/media/usb",
-            "/tmp/x", "/tmp", "/var/lib/postgresql", "/var/lib/mysql/data", "/var/log/nginx", "/var/www", "/etcetera", "/rooty", "/usrlocal",
-            "//data///x/", "/data/./x",
+            "/data/postgres",
+            "/data",
+            "/srv",
+            "/srv/www",
+            "/opt/x",
+            "/opt",
+            "/home/x/data",
+            "/home/x/data/.cache",
+            "/mnt",
+            "/mnt/disk",
+            "/media/usb",
+            "/tmp/x",
+            "/tmp",
+            "/var/lib/postgresql",
+            "/var/lib/mysql/data",
+            "/var/log/nginx",
+            "/var/www",
+            "/etcetera",
+            "/rooty",
+            "/usrlocal",
+            "//data///x/",
+            "/data/./x",
         ] {
-            let rules = Rules { own: Vec::new(), ..rules() };
+            let rules = Rules {
+                own: Vec::new(),
+                ..rules()
+            };
             assert_eq!(judge(path, path, &rules), Ok(()), "{path}");
         }
     }
@@ -135,11 +166,51 @@ mod tests {
     #[test]
     fn the_machines_own_paths_are_refused() {
         for path in [
-            "/", "//", "/./", "/etc", "/etc/", "/etc/passwd", "//etc", "/./etc/shadow", "/var/lib/docker", "/var/lib/docker/volumes", "/var/lib", "/var",
-            "/proc", "/proc/1/root", "/sys", "/sys/fs/cgroup", "/dev", "/dev/sda", "/boot", "/run", "/run/docker.sock", "/var/run",
-            "/var/run/docker.sock", "/root", "/root/.ssh", "/usr", "/usr/local/bin", "/bin", "/sbin", "/lib", "/lib64", "/var/spool/cron/crontabs",
-            "/var/spool", "/home", "/home/x", "/home/x/.ssh", "/home/x/.config/systemd", "/srv/nm-data", "/srv/nm-data/stats", "/srv",
-            "/opt/sock/docker.sock", "/opt/sock", "/opt", "/var/lib/containerd/x", "/var/lib/kubelet",
+            "/",
+            "//",
+            "/./",
+            "/etc",
+            "/etc/",
+            "/etc/passwd",
+            "//etc",
+            "/./etc/shadow",
+            "/var/lib/docker",
+            "/var/lib/docker/volumes",
+            "/var/lib",
+            "/var",
+            "/proc",
+            "/proc/1/root",
+            "/sys",
+            "/sys/fs/cgroup",
+            "/dev",
+            "/dev/sda",
+            "/boot",
+            "/run",
+            "/run/docker.sock",
+            "/var/run",
+            "/var/run/docker.sock",
+            "/root",
+            "/root/.ssh",
+            "/usr",
+            "/usr/local/bin",
+            "/bin",
+            "/sbin",
+            "/lib",
+            "/lib64",
+            "/var/spool/cron/crontabs",
+            "/var/spool",
+            "/home",
+            "/home/x",
+            "/home/x/.ssh",
+            "/home/x/.config/systemd",
+            "/srv/nm-data",
+            "/srv/nm-data/stats",
+            "/srv",
+            "/opt/sock/docker.sock",
+            "/opt/sock",
+            "/opt",
+            "/var/lib/containerd/x",
+            "/var/lib/kubelet",
         ] {
             assert!(judge(path, path, &rules()).is_err(), "{path}");
         }
@@ -165,7 +236,10 @@ mod tests {
             assert!(judge(path, path, &rules()).is_err(), "{path}");
         }
         assert!(judge("/data/x", "/etc/ssl", &rules()).is_err());
-        assert!(judge("/etc/nginx/link", "/etc/ssl", &rules()).is_err(), "a link below an allowed path leads out of it");
+        assert!(
+            judge("/etc/nginx/link", "/etc/ssl", &rules()).is_err(),
+            "a link below an allowed path leads out of it"
+        );
     }
 
     #[test]

@@ -15,25 +15,38 @@ const UPLOAD_DEADLINE: Duration = Duration::from_secs(3600);
 
 impl Docker {
     /// The file or folder at `path`, as a tar stream.
-    pub async fn archive_get(&self, record: &Record, path: &str) -> Result<impl Stream<Item = Result<Bytes, DockerError>> + Send + Unpin + use<>, AgentError> {
+    pub async fn archive_get(
+        &self,
+        record: &Record,
+        path: &str,
+    ) -> Result<impl Stream<Item = Result<Bytes, DockerError>> + Send + Unpin + use<>, AgentError> {
         let path = checked(path)?;
-        let call = Call::get("pack files of a container", format!("/containers/{}/archive", record.observed.docker_id)).query("path", path);
+        let call = Call::get(
+            "pack files of a container",
+            format!("/containers/{}/archive", record.observed.docker_id),
+        )
+        .query("path", path);
         self.client.stream(call).await.map_err(|e| self.archive_error(record, path, e))
     }
 
     /// Unpacks a tar stream in the folder `path`. A file never replaces a folder, nor a folder a file.
     pub async fn archive_put(&self, record: &Record, path: &str, body: RequestBody) -> Result<(), AgentError> {
         let path = checked(path)?;
-        let call = Call::put("unpack files into a container", format!("/containers/{}/archive", record.observed.docker_id))
-            .query("path", path)
-            .query("noOverwriteDirNonDir", "true")
-            .tar(body)
-            .deadline(UPLOAD_DEADLINE);
+        let call = Call::put(
+            "unpack files into a container",
+            format!("/containers/{}/archive", record.observed.docker_id),
+        )
+        .query("path", path)
+        .query("noOverwriteDirNonDir", "true")
+        .tar(body)
+        .deadline(UPLOAD_DEADLINE);
         self.client.done(call).await.map_err(|e| self.archive_error(record, path, e))
     }
 
     fn archive_error(&self, record: &Record, path: &str, error: DockerError) -> AgentError {
-        let DockerError::Refused { status, message } = &error else { return self.explain(error) };
+        let DockerError::Refused { status, message } = &error else {
+            return self.explain(error);
+        };
         let name = &record.observed.name;
         let text = if *status == 404 && (message.contains("Could not find the file") || message.contains("No such container:path")) {
             format!("`{name}` has no file or folder `{path}`.")

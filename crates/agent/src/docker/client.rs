@@ -64,7 +64,15 @@ pub struct Call {
 
 impl Call {
     fn new(what: &'static str, method: Method, path: String) -> Self {
-        Self { what, method, path, body: whole(Bytes::new()), content_type: "application/json", header: None, deadline: Duration::from_secs(30) }
+        Self {
+            what,
+            method,
+            path,
+            body: whole(Bytes::new()),
+            content_type: "application/json",
+            header: None,
+            deadline: Duration::from_secs(30),
+        }
     }
     pub fn get(what: &'static str, path: impl Into<String>) -> Self {
         Self::new(what, Method::GET, path.into())
@@ -90,7 +98,10 @@ impl Call {
         if on { self.query(key, "1") } else { self }
     }
     pub fn json(mut self, body: &impl Serialize) -> Result<Self, DockerError> {
-        let body = serde_json::to_vec(body).map_err(|e| DockerError::Nonsense { what: self.what, source: e.into() })?;
+        let body = serde_json::to_vec(body).map_err(|e| DockerError::Nonsense {
+            what: self.what,
+            source: e.into(),
+        })?;
         self.body = whole(body.into());
         Ok(self)
     }
@@ -186,9 +197,13 @@ impl Client {
             request = request.header(name, value);
         }
         if let Some(protocol) = upgrade {
-            request = request.header(http::header::CONNECTION, "Upgrade").header(http::header::UPGRADE, protocol);
+            request = request
+                .header(http::header::CONNECTION, "Upgrade")
+                .header(http::header::UPGRADE, protocol);
         }
-        let request = request.body(call.body).map_err(|e| DockerError::Nonsense { what, source: e.into() })?;
+        let request = request
+            .body(call.body)
+            .map_err(|e| DockerError::Nonsense { what, source: e.into() })?;
         let response = self.http.request(request).await.map_err(connection_error)?;
         let status = response.status();
         if status.is_success() || status == StatusCode::NOT_MODIFIED || status == StatusCode::SWITCHING_PROTOCOLS {
@@ -203,7 +218,10 @@ impl Client {
             Ok(refusal) => refusal.message,
             Err(_) => String::from_utf8_lossy(&body).into_owned(),
         };
-        Err(DockerError::Refused { status: status.as_u16(), message: message.trim().to_owned() })
+        Err(DockerError::Refused {
+            status: status.as_u16(),
+            message: message.trim().to_owned(),
+        })
     }
 
     /// The call's answer as a whole.
@@ -246,37 +264,40 @@ impl Client {
     ) -> Result<impl Stream<Item = Result<T, DockerError>> + Send + Unpin + use<T>, DockerError> {
         let what = call.what;
         let chunks = self.stream(call).await?;
-        Ok(Box::pin(futures_util::stream::unfold((chunks, BytesMut::new(), false), move |(mut chunks, mut buffer, ended)| async move {
-            if ended {
-                return None;
-            }
-            loop {
-                while let Some(end) = buffer.iter().position(|b| *b == b'\n') {
-                    let line = buffer.split_to(end);
-                    buffer.advance(1);
-                    if line.iter().all(u8::is_ascii_whitespace) {
-                        continue;
+        Ok(Box::pin(futures_util::stream::unfold(
+            (chunks, BytesMut::new(), false),
+            move |(mut chunks, mut buffer, ended)| async move {
+                if ended {
+                    return None;
+                }
+                loop {
+                    while let Some(end) = buffer.iter().position(|b| *b == b'\n') {
+                        let line = buffer.split_to(end);
+                        buffer.advance(1);
+                        if line.iter().all(u8::is_ascii_whitespace) {
+                            continue;
+                        }
+                        let value = serde_json::from_slice(&line).map_err(|e| DockerError::Nonsense { what, source: e.into() });
+                        let ended = value.is_err();
+                        return Some((value, (chunks, buffer, ended)));
                     }
-                    let value = serde_json::from_slice(&line).map_err(|e| DockerError::Nonsense { what, source: e.into() });
-                    let ended = value.is_err();
-                    return Some((value, (chunks, buffer, ended)));
-                }
-                if buffer.len() > MAX_LINE {
-                    let source = "a line without end".into();
-                    return Some((Err(DockerError::Nonsense { what, source }), (chunks, buffer, true)));
-                }
-                match chunks.next().await {
-                    Some(Ok(chunk)) => buffer.extend_from_slice(&chunk),
-                    Some(Err(e)) => return Some((Err(e), (chunks, buffer, true))),
-                    None if buffer.iter().all(u8::is_ascii_whitespace) => return None,
-                    // The last value may come without a line end.
-                    None => {
-                        let value = serde_json::from_slice(&buffer).map_err(|e| DockerError::Nonsense { what, source: e.into() });
-                        return Some((value, (chunks, BytesMut::new(), true)));
+                    if buffer.len() > MAX_LINE {
+                        let source = "a line without end".into();
+                        return Some((Err(DockerError::Nonsense { what, source }), (chunks, buffer, true)));
+                    }
+                    match chunks.next().await {
+                        Some(Ok(chunk)) => buffer.extend_from_slice(&chunk),
+                        Some(Err(e)) => return Some((Err(e), (chunks, buffer, true))),
+                        None if buffer.iter().all(u8::is_ascii_whitespace) => return None,
+                        // The last value may come without a line end.
+                        None => {
+                            let value = serde_json::from_slice(&buffer).map_err(|e| DockerError::Nonsense { what, source: e.into() });
+                            return Some((value, (chunks, BytesMut::new(), true)));
+                        }
                     }
                 }
-            }
-        })))
+            },
+        )))
     }
 
     /// Turns the call's connection into a plain two-way stream, as attaching and exec do.
@@ -309,11 +330,17 @@ fn connection_error(error: legacy::Error) -> DockerError {
     while let Some(e) = cause {
         if let Some(io) = e.downcast_ref::<std::io::Error>() {
             let permission = io.kind() == std::io::ErrorKind::PermissionDenied;
-            return DockerError::Unreachable { permission, source: io.to_string().into() };
+            return DockerError::Unreachable {
+                permission,
+                source: io.to_string().into(),
+            };
         }
         cause = e.source();
     }
-    DockerError::Unreachable { permission: false, source: error.into() }
+    DockerError::Unreachable {
+        permission: false,
+        source: error.into(),
+    }
 }
 
 #[cfg(test)]

@@ -74,7 +74,9 @@ impl Docker {
     async fn stop(&self, record: &Record, grace: Option<i64>) -> Result<(), AgentError> {
         let grace = checked_grace(record, grace)?;
         let id = &record.observed.docker_id;
-        let call = Call::post("stop a container", format!("/containers/{id}/stop")).query("t", grace.to_string()).deadline(Duration::from_secs(grace) + AFTER_GRACE);
+        let call = Call::post("stop a container", format!("/containers/{id}/stop"))
+            .query("t", grace.to_string())
+            .deadline(Duration::from_secs(grace) + AFTER_GRACE);
         let runs = matches!(record.observed.status, ContainerStatus::Running | ContainerStatus::Paused);
         let _permit = acquire(&self.stops).await;
         if runs {
@@ -91,12 +93,17 @@ impl Docker {
         let grace = checked_grace(record, grace)?;
         self.recheck_binds(record).await?;
         let id = &record.observed.docker_id;
-        let call = Call::post("restart a container", format!("/containers/{id}/restart")).query("t", grace.to_string()).deadline(Duration::from_secs(grace) + AFTER_GRACE);
+        let call = Call::post("restart a container", format!("/containers/{id}/restart"))
+            .query("t", grace.to_string())
+            .deadline(Duration::from_secs(grace) + AFTER_GRACE);
         let _permit = acquire(&self.stops).await;
         match self.client.done(call).await {
             Ok(()) => Ok(self.look_after_start(id, true).await?.observed),
             Err(DockerError::Refused { status, message }) => Err(match explain::taken_port(&message) {
-                Some(port) => AgentError::new(Code::PortInUse, format!("Port {port} of the node is already in use: choose another host port, or 0 to have one chosen.")),
+                Some(port) => AgentError::new(
+                    Code::PortInUse,
+                    format!("Port {port} of the node is already in use: choose another host port, or 0 to have one chosen."),
+                ),
                 None => explain::refused(status, &message),
             }),
             Err(e) => Err(self.explain(e)),
@@ -104,14 +111,20 @@ impl Docker {
     }
 
     async fn pause(&self, record: &Record) -> Result<(), AgentError> {
-        match self.change(Call::post("pause a container", format!("/containers/{}/pause", record.observed.docker_id)).deadline(DEADLINE)).await {
+        match self
+            .change(Call::post("pause a container", format!("/containers/{}/pause", record.observed.docker_id)).deadline(DEADLINE))
+            .await
+        {
             Err(DockerError::Refused { message, .. }) if message.contains("already paused") => Ok(()),
             other => other.map_err(|e| self.plain(record, e)),
         }
     }
 
     async fn unpause(&self, record: &Record) -> Result<(), AgentError> {
-        match self.change(Call::post("unpause a container", format!("/containers/{}/unpause", record.observed.docker_id)).deadline(DEADLINE)).await {
+        match self
+            .change(Call::post("unpause a container", format!("/containers/{}/unpause", record.observed.docker_id)).deadline(DEADLINE))
+            .await
+        {
             Err(DockerError::Refused { message, .. }) if message.contains("is not paused") => {
                 // Not paused is fine where it runs.
                 match self.look_after(&record.observed.docker_id).await?.observed.status {
@@ -125,7 +138,9 @@ impl Docker {
 
     async fn kill(&self, record: &Record, signal: Signal) -> Result<(), AgentError> {
         let id = &record.observed.docker_id;
-        let call = Call::post("send a container a signal", format!("/containers/{id}/kill")).query("signal", signal.as_str()).deadline(DEADLINE);
+        let call = Call::post("send a container a signal", format!("/containers/{id}/kill"))
+            .query("signal", signal.as_str())
+            .deadline(DEADLINE);
         match self.change(call).await {
             // It has ended, which is what such a signal is for.
             Err(DockerError::Refused { message, .. }) if message.contains("is not running") && ends(signal) => Ok(()),
@@ -143,12 +158,19 @@ impl Docker {
         if record.observed.name == name.as_str() {
             return Ok(());
         }
-        let call = Call::post("rename a container", format!("/containers/{}/rename", record.observed.docker_id)).query("name", name.docker_name()).deadline(DEADLINE);
+        let call = Call::post("rename a container", format!("/containers/{}/rename", record.observed.docker_id))
+            .query("name", name.docker_name())
+            .deadline(DEADLINE);
         match self.change(call).await {
             Err(DockerError::Refused { message, .. }) if message.contains("same name as its current name") => Ok(()),
-            Err(DockerError::Refused { message, .. }) if message.contains("is already in use by container") => {
-                Err(AgentError::new(Code::NameTaken, format!("The node already has a container named `{}`: choose another name.", name.docker_name())).field("name"))
-            }
+            Err(DockerError::Refused { message, .. }) if message.contains("is already in use by container") => Err(AgentError::new(
+                Code::NameTaken,
+                format!(
+                    "The node already has a container named `{}`: choose another name.",
+                    name.docker_name()
+                ),
+            )
+            .field("name")),
             other => other.map_err(|e| self.plain(record, e)),
         }
     }
@@ -164,11 +186,21 @@ impl Docker {
             memory_swap: memory.and_then(|m| i64::try_from(m.saturating_mul(2)).ok()),
             restart_policy: update.restart.map(|p| RestartPolicy { name: policy_text(p) }),
         };
-        let call = Call::post("change a container's limits", format!("/containers/{}/update", record.observed.docker_id)).json(&body).map_err(|e| self.explain(e))?;
+        let call = Call::post(
+            "change a container's limits",
+            format!("/containers/{}/update", record.observed.docker_id),
+        )
+        .json(&body)
+        .map_err(|e| self.explain(e))?;
         self.change(call.deadline(DEADLINE)).await.map_err(|e| match &e {
-            DockerError::Refused { message, .. } if message.contains("device or resource busy") => {
-                AgentError::new(Code::Invalid, format!("`{}` uses more memory now than the new limit: choose a higher one, or restart it first.", record.observed.name)).field("memoryLimit")
-            }
+            DockerError::Refused { message, .. } if message.contains("device or resource busy") => AgentError::new(
+                Code::Invalid,
+                format!(
+                    "`{}` uses more memory now than the new limit: choose a higher one, or restart it first.",
+                    record.observed.name
+                ),
+            )
+            .field("memoryLimit"),
             _ => self.plain(record, e),
         })
     }
@@ -185,18 +217,27 @@ impl Docker {
             Err(e) => return Err(e),
         };
         let id = &record.observed.docker_id;
-        let call = Call::delete("remove a container", format!("/containers/{id}")).flag("force", request.force).flag("v", request.volumes).deadline(Duration::from_secs(120));
+        let call = Call::delete("remove a container", format!("/containers/{id}"))
+            .flag("force", request.force)
+            .flag("v", request.volumes)
+            .deadline(Duration::from_secs(120));
         match self.change(call).await {
             Ok(()) | Err(DockerError::Refused { status: 404, .. }) => {}
             // Somebody else removes it right now.
             Err(DockerError::Refused { message, .. }) if message.contains("already in progress") => {
                 if tokio::time::timeout(DEADLINE, self.hub.wait_removed(id)).await.is_err() {
-                    return Err(AgentError::new(Code::Timeout, format!("The removal of `{}`, begun by others, takes too long.", record.observed.name)));
+                    return Err(AgentError::new(
+                        Code::Timeout,
+                        format!("The removal of `{}`, begun by others, takes too long.", record.observed.name),
+                    ));
                 }
             }
             Err(DockerError::Refused { status: 409, message }) if message.contains("You cannot remove") => {
                 let state = if message.contains("paused") { "is paused" } else { "is running" };
-                return Err(AgentError::new(Code::InUse, format!("`{}` {state}: stop it first, or remove it with force=true.", record.observed.name)));
+                return Err(AgentError::new(
+                    Code::InUse,
+                    format!("`{}` {state}: stop it first, or remove it with force=true.", record.observed.name),
+                ));
             }
             Err(e) => return Err(self.plain(&record, e)),
         }
@@ -216,7 +257,10 @@ impl Docker {
 }
 
 fn not_running(record: &Record) -> AgentError {
-    AgentError::new(Code::NotRunning, format!("`{}` does not run: start it first.", record.observed.name))
+    AgentError::new(
+        Code::NotRunning,
+        format!("`{}` does not run: start it first.", record.observed.name),
+    )
 }
 
 /// Seconds between the stop signal and the kill.

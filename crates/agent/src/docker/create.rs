@@ -3,7 +3,9 @@
 use super::client::{Call, DockerError, segment};
 use super::hub::{Facts, Record};
 use super::observe::policy_text;
-use super::wire::{ConnectBody, CreateBody, Created, Empty, EndpointConfig, Healthcheck, HostConfig, Mount, NetworkingConfig, PortBinding, RestartPolicy};
+use super::wire::{
+    ConnectBody, CreateBody, Created, Empty, EndpointConfig, Healthcheck, HostConfig, Mount, NetworkingConfig, PortBinding, RestartPolicy,
+};
 use super::{Docker, explain};
 use crate::fence::Desired;
 use crate::progress::Reporter;
@@ -28,7 +30,9 @@ impl Docker {
         let binds = self.binds(&request.spec, &facts).await?;
         let _lock = self.locks.lock(&request.id).await;
         let desired = if request.start { Desired::Running } else { Desired::Created };
-        self.fence.accept(&request.id, request.generation, super::hub::now(), |_| (desired, request.spec.name.clone()))?;
+        self.fence.accept(&request.id, request.generation, super::hub::now(), |_| {
+            (desired, request.spec.name.clone())
+        })?;
         let result = self.create_once(&request, binds, report).await;
         let key = ContainerKey::Ours(request.id.clone());
         if result.is_err() && self.hub.find(&key).is_none() {
@@ -37,7 +41,12 @@ impl Docker {
         result
     }
 
-    async fn create_once(&self, request: &CreateContainer, binds: Vec<String>, report: &Reporter<ObservedContainer>) -> Result<ObservedContainer, AgentError> {
+    async fn create_once(
+        &self,
+        request: &CreateContainer,
+        binds: Vec<String>,
+        report: &Reporter<ObservedContainer>,
+    ) -> Result<ObservedContainer, AgentError> {
         if let Some(existing) = self.hub.find(&ContainerKey::Ours(request.id.clone())) {
             return self.adopt(request, existing, report).await;
         }
@@ -57,7 +66,10 @@ impl Docker {
                     pulled = true;
                 }
                 Err(Refusal::NoImage) => {
-                    let text = format!("The image `{}` was pulled and is gone again: it was removed meanwhile.", request.spec.image);
+                    let text = format!(
+                        "The image `{}` was pulled and is gone again: it was removed meanwhile.",
+                        request.spec.image
+                    );
                     return Err(AgentError::new(Code::ImageNotFound, text).field("image"));
                 }
                 Err(Refusal::NameHeld(holder)) => {
@@ -67,7 +79,10 @@ impl Docker {
                 Err(Refusal::Other(e)) => return Err(e),
             }
         };
-        match self.finish(request, &docker_id, request.spec.networks.get(1..).unwrap_or_default(), report).await {
+        match self
+            .finish(request, &docker_id, request.spec.networks.get(1..).unwrap_or_default(), report)
+            .await
+        {
             Ok(record) => Ok(record.observed),
             Err(error) => {
                 self.take_back(request, &docker_id).await;
@@ -77,30 +92,52 @@ impl Docker {
     }
 
     async fn make(&self, spec: &ContainerSpec, body: &CreateBody) -> Result<String, Refusal> {
-        let call = Call::post("create a container", "/containers/create").query("name", spec.name.docker_name()).deadline(CREATE_DEADLINE);
+        let call = Call::post("create a container", "/containers/create")
+            .query("name", spec.name.docker_name())
+            .deadline(CREATE_DEADLINE);
         let created: Result<Created, DockerError> = match call.json(body) {
             Ok(call) => self.client.json(call).await,
             Err(e) => Err(e),
         };
         match created {
             Ok(created) => Ok(created.id),
-            Err(DockerError::Refused { status: 404, message }) if message.to_ascii_lowercase().contains("no such image") => Err(Refusal::NoImage),
+            Err(DockerError::Refused { status: 404, message }) if message.to_ascii_lowercase().contains("no such image") => {
+                Err(Refusal::NoImage)
+            }
             Err(DockerError::Refused { status: 409, message }) if message.contains("is already in use by container") => {
-                let holder = message.split("by container \"").nth(1).and_then(|rest| rest.split('"').next()).unwrap_or_default();
+                let holder = message
+                    .split("by container \"")
+                    .nth(1)
+                    .and_then(|rest| rest.split('"').next())
+                    .unwrap_or_default();
                 Err(Refusal::NameHeld(holder.to_owned()))
             }
-            Err(DockerError::Refused { message, .. }) if message.contains("CapDrop") => {
-                Err(Refusal::Other(AgentError::new(Code::Invalid, explain::sentence(&message)).field("capDrop")))
-            }
+            Err(DockerError::Refused { message, .. }) if message.contains("CapDrop") => Err(Refusal::Other(
+                AgentError::new(Code::Invalid, explain::sentence(&message)).field("capDrop"),
+            )),
             Err(e) => Err(Refusal::Other(self.explain(e))),
         }
     }
 
     /// Joins the networks that creating could not, starts it where asked, and looks at what came of it.
-    async fn finish(&self, request: &CreateContainer, docker_id: &str, networks: &[nm_types::text::NetworkName], report: &Reporter<ObservedContainer>) -> Result<Record, AgentError> {
+    async fn finish(
+        &self,
+        request: &CreateContainer,
+        docker_id: &str,
+        networks: &[nm_types::text::NetworkName],
+        report: &Reporter<ObservedContainer>,
+    ) -> Result<Record, AgentError> {
         for network in networks {
-            let body = ConnectBody { container: docker_id, endpoint_config: endpoint(&request.spec, network.as_str()) };
-            let call = Call::post("attach a container to a network", format!("/networks/{}/connect", segment(network.as_str()))).json(&body).map_err(|e| self.explain(e))?;
+            let body = ConnectBody {
+                container: docker_id,
+                endpoint_config: endpoint(&request.spec, network.as_str()),
+            };
+            let call = Call::post(
+                "attach a container to a network",
+                format!("/networks/{}/connect", segment(network.as_str())),
+            )
+            .json(&body)
+            .map_err(|e| self.explain(e))?;
             self.client.done(call).await.map_err(|e| self.explain(e))?;
         }
         if request.start {
@@ -112,7 +149,12 @@ impl Docker {
 
     /// The container after a create or start. One that has ended already, badly, has its last log lines with it.
     pub(super) async fn look_after_start(&self, docker_id: &str, started: bool) -> Result<Record, AgentError> {
-        let gone = || AgentError::new(Code::ContainerNotFound, "The container is gone again: somebody removed it meanwhile.");
+        let gone = || {
+            AgentError::new(
+                Code::ContainerNotFound,
+                "The container is gone again: somebody removed it meanwhile.",
+            )
+        };
         let record = self.look_now(docker_id).await.map_err(|e| self.explain(e))?.ok_or_else(gone)?;
         if !started || !record.detail.failed_at_once {
             return Ok(record);
@@ -126,9 +168,15 @@ impl Docker {
     pub(super) async fn start_now(&self, docker_id: &str, ports: Option<&[PortMapping]>) -> Result<(), AgentError> {
         let call = Call::post("start a container", format!("/containers/{docker_id}/start")).deadline(START_DEADLINE);
         let Err(error) = self.client.done(call).await else { return Ok(()) };
-        let DockerError::Refused { status, message } = &error else { return Err(self.explain(error)) };
-        let Some(port) = explain::taken_port(message) else { return Err(explain::refused(*status, message)) };
-        let mapping = ports.and_then(|ports| ports.iter().enumerate().find(|(_, p)| p.host == port)).map(|(i, p)| (i, p.protocol));
+        let DockerError::Refused { status, message } = &error else {
+            return Err(self.explain(error));
+        };
+        let Some(port) = explain::taken_port(message) else {
+            return Err(explain::refused(*status, message));
+        };
+        let mapping = ports
+            .and_then(|ports| ports.iter().enumerate().find(|(_, p)| p.host == port))
+            .map(|(i, p)| (i, p.protocol));
         let protocol = mapping.map(|(_, protocol)| protocol);
         let holder = match self.hub.port_holder(port, protocol, docker_id) {
             Some(name) => format!(" by the container `{name}`"),
@@ -145,32 +193,58 @@ impl Docker {
 
     /// Takes away what a failed create made, with its anonymous volumes.
     async fn take_back(&self, request: &CreateContainer, docker_id: &str) {
-        let call = Call::delete("remove a container", format!("/containers/{docker_id}")).flag("force", true).flag("v", true).deadline(START_DEADLINE);
+        let call = Call::delete("remove a container", format!("/containers/{docker_id}"))
+            .flag("force", true)
+            .flag("v", true)
+            .deadline(START_DEADLINE);
         match self.client.done(call).await {
             Ok(()) | Err(DockerError::Refused { status: 404, .. }) => self.hub.removed(docker_id),
             // It carries our labels: asked again, the create finds it; and watchers see it.
-            Err(error) => tracing::error!(container.id = %request.id, docker.id = %docker_id, %error, "what a failed create made could not be removed"),
+            Err(error) => {
+                tracing::error!(container.id = %request.id, docker.id = %docker_id, %error, "what a failed create made could not be removed")
+            }
         }
     }
 
     /// One of that id is there: from an earlier attempt, whose answer was lost.
-    async fn adopt(&self, request: &CreateContainer, existing: Record, report: &Reporter<ObservedContainer>) -> Result<ObservedContainer, AgentError> {
+    async fn adopt(
+        &self,
+        request: &CreateContainer,
+        existing: Record,
+        report: &Reporter<ObservedContainer>,
+    ) -> Result<ObservedContainer, AgentError> {
         let docker_id = existing.observed.docker_id.clone();
         report.log("found the container that an earlier attempt made").await;
-        let missing: Vec<_> = request.spec.networks.iter().filter(|n| !existing.observed.networks.iter().any(|a| a.network == n.as_str())).cloned().collect();
-        let runs = matches!(existing.observed.status, ContainerStatus::Running | ContainerStatus::Paused);
-        if missing.is_empty() && (runs || !request.start) {
+        let missing: Vec<_> = request
+            .spec
+            .networks
+            .iter()
+            .filter(|n| !existing.observed.networks.iter().any(|a| a.network == n.as_str()))
+            .cloned()
+            .collect();
+        // One that has ended was started: asked twice, it does not run twice.
+        let start = request.start && existing.observed.status == ContainerStatus::Created;
+        if missing.is_empty() && !start {
             return Ok(existing.observed);
         }
         let _busy = self.hub.busy(&docker_id);
         let _permit = self.permit().await;
-        let request = CreateContainer { start: request.start && !runs, ..request.clone() };
+        let request = CreateContainer { start, ..request.clone() };
         Ok(self.finish(&request, &docker_id, &missing, report).await?.observed)
     }
 
     /// The name is taken: by an earlier attempt of ours that no event told of yet, or by somebody else's container.
-    async fn held_name(&self, request: &CreateContainer, holder: String, report: &Reporter<ObservedContainer>) -> Result<ObservedContainer, AgentError> {
-        let record = if holder.is_empty() { None } else { self.look_now(&holder).await.map_err(|e| self.explain(e))? };
+    async fn held_name(
+        &self,
+        request: &CreateContainer,
+        holder: String,
+        report: &Reporter<ObservedContainer>,
+    ) -> Result<ObservedContainer, AgentError> {
+        let record = if holder.is_empty() {
+            None
+        } else {
+            self.look_now(&holder).await.map_err(|e| self.explain(e))?
+        };
         match record {
             Some(record) if record.observed.id.as_ref() == Some(&request.id) => self.adopt(request, record, report).await,
             other => {
@@ -178,7 +252,10 @@ impl Docker {
                     Some(r) if r.observed.id.is_none() => " (it was not made by NeuralMesh)",
                     _ => "",
                 };
-                let text = format!("The node already has a container named `{}`{whose}: choose another name, or remove that one.", request.spec.name.docker_name());
+                let text = format!(
+                    "The node already has a container named `{}`{whose}: choose another name, or remove that one.",
+                    request.spec.name.docker_name()
+                );
                 Err(AgentError::new(Code::NameTaken, text).field("name"))
             }
         }
@@ -187,7 +264,8 @@ impl Docker {
     async fn check_networks(&self, spec: &ContainerSpec) -> Result<(), AgentError> {
         for (i, network) in spec.networks.iter().enumerate() {
             self.known_network(network.as_str()).await.map_err(|e| match e.code {
-                Code::NetworkNotFound => AgentError::new(e.code, format!("The node has no network `{network}`: create it first.")).field(format!("networks[{i}]")),
+                Code::NetworkNotFound => AgentError::new(e.code, format!("The node has no network `{network}`: create it first."))
+                    .field(format!("networks[{i}]")),
                 _ => e,
             })?;
         }
@@ -210,7 +288,10 @@ impl Docker {
                 };
                 match &volume.host {
                     Some(MountSource::Path(path)) => {
-                        let real = docker.policy.check(path, &root).map_err(|e| e.field(format!("volumes[{i}].host")))?;
+                        let real = docker
+                            .policy
+                            .check(path, &root)
+                            .map_err(|e| e.field(format!("volumes[{i}].host")))?;
                         out.push(format!("{real}:{}:{mode}", volume.container));
                     }
                     Some(MountSource::Volume(name)) => out.push(format!("{name}:{}:{mode}", volume.container)),
@@ -220,7 +301,9 @@ impl Docker {
             }
             Ok(out)
         });
-        judged.await.map_err(|e| AgentError::new(Code::Internal, format!("The mounts could not be judged: {e}.")))?
+        judged
+            .await
+            .map_err(|e| AgentError::new(Code::Internal, format!("The mounts could not be judged: {e}.")))?
     }
 
     /// Judges the mounts of a container of ours anew, before it starts again.
@@ -230,8 +313,14 @@ impl Docker {
         }
         let facts = self.engine().await?;
         let (docker, binds) = (self.clone(), record.detail.binds.clone());
-        let judged = tokio::task::spawn_blocking(move || binds.iter().try_for_each(|path| docker.policy.check(path, &facts.root_dir).map(drop)));
-        judged.await.map_err(|e| AgentError::new(Code::Internal, format!("The mounts could not be judged: {e}.")))?
+        let judged = tokio::task::spawn_blocking(move || {
+            binds
+                .iter()
+                .try_for_each(|path| docker.policy.check(path, &facts.root_dir).map(drop))
+        });
+        judged
+            .await
+            .map_err(|e| AgentError::new(Code::Internal, format!("The mounts could not be judged: {e}.")))?
     }
 }
 
@@ -243,17 +332,28 @@ enum Refusal {
 }
 
 /// Whether the node has what the limits allow: a limit above the machine is a mistake, and Docker says so less clearly.
-pub(super) fn within_limits(cpu: Option<nm_types::units::CpuLimit>, memory: Option<&nm_types::units::MemoryLimit>, facts: &Facts) -> Result<(), AgentError> {
+pub(super) fn within_limits(
+    cpu: Option<nm_types::units::CpuLimit>,
+    memory: Option<&nm_types::units::MemoryLimit>,
+    facts: &Facts,
+) -> Result<(), AgentError> {
     if let Some(cpu) = cpu
         && cpu.cores() > f64::from(facts.cpus)
     {
-        let text = format!("cpuLimit is {} cores and the node has {}: ask for at most that, or choose another node.", cpu.cores(), facts.cpus);
+        let text = format!(
+            "cpuLimit is {} cores and the node has {}: ask for at most that, or choose another node.",
+            cpu.cores(),
+            facts.cpus
+        );
         return Err(AgentError::new(Code::InsufficientResources, text).field("cpuLimit"));
     }
     if let Some(memory) = memory
         && memory.bytes() > facts.memory
     {
-        let text = format!("memoryLimit is {memory} and the node has {}m: ask for at most that, or choose another node.", facts.memory >> 20);
+        let text = format!(
+            "memoryLimit is {memory} and the node has {}m: ask for at most that, or choose another node.",
+            facts.memory >> 20
+        );
         return Err(AgentError::new(Code::InsufficientResources, text).field("memoryLimit"));
     }
     Ok(())
@@ -266,7 +366,9 @@ fn within_node(spec: &ContainerSpec, facts: &Facts) -> Result<(), AgentError> {
 /// On networks of users, containers find each other by the name users gave; Docker adds its own by itself.
 fn endpoint(spec: &ContainerSpec, network: &str) -> Option<EndpointConfig> {
     let needed = network != "bridge" && spec.name.docker_name() != spec.name.as_str();
-    needed.then(|| EndpointConfig { aliases: vec![spec.name.to_string()] })
+    needed.then(|| EndpointConfig {
+        aliases: vec![spec.name.to_string()],
+    })
 }
 
 fn body(request: &CreateContainer, binds: Vec<String>) -> CreateBody {
@@ -308,15 +410,27 @@ fn body(request: &CreateContainer, binds: Vec<String>) -> CreateBody {
         host_config: HostConfig {
             port_bindings,
             binds,
-            mounts: anonymous.map(|v| Mount { target: v.container.to_string(), kind: "volume", read_only: v.mode == VolumeMode::Ro }).collect(),
+            mounts: anonymous
+                .map(|v| Mount {
+                    target: v.container.to_string(),
+                    kind: "volume",
+                    read_only: v.mode == VolumeMode::Ro,
+                })
+                .collect(),
             nano_cpus: spec.cpu_limit.map(|c| c.nano_cpus()),
             memory: spec.memory_limit.as_ref().map(|m| m.bytes()),
-            restart_policy: RestartPolicy { name: policy_text(spec.restart) },
+            restart_policy: RestartPolicy {
+                name: policy_text(spec.restart),
+            },
             network_mode: first.map(ToString::to_string),
             cap_drop: spec.cap_drop.iter().map(ToString::to_string).collect(),
             readonly_rootfs: spec.read_only,
         },
-        networking_config: first.and_then(|n| endpoint(spec, n.as_str()).map(|e| NetworkingConfig { endpoints_config: [(n.to_string(), e)].into() })),
+        networking_config: first.and_then(|n| {
+            endpoint(spec, n.as_str()).map(|e| NetworkingConfig {
+                endpoints_config: [(n.to_string(), e)].into(),
+            })
+        }),
     }
 }
 

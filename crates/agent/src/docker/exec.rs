@@ -52,7 +52,11 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         if !self.over {
-            let (docker, docker_id, exec_id) = (self.docker.clone(), std::mem::take(&mut self.docker_id), std::mem::take(&mut self.exec_id));
+            let (docker, docker_id, exec_id) = (
+                self.docker.clone(),
+                std::mem::take(&mut self.docker_id),
+                std::mem::take(&mut self.exec_id),
+            );
             tokio::spawn(async move { docker.end_exec(&docker_id, &exec_id, Ending::Hangup).await });
         }
     }
@@ -78,7 +82,10 @@ impl Docker {
             let mut demux = Demux::default();
             let mut chunk = vec![0; 32 << 10];
             loop {
-                let n = stream.read(&mut chunk).await.map_err(|e| self.explain(DockerError::Broken(e.into())))?;
+                let n = stream
+                    .read(&mut chunk)
+                    .await
+                    .map_err(|e| self.explain(DockerError::Broken(e.into())))?;
                 if n == 0 {
                     return Ok::<(), AgentError>(());
                 }
@@ -104,14 +111,37 @@ impl Docker {
     }
 
     /// Makes an exec and starts it, with its streams attached.
-    pub(super) async fn begin_exec(&self, record: &Record, body: &ExecBody) -> Result<(Running, hyper_util::rt::TokioIo<hyper::upgrade::Upgraded>), AgentError> {
+    pub(super) async fn begin_exec(
+        &self,
+        record: &Record,
+        body: &ExecBody,
+    ) -> Result<(Running, hyper_util::rt::TokioIo<hyper::upgrade::Upgraded>), AgentError> {
         let docker_id = record.observed.docker_id.clone();
         let _permit = self.permit().await;
-        let call = Call::post("prepare a command in a container", format!("/containers/{docker_id}/exec")).json(body).map_err(|e| self.explain(e))?;
+        let call = Call::post("prepare a command in a container", format!("/containers/{docker_id}/exec"))
+            .json(body)
+            .map_err(|e| self.explain(e))?;
         let created: Created = self.client.json(call).await.map_err(|e| self.plain(record, e))?;
-        let call = Call::post("run a command in a container", format!("/exec/{}/start", created.id)).json(&ExecStart { detach: false, tty: body.tty }).map_err(|e| self.explain(e))?;
-        let stream = self.client.upgrade(call.deadline(Duration::from_secs(60))).await.map_err(|e| self.plain(record, e))?;
-        Ok((Running { docker: self.clone(), docker_id, exec_id: created.id, over: false }, stream))
+        let call = Call::post("run a command in a container", format!("/exec/{}/start", created.id))
+            .json(&ExecStart {
+                detach: false,
+                tty: body.tty,
+            })
+            .map_err(|e| self.explain(e))?;
+        let stream = self
+            .client
+            .upgrade(call.deadline(Duration::from_secs(60)))
+            .await
+            .map_err(|e| self.plain(record, e))?;
+        Ok((
+            Running {
+                docker: self.clone(),
+                docker_id,
+                exec_id: created.id,
+                over: false,
+            },
+            stream,
+        ))
     }
 
     /// The exit code, once the output has ended: Docker closes the output a moment before it knows.
@@ -129,12 +159,18 @@ impl Docker {
         let last = self.inspect_exec(exec_id).await?;
         match last.exit_code {
             Some(code) if !last.running => Ok(code),
-            _ => Err(AgentError::new(Code::Internal, "The command closed its output and runs on; how it ends can't be told.")),
+            _ => Err(AgentError::new(
+                Code::Internal,
+                "The command closed its output and runs on; how it ends can't be told.",
+            )),
         }
     }
 
     async fn inspect_exec(&self, exec_id: &str) -> Result<ExecInspect, AgentError> {
-        self.client.json(Call::get("describe a command in a container", format!("/exec/{exec_id}/json"))).await.map_err(|e| self.explain(e))
+        self.client
+            .json(Call::get("describe a command in a container", format!("/exec/{exec_id}/json")))
+            .await
+            .map_err(|e| self.explain(e))
     }
 
     async fn end_exec(&self, docker_id: &str, exec_id: &str, how: Ending) {
@@ -170,7 +206,11 @@ fn signal_group(pid: i32, docker_id: &str, signal: Signal) -> bool {
     }
     let pid = Pid::from_raw(pid);
     // The runtime makes each exec a session of its own, so the group is the command and its children.
-    let sent = if getpgid(Some(pid)) == Ok(pid) { killpg(pid, signal) } else { kill(pid, signal) };
+    let sent = if getpgid(Some(pid)) == Ok(pid) {
+        killpg(pid, signal)
+    } else {
+        kill(pid, signal)
+    };
     if let Err(error) = sent {
         tracing::debug!(%pid, %error, "the process of a command has ended already");
     }
@@ -190,7 +230,9 @@ pub(super) fn not_started(exit_code: i64, output: &[u8]) -> Option<AgentError> {
         return None;
     }
     let text = std::str::from_utf8(output).ok()?;
-    let runtime = ["OCI runtime exec failed", "unable to find user", "unable to find group"].iter().any(|start| text.starts_with(start));
+    let runtime = ["OCI runtime exec failed", "unable to find user", "unable to find group"]
+        .iter()
+        .any(|start| text.starts_with(start));
     runtime.then(|| explain::program(text.trim())).flatten()
 }
 
@@ -217,7 +259,14 @@ impl Kept {
 
     fn result(self, exit_code: Option<i64>, timed_out: bool) -> ExecResult {
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        ExecResult { exit_code, output: text(self.both), stdout: text(self.stdout), stderr: text(self.stderr), timed_out, truncated: self.truncated }
+        ExecResult {
+            exit_code,
+            output: text(self.both),
+            stdout: text(self.stdout),
+            stderr: text(self.stderr),
+            timed_out,
+            truncated: self.truncated,
+        }
     }
 }
 
@@ -232,7 +281,10 @@ mod tests {
         kept.take(LogStream::Stderr, b"b");
         kept.take(LogStream::Stdout, b"c");
         let r = kept.result(Some(0), false);
-        assert_eq!((r.output.as_str(), r.stdout.as_str(), r.stderr.as_str(), r.truncated), ("abc", "ac", "b", false));
+        assert_eq!(
+            (r.output.as_str(), r.stdout.as_str(), r.stderr.as_str(), r.truncated),
+            ("abc", "ac", "b", false)
+        );
         let mut kept = Kept::default();
         for _ in 0..3 {
             kept.take(LogStream::Stdout, &vec![b'x'; 600 << 10]);

@@ -120,13 +120,19 @@ fn emit(stream: LogStream, partial: &mut Partial, out: &mut Vec<LogLine>) {
         partial.text.pop();
     }
     let line = String::from_utf8_lossy(&partial.text).into_owned();
-    out.push(LogLine { stream, time: partial.time.take().unwrap_or_default(), line });
+    out.push(LogLine {
+        stream,
+        time: partial.time.take().unwrap_or_default(),
+        line,
+    });
     partial.text.clear();
 }
 
 /// The RFC 3339 time that Docker puts in front of each entry, and what follows it.
 fn split_time(payload: &[u8]) -> (Option<Timestamp>, &[u8]) {
-    let Some(end) = payload.iter().take(40).position(|b| *b == b' ') else { return (None, payload) };
+    let Some(end) = payload.iter().take(40).position(|b| *b == b' ') else {
+        return (None, payload);
+    };
     match std::str::from_utf8(&payload[..end]).ok().and_then(Timestamp::parse) {
         Some(time) => (Some(time), &payload[end + 1..]),
         None => (None, payload),
@@ -175,7 +181,17 @@ mod tests {
         let whole = read(&[&wire]);
         let text: Vec<_> = whole.iter().map(|(s, l, t)| (*s, l.as_str(), *t)).collect();
         let (o, e) = (LogStream::Stdout, LogStream::Stderr);
-        assert_eq!(text, [(o, "one", 123), (e, "err", 123), (e, "between", 123), (o, "first half, second half", 123), (o, "", 123), (o, "no line end", 1000)]);
+        assert_eq!(
+            text,
+            [
+                (o, "one", 123),
+                (e, "err", 123),
+                (e, "between", 123),
+                (o, "first half, second half", 123),
+                (o, "", 123),
+                (o, "no line end", 1000)
+            ]
+        );
         for cut in 0..wire.len() {
             assert_eq!(read(&[&wire[..cut], &wire[cut..]]), whole, "cut at {cut}");
         }

@@ -161,9 +161,24 @@ impl Hub {
 
     pub fn docker_info(&self) -> DockerInfo {
         match &*self.engine.borrow() {
-            Engine::Connecting => DockerInfo { available: false, version: None, api_version: None, error: Some("The agent has just started and has not reached Docker yet.".into()) },
-            Engine::Up(f) => DockerInfo { available: true, version: Some(f.version.clone()), api_version: Some(f.api_version.clone()), error: None },
-            Engine::Down(why) => DockerInfo { available: false, version: None, api_version: None, error: Some(why.to_string()) },
+            Engine::Connecting => DockerInfo {
+                available: false,
+                version: None,
+                api_version: None,
+                error: Some("The agent has just started and has not reached Docker yet.".into()),
+            },
+            Engine::Up(f) => DockerInfo {
+                available: true,
+                version: Some(f.version.clone()),
+                api_version: Some(f.api_version.clone()),
+                error: None,
+            },
+            Engine::Down(why) => DockerInfo {
+                available: false,
+                version: None,
+                api_version: None,
+                error: Some(why.to_string()),
+            },
         }
     }
 
@@ -178,7 +193,9 @@ impl Hub {
         self.engine.send_replace(Engine::Down(why.into()));
         if !was_down {
             tracing::warn!(error = why, "the Docker engine does not answer");
-            self.publish(WatchEvent::Docker { docker: self.docker_info() });
+            self.publish(WatchEvent::Docker {
+                docker: self.docker_info(),
+            });
         }
         drop(world);
     }
@@ -200,13 +217,18 @@ impl Hub {
         let was_down = matches!(&*self.engine.borrow(), Engine::Down(_));
         self.engine.send_replace(Engine::Up(Arc::new(facts)));
         if was_down {
-            self.publish(WatchEvent::Docker { docker: self.docker_info() });
+            self.publish(WatchEvent::Docker {
+                docker: self.docker_info(),
+            });
         }
         self.publish(self.snapshot(&world));
     }
 
     fn snapshot(&self, world: &World) -> WatchEvent {
-        WatchEvent::Snapshot { info: self.node_info(), containers: world.containers.values().map(|r| r.observed.clone()).collect() }
+        WatchEvent::Snapshot {
+            info: self.node_info(),
+            containers: world.containers.values().map(|r| r.observed.clone()).collect(),
+        }
     }
 
     // ── watchers ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -219,7 +241,9 @@ impl Hub {
         let engine = self.engine.borrow().clone();
         let first = match engine {
             Engine::Connecting => Vec::new(),
-            Engine::Down(_) => vec![Arc::new(WatchEvent::Docker { docker: self.docker_info() })],
+            Engine::Down(_) => vec![Arc::new(WatchEvent::Docker {
+                docker: self.docker_info(),
+            })],
             Engine::Up(_) => {
                 let samples: Vec<_> = world.last_usage.iter().map(|(id, u)| (id.clone(), *u)).collect();
                 let usage = (!samples.is_empty()).then(|| Arc::new(WatchEvent::Usage { samples }));
@@ -232,9 +256,17 @@ impl Hub {
     /// Every two seconds: what is used, where it changed; else a sign of life.
     pub fn tell_usage(&self, usage: HashMap<String, Usage>) {
         let mut world = self.lock();
-        let samples: Vec<_> = usage.iter().filter(|(id, u)| world.last_usage.get(*id) != Some(u)).map(|(id, u)| (id.clone(), *u)).collect();
+        let samples: Vec<_> = usage
+            .iter()
+            .filter(|(id, u)| world.last_usage.get(*id) != Some(u))
+            .map(|(id, u)| (id.clone(), *u))
+            .collect();
         world.last_usage = usage;
-        self.publish(if samples.is_empty() { WatchEvent::Heartbeat } else { WatchEvent::Usage { samples } });
+        self.publish(if samples.is_empty() {
+            WatchEvent::Heartbeat
+        } else {
+            WatchEvent::Usage { samples }
+        });
     }
 
     // ── containers ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -251,8 +283,18 @@ impl Hub {
     /// The name of the container that holds a host port.
     pub fn port_holder(&self, port: u16, protocol: Option<Protocol>, not: &str) -> Option<String> {
         let world = self.lock();
-        let holds = |r: &&Record| r.detail.host_ports.iter().any(|(p, proto)| *p == port && protocol.is_none_or(|want| want == *proto));
-        world.containers.values().filter(|r| r.observed.docker_id != not).find(holds).map(|r| r.observed.name.clone())
+        let holds = |r: &&Record| {
+            r.detail
+                .host_ports
+                .iter()
+                .any(|(p, proto)| *p == port && protocol.is_none_or(|want| want == *proto))
+        };
+        world
+            .containers
+            .values()
+            .filter(|r| r.observed.docker_id != not)
+            .find(holds)
+            .map(|r| r.observed.name.clone())
     }
 
     pub fn has_network(&self, name: &str) -> bool {
@@ -261,7 +303,13 @@ impl Hub {
 
     /// Names of the containers for which `test` holds, sorted.
     pub fn names(&self, test: impl Fn(&Record) -> bool) -> Vec<String> {
-        let mut names: Vec<String> = self.lock().containers.values().filter(|r| test(r)).map(|r| r.observed.name.clone()).collect();
+        let mut names: Vec<String> = self
+            .lock()
+            .containers
+            .values()
+            .filter(|r| test(r))
+            .map(|r| r.observed.name.clone())
+            .collect();
         names.sort();
         names
     }
@@ -283,7 +331,9 @@ impl Hub {
         self.enter(&mut world, doc, seen_at);
         let record = world.containers.get(&id)?.clone();
         if before.as_ref() != Some(&record.observed) {
-            self.publish(WatchEvent::Container { observed: Box::new(record.observed.clone()) });
+            self.publish(WatchEvent::Container {
+                observed: Box::new(record.observed.clone()),
+            });
         }
         Some(record)
     }
@@ -304,17 +354,32 @@ impl Hub {
         let asked = if world.asked.contains(&id) {
             Some(true)
         } else {
-            world.ends.get(&id).copied().or_else(|| held.as_ref().filter(|h| h.desired == Desired::Stopped).map(|_| true))
+            world
+                .ends
+                .get(&id)
+                .copied()
+                .or_else(|| held.as_ref().filter(|h| h.desired == Desired::Stopped).map(|_| true))
         };
-        let known = Known { asked, oom: world.oom.contains_key(&id), given: held.as_ref().map(|h| &h.name), tail: tail.as_ref().map_or(&[], |(_, lines)| lines) };
+        let known = Known {
+            asked,
+            oom: world.oom.contains_key(&id),
+            given: held.as_ref().map(|h| &h.name),
+            tail: tail.as_ref().map_or(&[], |(_, lines)| lines),
+        };
         let (observed, detail) = observe::observe(doc, &known);
         if detail.pid > 0 {
             let key = observed.id.as_ref().map_or_else(|| id.clone(), ToString::to_string);
-            self.stats.track(Track { docker_id: id.clone(), key, pid: detail.pid, host_network: detail.host_network });
+            self.stats.track(Track {
+                docker_id: id.clone(),
+                key,
+                pid: detail.pid,
+                host_network: detail.host_network,
+            });
         } else {
             self.stats.untrack(&id);
         }
-        let wants_tail = detail.failed_at_once || (observed.status == ContainerStatus::Exited && observed.message.is_some() && observed.restarts > 0);
+        let wants_tail =
+            detail.failed_at_once || (observed.status == ContainerStatus::Exited && observed.message.is_some() && observed.restarts > 0);
         let wanted = (id.clone(), finished);
         if wants_tail && tail.is_none() && !world.wanted_tails.contains(&wanted) {
             world.wanted_tails.push(wanted);
@@ -323,7 +388,15 @@ impl Hub {
         if let Some(ours) = &observed.id {
             world.ours.insert(ours.clone(), id.clone());
         }
-        world.containers.insert(id, Record { observed, detail, seen_at, tail });
+        world.containers.insert(
+            id,
+            Record {
+                observed,
+                detail,
+                seen_at,
+                tail,
+            },
+        );
     }
 
     /// Keeps the last log lines of a run; they show at the next look.
@@ -342,7 +415,9 @@ impl Hub {
         let known = world.containers.contains_key(docker_id);
         self.forget(&mut world, docker_id);
         if known {
-            self.publish(WatchEvent::Removed { docker_id: docker_id.to_owned() });
+            self.publish(WatchEvent::Removed {
+                docker_id: docker_id.to_owned(),
+            });
         }
     }
 
@@ -384,7 +459,10 @@ impl Hub {
 
     pub fn busy(self: &Arc<Self>, key: &str) -> Busy {
         *self.lock().busy.entry(key.to_owned()).or_default() += 1;
-        Busy { hub: self.clone(), key: key.to_owned() }
+        Busy {
+            hub: self.clone(),
+            key: key.to_owned(),
+        }
     }
 
     // ── events ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -417,23 +495,27 @@ impl Hub {
             ("container", "die") => {
                 let asked = world.asked.remove(id);
                 world.ends.insert(id.clone(), asked);
+                if asked && !past {
+                    self.note(event, Desired::Stopped);
+                }
                 self.dirty(&mut world, id, event, true, past);
             }
             ("container", "start") => {
                 world.asked.remove(id);
                 world.ends.remove(id);
                 world.oom.remove(id);
-                if !past && let Some(ours) = attribute(labels::ID).and_then(|l| ContainerId::parse(l).ok())
-                    && let Err(error) = self.fence.note(&ours, Desired::Running, now())
-                {
-                    tracing::warn!(container.id = %ours, %error, "the start of a container could not be noted");
+                if !past {
+                    self.note(event, Desired::Running);
                 }
                 self.dirty(&mut world, id, event, false, past);
             }
             ("container", "oom") => {
                 world.oom.insert(id.clone(), event.time_nano);
                 if !past {
-                    self.publish(WatchEvent::Oom { docker_id: id.clone(), time: Timestamp(event.time_nano / 1_000_000) });
+                    self.publish(WatchEvent::Oom {
+                        docker_id: id.clone(),
+                        time: Timestamp(event.time_nano / 1_000_000),
+                    });
                 }
                 self.dirty(&mut world, id, event, true, past);
             }
@@ -455,7 +537,9 @@ impl Hub {
                     }
                 }
             }
-            ("container", "create" | "pause" | "unpause" | "rename" | "update" | "health_status") => self.dirty(&mut world, id, event, action == "health_status", past),
+            ("container", "create" | "pause" | "unpause" | "rename" | "update" | "health_status") => {
+                self.dirty(&mut world, id, event, action == "health_status", past)
+            }
             ("network", "connect" | "disconnect") => {
                 if let Some(container) = attribute("container") {
                     self.dirty(&mut world, container, event, false, past);
@@ -472,6 +556,16 @@ impl Hub {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// Remembers, beyond this process, what others did to a container of ours.
+    fn note(&self, event: &Event, desired: Desired) {
+        let Some(ours) = event.actor.attributes.get(labels::ID).and_then(|l| ContainerId::parse(l).ok()) else {
+            return;
+        };
+        if let Err(error) = self.fence.note(&ours, desired, now()) {
+            tracing::warn!(container.id = %ours, %error, "what happened to a container could not be noted");
         }
     }
 
@@ -496,7 +590,10 @@ impl Hub {
             return;
         }
         world.oom.insert(docker_id.to_owned(), time);
-        self.publish(WatchEvent::Oom { docker_id: docker_id.to_owned(), time: Timestamp(time / 1_000_000) });
+        self.publish(WatchEvent::Oom {
+            docker_id: docker_id.to_owned(),
+            time: Timestamp(time / 1_000_000),
+        });
         world.dirty.entry(docker_id.to_owned()).or_default().sure = true;
         self.wake.notify_one();
     }
@@ -522,7 +619,11 @@ impl Hub {
                 // Made by an operation that is still under way, which does not know its Docker id yet.
                 || (dirty.ours && !containers.contains_key(id) && !busy.is_empty())
         };
-        let id = world.dirty.iter().find(|(id, dirty)| !is_busy(id, dirty)).map(|(id, _)| id.clone())?;
+        let id = world
+            .dirty
+            .iter()
+            .find(|(id, dirty)| !is_busy(id, dirty))
+            .map(|(id, _)| id.clone())?;
         world.dirty.remove(&id);
         world.looking.insert(id.clone());
         Some(id)
@@ -592,7 +693,16 @@ mod tests {
 
     #[test]
     fn signals_that_end() {
-        for (signal, stop, ends) in [("15", "SIGTERM", true), ("9", "SIGTERM", true), ("1", "SIGTERM", false), ("1", "SIGHUP", true), ("SIGKILL", "SIGTERM", true), ("10", "USR1", true), ("28", "SIGTERM", false), ("x", "SIGTERM", false)] {
+        for (signal, stop, ends) in [
+            ("15", "SIGTERM", true),
+            ("9", "SIGTERM", true),
+            ("1", "SIGTERM", false),
+            ("1", "SIGHUP", true),
+            ("SIGKILL", "SIGTERM", true),
+            ("10", "USR1", true),
+            ("28", "SIGTERM", false),
+            ("x", "SIGTERM", false),
+        ] {
             assert_eq!(ends_it(signal, stop), ends, "{signal} {stop}");
         }
     }

@@ -35,7 +35,9 @@ impl<S: Stream<Item = Result<Bytes, DockerError>> + Unpin> LogReader<S> {
                 self.chunks.next().await
             } else {
                 let what = "give a container's log";
-                tokio::time::timeout(SILENCE, self.chunks.next()).await.map_err(|_| DockerError::Deadline { what, after: SILENCE })?
+                tokio::time::timeout(SILENCE, self.chunks.next())
+                    .await
+                    .map_err(|_| DockerError::Deadline { what, after: SILENCE })?
             };
             let Some(chunk) = chunk else {
                 self.ended = true;
@@ -48,7 +50,10 @@ impl<S: Stream<Item = Result<Bytes, DockerError>> + Unpin> LogReader<S> {
                 continue;
             }
             self.demux.push(&chunk);
-            let broken = |e: super::frames::BadStream| DockerError::Nonsense { what: "give a container's log", source: e.into() };
+            let broken = |e: super::frames::BadStream| DockerError::Nonsense {
+                what: "give a container's log",
+                source: e.into(),
+            };
             while let Some((stream, payload)) = self.demux.next().map_err(broken)? {
                 self.lines.frame(stream, &payload, &mut out);
             }
@@ -59,8 +64,16 @@ impl<S: Stream<Item = Result<Bytes, DockerError>> + Unpin> LogReader<S> {
 
 impl Docker {
     /// The log of a container. Asked for neither stream, both are given. A followed log ends when the container does.
-    pub async fn logs(&self, record: &Record, query: &LogQuery) -> Result<LogReader<impl Stream<Item = Result<Bytes, DockerError>> + Send + Unpin + use<>>, AgentError> {
-        let (out, err) = if query.stdout || query.stderr { (query.stdout, query.stderr) } else { (true, true) };
+    pub async fn logs(
+        &self,
+        record: &Record,
+        query: &LogQuery,
+    ) -> Result<LogReader<impl Stream<Item = Result<Bytes, DockerError>> + Send + Unpin + use<>>, AgentError> {
+        let (out, err) = if query.stdout || query.stderr {
+            (query.stdout, query.stderr)
+        } else {
+            (true, true)
+        };
         let tail = query.tail.map_or_else(|| "all".to_owned(), |n| n.to_string());
         let mut call = Call::get("give a container's log", format!("/containers/{}/logs", record.observed.docker_id))
             .query("timestamps", "1")
@@ -76,23 +89,43 @@ impl Docker {
         let chunks = self.client.stream(call).await.map_err(|e| match e {
             DockerError::Refused { status, message } if message.contains("does not support reading") => AgentError::new(
                 Code::Invalid,
-                format!("The log of `{}` goes elsewhere: Docker's log driver for it can't be read back ({status}).", record.observed.name),
+                format!(
+                    "The log of `{}` goes elsewhere: Docker's log driver for it can't be read back ({status}).",
+                    record.observed.name
+                ),
             ),
             e => explain::explain(e, &self.socket),
         })?;
-        Ok(LogReader { chunks, follow: query.follow, tty: record.detail.tty, demux: Demux::default(), lines: Lines::default(), ended: false })
+        Ok(LogReader {
+            chunks,
+            follow: query.follow,
+            tty: record.detail.tty,
+            demux: Demux::default(),
+            lines: Lines::default(),
+            ended: false,
+        })
     }
 
     /// The last lines of both streams, for a message.
     pub async fn tail(&self, docker_id: &str) -> Result<Vec<String>, DockerError> {
-        let tty = self.hub.find(&nm_link::contract::ContainerKey::Docker(docker_id.into())).is_some_and(|r| r.detail.tty);
+        let tty = self
+            .hub
+            .find(&nm_link::contract::ContainerKey::Docker(docker_id.into()))
+            .is_some_and(|r| r.detail.tty);
         let call = Call::get("give a container's last log lines", format!("/containers/{docker_id}/logs"))
             .query("timestamps", "1")
             .query("tail", TAIL_LINES.to_string())
             .flag("stdout", true)
             .flag("stderr", true);
         let chunks = self.client.stream(call).await?;
-        let mut reader = LogReader { chunks, follow: false, tty, demux: Demux::default(), lines: Lines::default(), ended: false };
+        let mut reader = LogReader {
+            chunks,
+            follow: false,
+            tty,
+            demux: Demux::default(),
+            lines: Lines::default(),
+            ended: false,
+        };
         let mut all = Vec::new();
         while let Some(lines) = reader.next().await? {
             all.extend(lines);

@@ -107,7 +107,10 @@ impl Docker {
         };
         match tokio::time::timeout(FIRST_CONTACT, known).await {
             Ok(result) => result,
-            Err(_) => Err(AgentError::new(Code::DockerUnavailable, explain::absent(&self.socket, "no answer yet"))),
+            Err(_) => Err(AgentError::new(
+                Code::DockerUnavailable,
+                explain::absent(&self.socket, "no answer yet"),
+            )),
         }
     }
 
@@ -145,7 +148,9 @@ impl Docker {
 
     async fn find_by_label(&self, id: &ContainerId) -> Result<Option<String>, DockerError> {
         let filters = serde_json::json!({ "label": [format!("{}={id}", labels::ID)] }).to_string();
-        let call = Call::get("find a container", "/containers/json").flag("all", true).query("filters", filters);
+        let call = Call::get("find a container", "/containers/json")
+            .flag("all", true)
+            .query("filters", filters);
         let found: Vec<wire::Listed> = self.client.json(call).await?;
         Ok(found.into_iter().next().map(|c| c.id))
     }

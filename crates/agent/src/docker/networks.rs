@@ -18,7 +18,11 @@ const BUILT_IN: [&str; 3] = ["bridge", "host", "none"];
 impl Docker {
     pub async fn networks(&self) -> Result<Vec<NetworkView>, AgentError> {
         self.engine().await?;
-        let all: Vec<Network> = self.client.json(Call::get("list networks", "/networks").deadline(DEADLINE)).await.map_err(|e| self.explain(e))?;
+        let all: Vec<Network> = self
+            .client
+            .json(Call::get("list networks", "/networks").deadline(DEADLINE))
+            .await
+            .map_err(|e| self.explain(e))?;
         Ok(all.into_iter().map(|n| self.network_view(n)).collect())
     }
 
@@ -26,12 +30,31 @@ impl Docker {
     pub async fn create_network(&self, request: &CreateNetwork) -> Result<NetworkView, AgentError> {
         self.engine().await?;
         let name = request.name.as_str();
-        let mut wanted: BTreeMap<String, String> = request.labels.0.iter().map(|(k, v)| (k.to_string(), v.as_str().to_owned())).collect();
+        let mut wanted: BTreeMap<String, String> = request
+            .labels
+            .0
+            .iter()
+            .map(|(k, v)| (k.to_string(), v.as_str().to_owned()))
+            .collect();
         wanted.insert(labels::NAME.to_owned(), name.to_owned());
-        let body = NetworkBody { name, check_duplicate: true, driver: "bridge", internal: request.internal, labels: &wanted };
-        let call = Call::post("create a network", "/networks/create").json(&body).map_err(|e| self.explain(e))?;
+        let body = NetworkBody {
+            name,
+            check_duplicate: true,
+            driver: "bridge",
+            internal: request.internal,
+            labels: &wanted,
+        };
+        let call = Call::post("create a network", "/networks/create")
+            .json(&body)
+            .map_err(|e| self.explain(e))?;
         let created = self.change(call.deadline(DEADLINE)).await;
-        let taken = || AgentError::new(Code::NameTaken, format!("The node already has a network named `{name}`, made otherwise: choose another name, or remove that one.")).field("name");
+        let taken = || {
+            AgentError::new(
+                Code::NameTaken,
+                format!("The node already has a network named `{name}`, made otherwise: choose another name, or remove that one."),
+            )
+            .field("name")
+        };
         match created {
             Ok(()) => {}
             Err(DockerError::Refused { status: 409, .. }) => {}
@@ -58,27 +81,48 @@ impl Docker {
         self.engine().await?;
         let name = checked(name)?;
         if BUILT_IN.contains(&name) {
-            return Err(AgentError::new(Code::Forbidden, format!("`{name}` is one of Docker's own networks and can't be removed.")));
+            return Err(AgentError::new(
+                Code::Forbidden,
+                format!("`{name}` is one of Docker's own networks and can't be removed."),
+            ));
         }
         self.known_network(name).await?;
-        self.change(Call::delete("remove a network", format!("/networks/{}", segment(name))).deadline(DEADLINE)).await.map_err(|e| match e {
-            DockerError::Refused { status: 404, .. } => not_found(name),
-            DockerError::Refused { message, .. } if message.contains("active endpoints") => {
-                let users = self.members(name);
-                let who = if users.is_empty() { "containers".to_owned() } else { users.join(", ") };
-                AgentError::new(Code::InUse, format!("The network `{name}` is used by {who}: detach or remove that first."))
-            }
-            e => self.explain(e),
-        })
+        self.change(Call::delete("remove a network", format!("/networks/{}", segment(name))).deadline(DEADLINE))
+            .await
+            .map_err(|e| match e {
+                DockerError::Refused { status: 404, .. } => not_found(name),
+                DockerError::Refused { message, .. } if message.contains("active endpoints") => {
+                    let users = self.members(name);
+                    let who = if users.is_empty() {
+                        "containers".to_owned()
+                    } else {
+                        users.join(", ")
+                    };
+                    AgentError::new(
+                        Code::InUse,
+                        format!("The network `{name}` is used by {who}: detach or remove that first."),
+                    )
+                }
+                e => self.explain(e),
+            })
     }
 
     /// Attaching what is attached is fine.
     pub async fn attach(&self, membership: &Membership) -> Result<(), AgentError> {
         let (network, docker_id) = self.member(membership).await?;
-        let body = ConnectBody { container: &docker_id, endpoint_config: None };
-        let call = Call::post("attach a container to a network", format!("/networks/{}/connect", segment(network))).json(&body).map_err(|e| self.explain(e))?;
+        let body = ConnectBody {
+            container: &docker_id,
+            endpoint_config: None,
+        };
+        let call = Call::post("attach a container to a network", format!("/networks/{}/connect", segment(network)))
+            .json(&body)
+            .map_err(|e| self.explain(e))?;
         match self.change(call.deadline(DEADLINE)).await {
-            Err(DockerError::Refused { message, .. }) if message.contains("already exists in network") || message.contains("is already attached to network") => Ok(()),
+            Err(DockerError::Refused { message, .. })
+                if message.contains("already exists in network") || message.contains("is already attached to network") =>
+            {
+                Ok(())
+            }
             Err(e) => Err(network_error(network, self.explain(e))),
             Ok(()) => self.look_now(&docker_id).await.map(drop).map_err(|e| self.explain(e)),
         }
@@ -87,9 +131,12 @@ impl Docker {
     /// Detaching what is not attached is fine.
     pub async fn detach(&self, membership: &Membership) -> Result<(), AgentError> {
         let (network, docker_id) = self.member(membership).await?;
-        let call = Call::post("detach a container from a network", format!("/networks/{}/disconnect", segment(network)))
-            .json(&DisconnectBody { container: &docker_id })
-            .map_err(|e| self.explain(e))?;
+        let call = Call::post(
+            "detach a container from a network",
+            format!("/networks/{}/disconnect", segment(network)),
+        )
+        .json(&DisconnectBody { container: &docker_id })
+        .map_err(|e| self.explain(e))?;
         match self.change(call.deadline(DEADLINE)).await {
             Err(DockerError::Refused { message, .. }) if message.contains("is not connected to") => Ok(()),
             Err(e) => Err(network_error(network, self.explain(e))),
@@ -100,9 +147,17 @@ impl Docker {
     async fn member<'a>(&self, membership: &'a Membership) -> Result<(&'a str, String), AgentError> {
         let network = checked(&membership.network)?;
         if matches!(network, "host" | "none") {
-            return Err(AgentError::new(Code::Forbidden, format!("Containers are not attached to the `{network}` network.")).field("network"));
+            return Err(
+                AgentError::new(Code::Forbidden, format!("Containers are not attached to the `{network}` network.")).field("network"),
+            );
         }
-        let unknown = || AgentError::new(Code::ContainerNotFound, format!("The node has no container {}.", membership.container)).field("container");
+        let unknown = || {
+            AgentError::new(
+                Code::ContainerNotFound,
+                format!("The node has no container {}.", membership.container),
+            )
+            .field("container")
+        };
         let key = ContainerKey::parse(&membership.container).ok_or_else(unknown)?;
         self.engine().await?;
         self.known_network(network).await?;
@@ -119,7 +174,11 @@ impl Docker {
     }
 
     async fn inspect_network(&self, name: &str) -> Result<Option<Network>, AgentError> {
-        match self.client.json(Call::get("describe a network", format!("/networks/{}", segment(name)))).await {
+        match self
+            .client
+            .json(Call::get("describe a network", format!("/networks/{}", segment(name))))
+            .await
+        {
             Ok(network) => Ok(Some(network)),
             Err(DockerError::Refused { status: 404, .. }) => Ok(None),
             Err(e) => Err(self.explain(e)),
@@ -155,5 +214,9 @@ fn not_found(name: &str) -> AgentError {
 }
 
 fn network_error(network: &str, error: AgentError) -> AgentError {
-    if error.code == Code::NetworkNotFound { not_found(network) } else { error }
+    if error.code == Code::NetworkNotFound {
+        not_found(network)
+    } else {
+        error
+    }
 }

@@ -3,7 +3,8 @@
 use super::wire::{Endpoint, Inspect, PortBinding};
 use nm_link::contract::labels;
 use nm_types::container::{
-    Attachment, ContainerHealth, ContainerStatus, ForeignSpec, MountView, ObservedContainer, PortMapping, Protocol, RestartPolicy, VolumeMode,
+    Attachment, ContainerHealth, ContainerStatus, ForeignSpec, MountView, ObservedContainer, PortMapping, Protocol, RestartPolicy,
+    VolumeMode,
 };
 use nm_types::text::ContainerName;
 use nm_types::units::{MemoryLimit, Port};
@@ -92,13 +93,30 @@ pub fn observe(doc: Inspect, known: &Known<'_>) -> (ObservedContainer, Detail) {
 
     let raw_name = doc.name.trim_start_matches('/');
     let id = doc.config.labels.get(labels::ID).and_then(|id| ContainerId::parse(id).ok());
-    let name = id.as_ref().and_then(|_| shown_name(raw_name, known.given, doc.config.labels.get(labels::NAME))).unwrap_or_else(|| raw_name.to_owned());
+    let name = id
+        .as_ref()
+        .and_then(|_| shown_name(raw_name, known.given, doc.config.labels.get(labels::NAME)))
+        .unwrap_or_else(|| raw_name.to_owned());
     let bound = bindings(&doc.network_settings.ports);
-    let ports = if running && !bound.is_empty() { bound } else { wanted(&doc.host_config.port_bindings) };
-    let host_ports = if running { ports.iter().filter(|p| p.host != 0).map(|p| (p.host, p.protocol)).collect() } else { Vec::new() };
+    let ports = if running && !bound.is_empty() {
+        bound
+    } else {
+        wanted(&doc.host_config.port_bindings)
+    };
+    let host_ports = if running {
+        ports.iter().filter(|p| p.host != 0).map(|p| (p.host, p.protocol)).collect()
+    } else {
+        Vec::new()
+    };
     let networks = attachments(doc.network_settings.networks);
     let foreign = id.is_none().then(|| ForeignSpec {
-        environment: doc.config.env.iter().map(|e| e.split_once('=').unwrap_or((e, ""))).map(|(k, v)| (k.to_owned(), v.to_owned())).collect(),
+        environment: doc
+            .config
+            .env
+            .iter()
+            .map(|e| e.split_once('=').unwrap_or((e, "")))
+            .map(|(k, v)| (k.to_owned(), v.to_owned()))
+            .collect(),
         labels: doc.config.labels.clone(),
         volumes: doc
             .mounts
@@ -118,7 +136,12 @@ pub fn observe(doc: Inspect, known: &Known<'_>) -> (ObservedContainer, Detail) {
         tty: doc.config.tty,
         image_id: doc.image,
         binds: doc.mounts.iter().filter(|m| m.kind == "bind").map(|m| m.source.clone()).collect(),
-        volumes: doc.mounts.iter().filter(|m| m.kind == "volume").filter_map(|m| m.name.clone()).collect(),
+        volumes: doc
+            .mounts
+            .iter()
+            .filter(|m| m.kind == "volume")
+            .filter_map(|m| m.name.clone())
+            .collect(),
         stop_signal: doc.config.stop_signal.unwrap_or_else(|| "SIGTERM".to_owned()),
         stop_timeout: doc.config.stop_timeout.unwrap_or(10),
         host_network: doc.host_config.network_mode == "host",
@@ -176,7 +199,12 @@ impl Facts<'_> {
     fn message(&self) -> Option<String> {
         let mut text = match self.status {
             _ if self.docker_status == "restarting" => {
-                format!("It ends again and again, and its restart policy ({}) starts it anew: {} so far, the last {}.", policy_name(self.policy), times(self.restarts, "restart"), self.ending())
+                format!(
+                    "It ends again and again, and its restart policy ({}) starts it anew: {} so far, the last {}.",
+                    policy_name(self.policy),
+                    times(self.restarts, "restart"),
+                    self.ending()
+                )
             }
             ContainerStatus::Created if !self.error.is_empty() => {
                 let error = super::explain::refused(500, self.error).message;
@@ -193,13 +221,21 @@ impl Facts<'_> {
                 format!("{ending}.")
             }
             ContainerStatus::Running if self.oom => format!("A process in it was killed for want of memory{}.", self.memory_hint()),
-            ContainerStatus::Created | ContainerStatus::Running | ContainerStatus::Paused | ContainerStatus::Stopped | ContainerStatus::Exited => {
+            ContainerStatus::Created
+            | ContainerStatus::Running
+            | ContainerStatus::Paused
+            | ContainerStatus::Stopped
+            | ContainerStatus::Exited => {
                 return None;
             }
         };
         let wants_tail = self.failed_at_once || self.docker_status == "restarting";
         if wants_tail && !self.tail.is_empty() {
-            text.push_str(if self.tail.len() == 1 { " Its last log line: " } else { " Its last log lines:\n" });
+            text.push_str(if self.tail.len() == 1 {
+                " Its last log line: "
+            } else {
+                " Its last log lines:\n"
+            });
             text.push_str(&self.tail.join("\n"));
         }
         Some(text)
@@ -207,7 +243,11 @@ impl Facts<'_> {
 
     /// `exited with code 1 after 0.3 s`, `was killed for want of memory (its limit is 64m) after 2 min`.
     fn ending(&self) -> String {
-        let how = if self.oom { format!("was killed for want of memory{}", self.memory_hint()) } else { format!("exited with code {}{}", self.exit_code, code_hint(self.exit_code)) };
+        let how = if self.oom {
+            format!("was killed for want of memory{}", self.memory_hint())
+        } else {
+            format!("exited with code {}{}", self.exit_code, code_hint(self.exit_code))
+        };
         match self.lasted {
             Some(ms) => format!("{how} after {}", duration(ms)),
             None => how,
@@ -215,7 +255,11 @@ impl Facts<'_> {
     }
 
     fn memory_hint(&self) -> String {
-        if self.memory == 0 { String::new() } else { format!(" (its limit is {})", MemoryLimit::from_bytes(self.memory)) }
+        if self.memory == 0 {
+            String::new()
+        } else {
+            format!(" (its limit is {})", MemoryLimit::from_bytes(self.memory))
+        }
     }
 }
 
@@ -269,7 +313,11 @@ fn restart_policy(name: &str) -> RestartPolicy {
 /// The name users gave, where Docker's is what we made of it: Docker wants two characters at least.
 fn shown_name(docker: &str, given: Option<&ContainerName>, label: Option<&String>) -> Option<String> {
     let label = label.and_then(|l| ContainerName::parse(l).ok());
-    [given, label.as_ref()].into_iter().flatten().find(|name| name.docker_name() == docker).map(ToString::to_string)
+    [given, label.as_ref()]
+        .into_iter()
+        .flatten()
+        .find(|name| name.docker_name() == docker)
+        .map(ToString::to_string)
 }
 
 /// Docker's zero time is the year 1.
@@ -291,10 +339,17 @@ fn port_key(key: &str) -> Option<(Port, Protocol)> {
 fn bindings(ports: &BTreeMap<String, Option<Vec<PortBinding>>>) -> Vec<PortMapping> {
     let mut out: Vec<PortMapping> = Vec::new();
     for (key, bindings) in ports {
-        let (Some((container, protocol)), Some(bindings)) = (port_key(key), bindings) else { continue };
+        let (Some((container, protocol)), Some(bindings)) = (port_key(key), bindings) else {
+            continue;
+        };
         for binding in bindings {
             let Ok(host) = binding.host_port.parse::<u16>() else { continue };
-            let mapping = PortMapping { container, host, protocol, host_ip: binding.host_ip.parse().ok().filter(|ip: &std::net::Ipv4Addr| !ip.is_unspecified()) };
+            let mapping = PortMapping {
+                container,
+                host,
+                protocol,
+                host_ip: binding.host_ip.parse().ok().filter(|ip: &std::net::Ipv4Addr| !ip.is_unspecified()),
+            };
             if !out.contains(&mapping) {
                 out.push(mapping);
             }
@@ -322,7 +377,13 @@ fn wanted(asked: &BTreeMap<String, Option<Vec<PortBinding>>>) -> Vec<PortMapping
 }
 
 fn attachments(networks: BTreeMap<String, Endpoint>) -> Vec<Attachment> {
-    networks.into_iter().map(|(network, e)| Attachment { network, ip: Some(e.ip_address).filter(|ip| !ip.is_empty()) }).collect()
+    networks
+        .into_iter()
+        .map(|(network, e)| Attachment {
+            network,
+            ip: Some(e.ip_address).filter(|ip| !ip.is_empty()),
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -351,23 +412,70 @@ mod tests {
     fn a_running_container() {
         let state = json!({"Status": "running", "Pid": 7, "StartedAt": "2026-01-01T00:00:01Z", "FinishedAt": "0001-01-01T00:00:00Z", "Health": {"Status": "healthy"}});
         let (seen, detail) = observe(doc(state), &Known::default());
-        assert_eq!((seen.name.as_str(), seen.status, seen.exit_code, seen.finished), ("a", ContainerStatus::Running, None, None));
+        assert_eq!(
+            (seen.name.as_str(), seen.status, seen.exit_code, seen.finished),
+            ("a", ContainerStatus::Running, None, None)
+        );
         assert_eq!(seen.health, Some(ContainerHealth::Healthy));
-        assert_eq!(seen.ports.iter().map(|p| (p.container.get(), p.host)).collect::<Vec<_>>(), [(80, 32768)]);
-        assert_eq!(seen.networks[0], Attachment { network: "bridge".into(), ip: Some("172.17.0.2".into()) });
+        assert_eq!(
+            seen.ports.iter().map(|p| (p.container.get(), p.host)).collect::<Vec<_>>(),
+            [(80, 32768)]
+        );
+        assert_eq!(
+            seen.networks[0],
+            Attachment {
+                network: "bridge".into(),
+                ip: Some("172.17.0.2".into())
+            }
+        );
         assert_eq!(seen.networks[1].ip, None);
-        assert_eq!((detail.pid, detail.binds, detail.volumes), (7, vec!["/data/x".to_owned()], vec!["v".to_owned()]));
+        assert_eq!(
+            (detail.pid, detail.binds, detail.volumes),
+            (7, vec!["/data/x".to_owned()], vec!["v".to_owned()])
+        );
         assert_eq!(seen.foreign, None);
     }
 
     #[test]
     fn how_it_ended() {
         for (state, known, status, message) in [
-            (exited(0, 5), Known { asked: Some(false), ..Default::default() }, ContainerStatus::Exited, None),
-            (exited(0, 5), Known { asked: Some(true), ..Default::default() }, ContainerStatus::Stopped, None),
+            (
+                exited(0, 5),
+                Known {
+                    asked: Some(false),
+                    ..Default::default()
+                },
+                ContainerStatus::Exited,
+                None,
+            ),
+            (
+                exited(0, 5),
+                Known {
+                    asked: Some(true),
+                    ..Default::default()
+                },
+                ContainerStatus::Stopped,
+                None,
+            ),
             (exited(143, 5), Known::default(), ContainerStatus::Stopped, None),
-            (exited(1, 0), Known { asked: Some(false), ..Default::default() }, ContainerStatus::Exited, Some("Exited with code 1 after 0.3 s.")),
-            (exited(137, 0), Known { oom: true, ..Default::default() }, ContainerStatus::Exited, Some("Was killed for want of memory (its limit is 64m) after 0.3 s.")),
+            (
+                exited(1, 0),
+                Known {
+                    asked: Some(false),
+                    ..Default::default()
+                },
+                ContainerStatus::Exited,
+                Some("Exited with code 1 after 0.3 s."),
+            ),
+            (
+                exited(137, 0),
+                Known {
+                    oom: true,
+                    ..Default::default()
+                },
+                ContainerStatus::Exited,
+                Some("Was killed for want of memory (its limit is 64m) after 0.3 s."),
+            ),
             (
                 json!({"Status": "created", "Error": "Bind for 0.0.0.0:1 failed: port is already allocated", "StartedAt": "0001-01-01T00:00:00Z", "FinishedAt": "0001-01-01T00:00:00Z"}),
                 Known::default(),
@@ -384,10 +492,26 @@ mod tests {
     #[test]
     fn a_failure_at_once_shows_the_last_lines() {
         let tail = ["one".to_owned(), "two".to_owned()];
-        let (seen, detail) = observe(doc(exited(3, 2)), &Known { asked: Some(false), tail: &tail, ..Default::default() });
-        assert_eq!(seen.message.unwrap(), "Exited with code 3 after 2.3 s. Its last log lines:\none\ntwo");
+        let (seen, detail) = observe(
+            doc(exited(3, 2)),
+            &Known {
+                asked: Some(false),
+                tail: &tail,
+                ..Default::default()
+            },
+        );
+        assert_eq!(
+            seen.message.unwrap(),
+            "Exited with code 3 after 2.3 s. Its last log lines:\none\ntwo"
+        );
         assert!(detail.failed_at_once);
-        let (_, detail) = observe(doc(exited(3, 20)), &Known { asked: Some(false), ..Default::default() });
+        let (_, detail) = observe(
+            doc(exited(3, 20)),
+            &Known {
+                asked: Some(false),
+                ..Default::default()
+            },
+        );
         assert!(!detail.failed_at_once);
     }
 
@@ -395,15 +519,30 @@ mod tests {
     fn a_crash_loop_says_so() {
         let mut state = exited(1, 0);
         state["Status"] = "restarting".into();
-        let (seen, _) = observe(doc(state), &Known { asked: Some(false), ..Default::default() });
+        let (seen, _) = observe(
+            doc(state),
+            &Known {
+                asked: Some(false),
+                ..Default::default()
+            },
+        );
         assert_eq!(seen.status, ContainerStatus::Exited);
-        assert!(seen.message.unwrap().contains("3 restarts so far, the last exited with code 1"), "restarts are counted");
+        assert!(
+            seen.message.unwrap().contains("3 restarts so far, the last exited with code 1"),
+            "restarts are counted"
+        );
     }
 
     #[test]
     fn ports_of_a_stopped_container_are_those_asked_for() {
         let (seen, detail) = observe(doc(exited(0, 5)), &Known::default());
-        assert_eq!(seen.ports.iter().map(|p| (p.container.get(), p.host, p.protocol)).collect::<Vec<_>>(), [(53, 53, Protocol::Udp), (80, 0, Protocol::Tcp)]);
+        assert_eq!(
+            seen.ports
+                .iter()
+                .map(|p| (p.container.get(), p.host, p.protocol))
+                .collect::<Vec<_>>(),
+            [(53, 53, Protocol::Udp), (80, 0, Protocol::Tcp)]
+        );
         assert!(detail.host_ports.is_empty());
     }
 }

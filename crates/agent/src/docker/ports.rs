@@ -6,14 +6,23 @@ use std::path::Path;
 /// `` the process `nginx` (123) ``, where it can be known: as root, and for a process in the machine's own network.
 pub fn holder(port: u16, udp: bool) -> Option<String> {
     let tables: &[&str] = if udp { &["udp", "udp6"] } else { &["tcp", "tcp6"] };
-    let inode = tables.iter().find_map(|table| listening_inode(&fs::read_to_string(format!("/proc/net/{table}")).ok()?, port, udp))?;
+    let inode = tables
+        .iter()
+        .find_map(|table| listening_inode(&fs::read_to_string(format!("/proc/net/{table}")).ok()?, port, udp))?;
     let wanted = format!("socket:[{inode}]");
     let processes = fs::read_dir("/proc").ok()?;
     for process in processes.flatten() {
         let name = process.file_name();
-        let Some(pid) = name.to_str().filter(|n| n.bytes().all(|b| b.is_ascii_digit())) else { continue };
-        let Ok(descriptors) = fs::read_dir(process.path().join("fd")) else { continue };
-        if descriptors.flatten().any(|d| fs::read_link(d.path()).is_ok_and(|target| target == Path::new(&wanted))) {
+        let Some(pid) = name.to_str().filter(|n| n.bytes().all(|b| b.is_ascii_digit())) else {
+            continue;
+        };
+        let Ok(descriptors) = fs::read_dir(process.path().join("fd")) else {
+            continue;
+        };
+        if descriptors
+            .flatten()
+            .any(|d| fs::read_link(d.path()).is_ok_and(|target| target == Path::new(&wanted)))
+        {
             let command = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
             return Some(format!("the process `{}` ({pid})", command.trim()));
         }

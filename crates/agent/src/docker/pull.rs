@@ -23,7 +23,9 @@ impl Docker {
     pub async fn pull<T>(&self, image: &ImageRef, login: Option<&RegistryLogin>, report: &Reporter<T>) -> Result<(), AgentError> {
         let _permit = acquire(&self.pulls).await;
         let failed = |message: &str| explain::pull(image.as_str(), image.registry(), message, login.is_some());
-        let mut call = Call::post("pull an image", "/images/create").query("fromImage", image.with_tag()).deadline(SILENCE);
+        let mut call = Call::post("pull an image", "/images/create")
+            .query("fromImage", image.with_tag())
+            .deadline(SILENCE);
         if let Some(login) = login {
             call = call.header(HeaderName::from_static("x-registry-auth"), auth_header(login)?);
         }
@@ -47,11 +49,18 @@ impl Docker {
                     continue;
                 }
                 let now = Instant::now();
-                let due = layers.get(&line.id).is_none_or(|(status, at)| *status != line.status || now - *at >= LAYER_EVERY);
+                let due = layers
+                    .get(&line.id)
+                    .is_none_or(|(status, at)| *status != line.status || now - *at >= LAYER_EVERY);
                 if due {
                     layers.insert(line.id.clone(), (line.status.clone(), now));
                     let amount = |n: i64| u64::try_from(n).unwrap_or(0);
-                    report.layer(LayerProgress { layer: line.id, status: line.status, current: amount(line.progress.current), total: amount(line.progress.total) });
+                    report.layer(LayerProgress {
+                        layer: line.id,
+                        status: line.status,
+                        current: amount(line.progress.current),
+                        total: amount(line.progress.total),
+                    });
                 }
             }
         };
@@ -65,10 +74,16 @@ impl Docker {
 /// The login as Docker's header. The URL-safe alphabet matters: with the other one Docker takes some passwords for no login
 /// at all, and says nothing.
 fn auth_header(login: &RegistryLogin) -> Result<HeaderValue, AgentError> {
-    let auth = RegistryAuth { username: &login.username, password: &login.password, serveraddress: &login.host };
-    let json = serde_json::to_vec(&auth).map_err(|e| AgentError::new(Code::Internal, format!("The registry's login can't be written: {e}.")))?;
+    let auth = RegistryAuth {
+        username: &login.username,
+        password: &login.password,
+        serveraddress: &login.host,
+    };
+    let json =
+        serde_json::to_vec(&auth).map_err(|e| AgentError::new(Code::Internal, format!("The registry's login can't be written: {e}.")))?;
     let text = base64::engine::general_purpose::URL_SAFE.encode(json);
-    let mut value = HeaderValue::from_str(&text).map_err(|e| AgentError::new(Code::Internal, format!("The registry's login can't be written: {e}.")))?;
+    let mut value = HeaderValue::from_str(&text)
+        .map_err(|e| AgentError::new(Code::Internal, format!("The registry's login can't be written: {e}.")))?;
     value.set_sensitive(true);
     Ok(value)
 }
@@ -79,7 +94,11 @@ mod tests {
 
     #[test]
     fn logins_are_sent_in_the_alphabet_docker_reads() {
-        let login = RegistryLogin { host: "r.example".into(), username: "u".into(), password: "??>>~~ÿÿ".into() };
+        let login = RegistryLogin {
+            host: "r.example".into(),
+            username: "u".into(),
+            password: "??>>~~ÿÿ".into(),
+        };
         let header = auth_header(&login).unwrap();
         let text = header.to_str().unwrap();
         assert!(!text.contains(['+', '/']), "{text}");

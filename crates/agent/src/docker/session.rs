@@ -54,7 +54,13 @@ async fn session(docker: &Docker, came_up: &mut bool) -> Result<Never, DockerErr
     learn_the_past(docker).await?;
     let networks: Vec<Network> = docker.client.json(Call::get("list networks", "/networks").deadline(short)).await?;
     let docs = look_at_all(docker).await?;
-    let facts = Facts { version: version.version, api_version: version.api_version, cpus: info.ncpu, memory: info.mem_total, root_dir: info.docker_root_dir };
+    let facts = Facts {
+        version: version.version,
+        api_version: version.api_version,
+        cpus: info.ncpu,
+        memory: info.mem_total,
+        root_dir: info.docker_root_dir,
+    };
     docker.hub.up(facts, docs, networks.into_iter().map(|n| n.name).collect());
     *came_up = true;
     live(docker, &mut events).await
@@ -73,9 +79,8 @@ fn events_call() -> Call {
 async fn learn_the_past(docker: &Docker) -> Result<(), DockerError> {
     let last = docker.hub.last_event();
     // `0` would mean: none of the past.
-    let since = if last == 0 { "1".to_owned() } else { format!("{}.{:09}", last / 1_000_000_000, last % 1_000_000_000) };
-    let until = now_nanos() / 1_000_000_000;
-    let call = events_call().query("since", since).query("until", until.to_string());
+    let since = if last == 0 { "1".to_owned() } else { moment(last) };
+    let call = events_call().query("since", since).query("until", moment(now_nanos()));
     let mut past = docker.client.lines::<Event>(call).await?;
     let all = async {
         while let Some(event) = past.next().await {
@@ -86,12 +91,22 @@ async fn learn_the_past(docker: &Docker) -> Result<(), DockerError> {
     let after = Duration::from_secs(10);
     match tokio::time::timeout(after, all).await {
         Ok(done) => done,
-        Err(_) => Err(DockerError::Deadline { what: "report past events", after }),
+        Err(_) => Err(DockerError::Deadline {
+            what: "report past events",
+            after,
+        }),
     }
 }
 
+/// Nanoseconds as Docker reads moments: seconds with a fraction.
+fn moment(nanos: i64) -> String {
+    format!("{}.{:09}", nanos / 1_000_000_000, nanos % 1_000_000_000)
+}
+
 async fn look_at_all(docker: &Docker) -> Result<Vec<(Inspect, i64)>, DockerError> {
-    let call = Call::get("list containers", "/containers/json").flag("all", true).deadline(Duration::from_secs(60));
+    let call = Call::get("list containers", "/containers/json")
+        .flag("all", true)
+        .deadline(Duration::from_secs(60));
     let listed: Vec<Listed> = docker.client.json(call).await?;
     futures_util::stream::iter(listed)
         .map(|c| async move { look(docker, &c.id).await })
@@ -104,7 +119,11 @@ async fn look_at_all(docker: &Docker) -> Result<Vec<(Inspect, i64)>, DockerError
 /// One look at a container; `None` where it is gone.
 async fn look(docker: &Docker, id: &str) -> Result<Option<(Inspect, i64)>, DockerError> {
     let seen_at = now_nanos();
-    match docker.client.json(Call::get("describe a container", format!("/containers/{}/json", segment(id)))).await {
+    match docker
+        .client
+        .json(Call::get("describe a container", format!("/containers/{}/json", segment(id))))
+        .await
+    {
         Ok(doc) => Ok(Some((doc, seen_at))),
         Err(DockerError::Refused { status: 404, .. }) => Ok(None),
         Err(e) => Err(e),
@@ -157,7 +176,13 @@ async fn live(docker: &Docker, events: &mut (impl Stream<Item = Result<Event, Do
             },
             _ = ping.tick() => {
                 let docker = docker.clone();
-                work.spawn(async move { docker.client.done(Call::get("answer", "/_ping").deadline(PING_DEADLINE)).await });
+                work.spawn(async move {
+                    match docker.client.done(Call::get("answer", "/_ping").deadline(PING_DEADLINE)).await {
+                        // Whatever it says, it answers.
+                        Ok(()) | Err(DockerError::Refused { .. }) => Ok(()),
+                        Err(e) => Err(e),
+                    }
+                });
             }
         }
     }

@@ -27,9 +27,14 @@ impl Docker {
         E: std::fmt::Display + Send,
     {
         let invalid = |field: &str, text: String| AgentError::new(Code::Invalid, text).field(field);
-        let command: Vec<Argument> =
-            serde_json::from_str(&query.command).map_err(|e| invalid("command", format!("command is a JSON array of the program and its arguments: {e}.")))?;
-        let user = query.user.as_deref().map(RunAs::parse).transpose().map_err(|e| invalid("user", format!("{e}.")))?;
+        let command: Vec<Argument> = serde_json::from_str(&query.command)
+            .map_err(|e| invalid("command", format!("command is a JSON array of the program and its arguments: {e}.")))?;
+        let user = query
+            .user
+            .as_deref()
+            .map(RunAs::parse)
+            .transpose()
+            .map_err(|e| invalid("user", format!("{e}.")))?;
         let body = ExecBody {
             attach_stdin: true,
             attach_stdout: true,
@@ -146,7 +151,9 @@ impl Docker {
         if rows == 0 || cols == 0 {
             return;
         }
-        let call = Call::post("resize a terminal", format!("/exec/{exec_id}/resize")).query("h", rows.to_string()).query("w", cols.to_string());
+        let call = Call::post("resize a terminal", format!("/exec/{exec_id}/resize"))
+            .query("h", rows.to_string())
+            .query("w", cols.to_string());
         if let Err(error) = self.client.done(call.deadline(Duration::from_secs(15))).await {
             // It may have ended already; the wrong size is no reason to end a terminal.
             tracing::debug!(%error, "a terminal could not be resized");
@@ -163,7 +170,9 @@ enum Typing {
 fn hold_back(held: &mut Option<Vec<u8>>, chunk: &[u8]) -> Option<Bytes> {
     const STARTS: [&[u8]; 2] = [b"OCI runtime exec failed", b"unable to find "];
     const LONGEST: usize = 4096;
-    let Some(so_far) = held else { return Some(Bytes::copy_from_slice(chunk)) };
+    let Some(so_far) = held else {
+        return Some(Bytes::copy_from_slice(chunk));
+    };
     so_far.extend_from_slice(chunk);
     let maybe = so_far.len() < LONGEST && STARTS.iter().any(|s| s.starts_with(so_far) || so_far.starts_with(s));
     if maybe { None } else { held.take().map(Bytes::from) }
@@ -182,7 +191,10 @@ mod tests {
     fn only_the_runtimes_own_words_are_held_back() {
         let mut held = Some(Vec::new());
         assert_eq!(hold_back(&mut held, b"/ # "), Some("/ # ".into()));
-        assert_eq!(hold_back(&mut held, b"OCI runtime exec failed"), Some("OCI runtime exec failed".into()));
+        assert_eq!(
+            hold_back(&mut held, b"OCI runtime exec failed"),
+            Some("OCI runtime exec failed".into())
+        );
         let mut held = Some(Vec::new());
         assert_eq!(hold_back(&mut held, b"OCI run"), None);
         assert_eq!(hold_back(&mut held, b"time exec failed: x"), None);

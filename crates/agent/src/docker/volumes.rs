@@ -15,7 +15,11 @@ const DEADLINE: Duration = Duration::from_secs(60);
 impl Docker {
     pub async fn volumes(&self) -> Result<Vec<VolumeView>, AgentError> {
         self.engine().await?;
-        let all: Volumes = self.client.json(Call::get("list volumes", "/volumes").deadline(DEADLINE)).await.map_err(|e| self.explain(e))?;
+        let all: Volumes = self
+            .client
+            .json(Call::get("list volumes", "/volumes").deadline(DEADLINE))
+            .await
+            .map_err(|e| self.explain(e))?;
         Ok(all.volumes.into_iter().map(|v| self.volume_view(v)).collect())
     }
 
@@ -23,11 +27,28 @@ impl Docker {
     pub async fn create_volume(&self, request: &CreateVolume) -> Result<VolumeView, AgentError> {
         self.engine().await?;
         let name = request.name.as_str();
-        let mut wanted: BTreeMap<String, String> = request.labels.0.iter().map(|(k, v)| (k.to_string(), v.as_str().to_owned())).collect();
+        let mut wanted: BTreeMap<String, String> = request
+            .labels
+            .0
+            .iter()
+            .map(|(k, v)| (k.to_string(), v.as_str().to_owned()))
+            .collect();
         wanted.insert(labels::NAME.to_owned(), name.to_owned());
-        let call = Call::post("create a volume", "/volumes/create").json(&VolumeBody { name, driver: "local", labels: &wanted }).map_err(|e| self.explain(e))?;
+        let call = Call::post("create a volume", "/volumes/create")
+            .json(&VolumeBody {
+                name,
+                driver: "local",
+                labels: &wanted,
+            })
+            .map_err(|e| self.explain(e))?;
         let permit = self.permit().await;
-        let taken = || AgentError::new(Code::NameTaken, format!("The node already has a volume named `{name}`, made otherwise: choose another name, or remove that one.")).field("name");
+        let taken = || {
+            AgentError::new(
+                Code::NameTaken,
+                format!("The node already has a volume named `{name}`, made otherwise: choose another name, or remove that one."),
+            )
+            .field("name")
+        };
         let volume: Volume = self.client.json(call.deadline(DEADLINE)).await.map_err(|e| match e {
             DockerError::Refused { status: 409, .. } => taken(),
             e => self.explain(e),
@@ -44,15 +65,21 @@ impl Docker {
         let missing = || AgentError::new(Code::VolumeNotFound, format!("The node has no volume `{name}`."));
         // Anonymous volumes have names of this form too.
         VolumeName::parse(name).map_err(|_| missing())?;
-        self.change(Call::delete("remove a volume", format!("/volumes/{}", segment(name))).deadline(DEADLINE)).await.map_err(|e| match e {
-            DockerError::Refused { status: 404, .. } => missing(),
-            DockerError::Refused { status: 409, .. } => {
-                let users = self.volume_users(name);
-                let who = if users.is_empty() { "a container".to_owned() } else { users.join(", ") };
-                AgentError::new(Code::InUse, format!("The volume `{name}` is used by {who}: remove that first."))
-            }
-            e => self.explain(e),
-        })
+        self.change(Call::delete("remove a volume", format!("/volumes/{}", segment(name))).deadline(DEADLINE))
+            .await
+            .map_err(|e| match e {
+                DockerError::Refused { status: 404, .. } => missing(),
+                DockerError::Refused { status: 409, .. } => {
+                    let users = self.volume_users(name);
+                    let who = if users.is_empty() {
+                        "a container".to_owned()
+                    } else {
+                        users.join(", ")
+                    };
+                    AgentError::new(Code::InUse, format!("The volume `{name}` is used by {who}: remove that first."))
+                }
+                e => self.explain(e),
+            })
     }
 
     fn volume_users(&self, name: &str) -> Vec<String> {

@@ -1,7 +1,7 @@
 //! Containers: made, commanded, read from and typed into.
 
 use super::App;
-use super::reply::{Typed, Failed, Key, Query, Reply, channel_lines, lines, push_line};
+use super::reply::{Failed, Key, Query, Reply, Typed, channel_lines, lines, push_line};
 use crate::progress::Reporter;
 use axum::Json;
 use axum::body::{Body, Bytes};
@@ -69,7 +69,9 @@ pub async fn logs(State(app): State<App>, Key(key): Key, Query(query): Query<Log
     let record = app.docker.resolve(&key).await?;
     let reader = app.docker.logs(&record, &query).await?;
     Ok(lines(futures_util::stream::try_unfold(reader, |mut reader| async move {
-        let Some(batch) = reader.next().await? else { return Ok::<_, axum::BoxError>(None) };
+        let Some(batch) = reader.next().await? else {
+            return Ok::<_, axum::BoxError>(None);
+        };
         let mut out = Vec::with_capacity(batch.len() * 128);
         for line in &batch {
             push_line(&mut out, line)?;
@@ -87,7 +89,11 @@ pub async fn terminal(State(app): State<App>, Key(key): Key, Query(query): Query
     let record = app.docker.resolve(&key).await?;
     let frames = app.docker.terminal(&record, query, body.into_data_stream()).await?;
     let stream = tokio_stream::wrappers::ReceiverStream::new(frames);
-    Ok(([(header::CONTENT_TYPE, "application/octet-stream")], Body::from_stream(futures_util::StreamExt::map(stream, Ok::<_, std::convert::Infallible>))).into_response())
+    Ok((
+        [(header::CONTENT_TYPE, "application/octet-stream")],
+        Body::from_stream(futures_util::StreamExt::map(stream, Ok::<_, std::convert::Infallible>)),
+    )
+        .into_response())
 }
 
 #[derive(Deserialize)]

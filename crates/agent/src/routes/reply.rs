@@ -58,8 +58,12 @@ pub struct Typed<T>(pub T);
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Typed<T> {
     type Rejection = Failed;
     async fn from_request(request: Request, state: &S) -> Result<Self, Failed> {
-        let bytes = Bytes::from_request(request, state).await.map_err(|e| Failed::invalid(format!("The request could not be read: {e}.")))?;
-        serde_json::from_slice(&bytes).map(Self).map_err(|e| Failed::invalid(format!("The request is not what the agent expects: {e}.")))
+        let bytes = Bytes::from_request(request, state)
+            .await
+            .map_err(|e| Failed::invalid(format!("The request could not be read: {e}.")))?;
+        serde_json::from_slice(&bytes)
+            .map(Self)
+            .map_err(|e| Failed::invalid(format!("The request is not what the agent expects: {e}.")))
     }
 }
 
@@ -69,7 +73,8 @@ pub struct Query<T>(pub T);
 impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
     type Rejection = Failed;
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Failed> {
-        let query = axum::extract::Query::<T>::try_from_uri(&parts.uri).map_err(|e| Failed::invalid(format!("The query is not what the agent expects: {e}.")))?;
+        let query = axum::extract::Query::<T>::try_from_uri(&parts.uri)
+            .map_err(|e| Failed::invalid(format!("The query is not what the agent expects: {e}.")))?;
         Ok(Self(query.0))
     }
 }
@@ -80,8 +85,15 @@ pub struct Key(pub ContainerKey);
 impl<S: Send + Sync> FromRequestParts<S> for Key {
     type Rejection = Failed;
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failed> {
-        let text = axum::extract::Path::<String>::from_request_parts(parts, state).await.map_err(|e| Failed::invalid(format!("The path is not what the agent expects: {e}.")))?;
-        let unknown = || AgentError::new(Code::ContainerNotFound, "A container is named to an agent by its NeuralMesh id, or by Docker's whole id.");
+        let text = axum::extract::Path::<String>::from_request_parts(parts, state)
+            .await
+            .map_err(|e| Failed::invalid(format!("The path is not what the agent expects: {e}.")))?;
+        let unknown = || {
+            AgentError::new(
+                Code::ContainerNotFound,
+                "A container is named to an agent by its NeuralMesh id, or by Docker's whole id.",
+            )
+        };
         ContainerKey::parse(&text.0).map(Self).ok_or_else(|| Failed(unknown()))
     }
 }
@@ -127,7 +139,15 @@ mod tests {
 
     #[test]
     fn bad_input_is_never_a_fault_of_ours() {
-        for code in [Code::Invalid, Code::Forbidden, Code::NameTaken, Code::CommandFailed, Code::ImageAccessDenied, Code::Stale, Code::InsufficientResources] {
+        for code in [
+            Code::Invalid,
+            Code::Forbidden,
+            Code::NameTaken,
+            Code::CommandFailed,
+            Code::ImageAccessDenied,
+            Code::Stale,
+            Code::InsufficientResources,
+        ] {
             assert!(status(code).is_client_error(), "{code:?}");
         }
         for code in [Code::DockerUnavailable, Code::Internal, Code::Timeout, Code::DiskFull] {

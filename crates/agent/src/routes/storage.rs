@@ -2,7 +2,7 @@
 
 use super::App;
 use super::containers::{Nothing, streamed, whole};
-use super::reply::{Typed, Reply, channel_lines};
+use super::reply::{Reply, Typed, channel_lines};
 use crate::progress::Reporter;
 use axum::Json;
 use axum::body::Body;

@@ -25,7 +25,11 @@ struct Watcher {
 
 pub async fn watch(State(app): State<App>) -> Response {
     let (first, events) = app.docker.hub.subscribe();
-    let watcher = Watcher { app, waiting: first.into(), events };
+    let watcher = Watcher {
+        app,
+        waiting: first.into(),
+        events,
+    };
     lines(futures_util::stream::unfold(watcher, |mut watcher| async move {
         loop {
             if let Some(event) = watcher.waiting.pop_front() {

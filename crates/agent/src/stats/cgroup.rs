@@ -6,7 +6,13 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Layout {
     /// One hierarchy a controller; a controller that is not mounted is absent.
-    V1 { cpu: Option<PathBuf>, cpuacct: Option<PathBuf>, memory: Option<PathBuf>, blkio: Option<PathBuf>, pids: Option<PathBuf> },
+    V1 {
+        cpu: Option<PathBuf>,
+        cpuacct: Option<PathBuf>,
+        memory: Option<PathBuf>,
+        blkio: Option<PathBuf>,
+        pids: Option<PathBuf>,
+    },
     /// One hierarchy for all.
     V2 { dir: PathBuf },
 }
@@ -40,11 +46,19 @@ pub fn layout(mountinfo: &str, cgroup: &str, docker_id: &str) -> Option<Layout> 
     let memory = v1("memory");
     let cpuacct = v1("cpuacct");
     if memory.is_some() || cpuacct.is_some() {
-        return Some(Layout::V1 { cpu: v1("cpu"), cpuacct, memory, blkio: v1("blkio"), pids: v1("pids") });
+        return Some(Layout::V1 {
+            cpu: v1("cpu"),
+            cpuacct,
+            memory,
+            blkio: v1("blkio"),
+            pids: v1("pids"),
+        });
     }
     let path = cgroup.lines().find_map(|line| line.strip_prefix("0::"))?;
     let mount = mounts.iter().find(|m| m.v2)?;
-    Some(Layout::V2 { dir: place(mount, path, docker_id) })
+    Some(Layout::V2 {
+        dir: place(mount, path, docker_id),
+    })
 }
 
 fn place(mount: &Hierarchy<'_>, path: &str, docker_id: &str) -> PathBuf {
@@ -67,7 +81,12 @@ fn hierarchy(line: &str) -> Option<Hierarchy<'_>> {
     let mut after = after.split(' ');
     let kind = after.next()?;
     let options = after.nth(1)?;
-    matches!(kind, "cgroup" | "cgroup2").then_some(Hierarchy { root, point, v2: kind == "cgroup2", options })
+    matches!(kind, "cgroup" | "cgroup2").then_some(Hierarchy {
+        root,
+        point,
+        v2: kind == "cgroup2",
+        options,
+    })
 }
 
 /// A file that is one number; `max` is none.
@@ -76,7 +95,13 @@ pub fn number(text: &[u8]) -> Option<u64> {
     if digits.is_empty() || digits.len() > 20 {
         return None;
     }
-    digits.iter().try_fold(0u64, |n, b| if b.is_ascii_digit() { n.checked_mul(10)?.checked_add(u64::from(b - b'0')) } else { None })
+    digits.iter().try_fold(0u64, |n, b| {
+        if b.is_ascii_digit() {
+            n.checked_mul(10)?.checked_add(u64::from(b - b'0'))
+        } else {
+            None
+        }
+    })
 }
 
 /// The value after `key ` at the start of a line.
@@ -97,7 +122,9 @@ pub fn blkio_v1(text: &[u8]) -> (u64, u64) {
     let (mut read, mut write) = (0u64, 0u64);
     for line in text.split(|b| *b == b'\n') {
         let mut words = line.split(|b| *b == b' ');
-        let (Some(_), Some(what), Some(bytes)) = (words.next(), words.next(), words.next().and_then(number)) else { continue };
+        let (Some(_), Some(what), Some(bytes)) = (words.next(), words.next(), words.next().and_then(number)) else {
+            continue;
+        };
         match what {
             b"Read" => read = read.saturating_add(bytes),
             b"Write" => write = write.saturating_add(bytes),
@@ -124,7 +151,9 @@ pub fn io_stat_v2(text: &[u8]) -> (u64, u64) {
 pub fn net_dev(text: &[u8]) -> (u64, u64) {
     let (mut rx, mut tx) = (0u64, 0u64);
     for line in text.split(|b| *b == b'\n') {
-        let Some(colon) = line.iter().position(|b| *b == b':') else { continue };
+        let Some(colon) = line.iter().position(|b| *b == b':') else {
+            continue;
+        };
         if line[..colon].trim_ascii() == b"lo" {
             continue;
         }
@@ -155,9 +184,20 @@ mod tests {
 
     #[test]
     fn v1_with_a_hierarchy_each() {
-        let cgroup = format!("9:name=systemd:/docker/{ID}\n8:pids:/docker/{ID}\n7:blkio:/docker/{ID}\n4:memory:/docker/{ID}\n2:cpuacct:/docker/{ID}\n1:cpu:/docker/{ID}\n0::/docker/{ID}\n");
+        let cgroup = format!(
+            "9:name=systemd:/docker/{ID}\n8:pids:/docker/{ID}\n7:blkio:/docker/{ID}\n4:memory:/docker/{ID}\n2:cpuacct:/docker/{ID}\n1:cpu:/docker/{ID}\n0::/docker/{ID}\n"
+        );
         let at = |c: &str| Some(PathBuf::from(format!("/sys/fs/cgroup/{c}/docker/{ID}")));
-        assert_eq!(layout(MOUNTS_V1, &cgroup, ID), Some(Layout::V1 { cpu: at("cpu"), cpuacct: at("cpuacct"), memory: at("memory"), blkio: at("blkio"), pids: at("pids") }));
+        assert_eq!(
+            layout(MOUNTS_V1, &cgroup, ID),
+            Some(Layout::V1 {
+                cpu: at("cpu"),
+                cpuacct: at("cpuacct"),
+                memory: at("memory"),
+                blkio: at("blkio"),
+                pids: at("pids")
+            })
+        );
     }
 
     #[test]
@@ -166,16 +206,35 @@ mod tests {
         let cgroup = format!("4:memory:/system.slice/docker-{ID}.scope/init.scope\n3:cpu,cpuacct:/system.slice/docker-{ID}.scope\n");
         let cpu = PathBuf::from(format!("/sys/fs/cgroup/cpu,cpuacct/system.slice/docker-{ID}.scope"));
         let memory = PathBuf::from(format!("/sys/fs/cgroup/memory/system.slice/docker-{ID}.scope"));
-        assert_eq!(layout(mounts, &cgroup, ID), Some(Layout::V1 { cpu: Some(cpu.clone()), cpuacct: Some(cpu), memory: Some(memory), blkio: None, pids: None }));
+        assert_eq!(
+            layout(mounts, &cgroup, ID),
+            Some(Layout::V1 {
+                cpu: Some(cpu.clone()),
+                cpuacct: Some(cpu),
+                memory: Some(memory),
+                blkio: None,
+                pids: None
+            })
+        );
     }
 
     #[test]
     fn v2_also_within_a_part_of_the_hierarchy() {
         let cgroup = format!("0::/system.slice/docker-{ID}.scope\n");
         let whole = "30 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n";
-        assert_eq!(layout(whole, &cgroup, ID), Some(Layout::V2 { dir: format!("/sys/fs/cgroup/system.slice/docker-{ID}.scope").into() }));
+        assert_eq!(
+            layout(whole, &cgroup, ID),
+            Some(Layout::V2 {
+                dir: format!("/sys/fs/cgroup/system.slice/docker-{ID}.scope").into()
+            })
+        );
         let part = "30 23 0:26 /system.slice /cg rw shared:4 - cgroup2 cgroup2 rw\n";
-        assert_eq!(layout(part, &cgroup, ID), Some(Layout::V2 { dir: format!("/cg/docker-{ID}.scope").into() }));
+        assert_eq!(
+            layout(part, &cgroup, ID),
+            Some(Layout::V2 {
+                dir: format!("/cg/docker-{ID}.scope").into()
+            })
+        );
         assert_eq!(layout("", &cgroup, ID), None);
     }
 
@@ -196,18 +255,33 @@ mod tests {
         assert_eq!(field(memory, b"total_inactive_file"), Some(847_873));
         assert_eq!(field(memory, b"inactive_file"), Some(847_872));
         assert_eq!(field(memory, b"active"), None);
-        assert_eq!(field(b"nr_periods 2\nnr_throttled 1\nthrottled_time 61234567\nnr_bursts 0\n", b"throttled_time"), Some(61_234_567));
+        assert_eq!(
+            field(
+                b"nr_periods 2\nnr_throttled 1\nthrottled_time 61234567\nnr_bursts 0\n",
+                b"throttled_time"
+            ),
+            Some(61_234_567)
+        );
         let cpu = b"usage_usec 28859\nuser_usec 10000\nsystem_usec 18859\nnr_periods 12\nnr_throttled 3\nthrottled_usec 44000\n";
-        assert_eq!((field(cpu, b"usage_usec"), field(cpu, b"throttled_usec")), (Some(28_859), Some(44_000)));
+        assert_eq!(
+            (field(cpu, b"usage_usec"), field(cpu, b"throttled_usec")),
+            (Some(28_859), Some(44_000))
+        );
         assert_eq!(field(b"oom_kill_disable 0\nunder_oom 0\noom_kill 2\n", b"oom_kill"), Some(2));
         assert_eq!(field(b"low 0\nhigh 0\nmax 5\noom 1\noom_kill 1", b"oom_kill"), Some(1));
     }
 
     #[test]
     fn block_io() {
-        assert_eq!(blkio_v1(b"8:0 Read 4096\n8:0 Write 1024\n8:0 Sync 0\n8:0 Total 5120\n253:0 Read 4\nTotal 5124\n"), (4100, 1024));
+        assert_eq!(
+            blkio_v1(b"8:0 Read 4096\n8:0 Write 1024\n8:0 Sync 0\n8:0 Total 5120\n253:0 Read 4\nTotal 5124\n"),
+            (4100, 1024)
+        );
         assert_eq!(blkio_v1(b"Total 0\n"), (0, 0));
-        assert_eq!(io_stat_v2(b"8:0 rbytes=4096 wbytes=8192 rios=1 wios=2 dbytes=0 dios=0\n254:0 rbytes=1 wbytes=2 rios=0 wios=0\n"), (4097, 8194));
+        assert_eq!(
+            io_stat_v2(b"8:0 rbytes=4096 wbytes=8192 rios=1 wios=2 dbytes=0 dios=0\n254:0 rbytes=1 wbytes=2 rios=0 wios=0\n"),
+            (4097, 8194)
+        );
         assert_eq!(io_stat_v2(b""), (0, 0));
     }
 

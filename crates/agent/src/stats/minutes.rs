@@ -103,7 +103,19 @@ fn last(file: &mut File, count: usize) -> io::Result<Vec<Sample>> {
 
 fn encode(s: &Sample) -> [u8; RECORD] {
     let mut out = [0; RECORD];
-    let fields = [s.time.cast_unsigned(), s.cpu.to_bits(), s.memory, s.limit, s.rx, s.tx, s.read, s.write, s.pids, s.oom_kills, s.throttled_nanos];
+    let fields = [
+        s.time.cast_unsigned(),
+        s.cpu.to_bits(),
+        s.memory,
+        s.limit,
+        s.rx,
+        s.tx,
+        s.read,
+        s.write,
+        s.pids,
+        s.oom_kills,
+        s.throttled_nanos,
+    ];
     for (slot, field) in out.chunks_exact_mut(8).zip(fields) {
         slot.copy_from_slice(&field.to_le_bytes());
     }
@@ -117,7 +129,9 @@ fn decode(bytes: &[u8]) -> Option<Sample> {
     if sum != checksum(&bytes[..RECORD - 4]).to_le_bytes() {
         return None;
     }
-    let mut fields = bytes.chunks_exact(8).map(|c| c.iter().rev().fold(0u64, |n, b| n << 8 | u64::from(*b)));
+    let mut fields = bytes
+        .chunks_exact(8)
+        .map(|c| c.iter().rev().fold(0u64, |n, b| n << 8 | u64::from(*b)));
     let mut next = || fields.next();
     Some(Sample {
         time: next()?.cast_signed(),
@@ -179,7 +193,19 @@ mod tests {
     use super::*;
 
     fn point(n: i64) -> Sample {
-        Sample { time: n * 60_000, cpu: n as f64 / 3.0, memory: n.cast_unsigned(), limit: 5, rx: u64::MAX, tx: 1, read: 2, write: 3, pids: 4, oom_kills: 5, throttled_nanos: 6 }
+        Sample {
+            time: n * 60_000,
+            cpu: n as f64 / 3.0,
+            memory: n.cast_unsigned(),
+            limit: 5,
+            rx: u64::MAX,
+            tx: 1,
+            read: 2,
+            write: 3,
+            pids: 4,
+            oom_kills: 5,
+            throttled_nanos: 6,
+        }
     }
 
     #[test]
@@ -192,7 +218,10 @@ mod tests {
         }
         let minutes = Minutes::open(dir.path()).unwrap();
         let all = minutes.read("c", usize::MAX).unwrap();
-        assert_eq!((all.len(), all[0], all[MINUTES - 1]), (MINUTES, point(4000 - MINUTES as i64), point(3999)));
+        assert_eq!(
+            (all.len(), all[0], all[MINUTES - 1]),
+            (MINUTES, point(4000 - MINUTES as i64), point(3999))
+        );
         assert_eq!(minutes.read("c", 2).unwrap(), [point(3998), point(3999)]);
         assert!(std::fs::metadata(minutes.path("c")).unwrap().len() <= (2 * MINUTES * RECORD) as u64);
     }
@@ -231,10 +260,21 @@ mod tests {
     fn minutes_average_rates_and_keep_counters() {
         let mut gather = Gather::default();
         for second in 0..60 {
-            let sample = Sample { time: 600_000 + second * 1000, cpu: second as f64, memory: 100, rx: second.cast_unsigned(), ..Sample::default() };
+            let sample = Sample {
+                time: 600_000 + second * 1000,
+                cpu: second as f64,
+                memory: 100,
+                rx: second.cast_unsigned(),
+                ..Sample::default()
+            };
             assert_eq!(gather.push(&sample), None);
         }
-        let done = gather.push(&Sample { time: 660_000, ..Sample::default() }).unwrap();
+        let done = gather
+            .push(&Sample {
+                time: 660_000,
+                ..Sample::default()
+            })
+            .unwrap();
         assert_eq!((done.time, done.cpu, done.memory, done.rx), (659_000, 29.5, 100, 59));
         assert!(gather.take().is_some());
         assert_eq!(gather.take(), None);

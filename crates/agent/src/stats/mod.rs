@@ -57,7 +57,10 @@ impl Sample {
     }
 
     fn usage(&self) -> Usage {
-        Usage { cpu: round(self.cpu, 10.0), memory: round(self.memory as f64 / f64::from(1 << 20), 10.0) }
+        Usage {
+            cpu: round(self.cpu, 10.0),
+            memory: round(self.memory as f64 / f64::from(1 << 20), 10.0),
+        }
     }
 }
 
@@ -128,8 +131,21 @@ impl Stats {
         let (orders, received) = mpsc::channel();
         let (tick, ticks) = watch::channel(0);
         let shared = Arc::<Shared>::default();
-        let end = SamplerEnd { orders: received, shared: shared.clone(), ticks: tick, minutes: minutes.clone() };
-        Ok((Self { orders, shared, ticks, minutes }, end))
+        let end = SamplerEnd {
+            orders: received,
+            shared: shared.clone(),
+            ticks: tick,
+            minutes: minutes.clone(),
+        };
+        Ok((
+            Self {
+                orders,
+                shared,
+                ticks,
+                minutes,
+            },
+            end,
+        ))
     }
 
     fn order(&self, order: Order) {
@@ -161,13 +177,20 @@ impl Stats {
     /// What running containers used last, by Docker id.
     pub fn usage(&self) -> HashMap<String, Usage> {
         let series = self.shared.lock();
-        series.iter().filter(|(_, s)| s.running).filter_map(|(id, s)| Some((id.clone(), s.ring.newest()?.usage()))).collect()
+        series
+            .iter()
+            .filter(|(_, s)| s.running)
+            .filter_map(|(id, s)| Some((id.clone(), s.ring.newest()?.usage())))
+            .collect()
     }
 
     /// The newest `limit` samples, oldest first.
     pub fn seconds(&self, docker_id: &str, limit: usize) -> Vec<ContainerStats> {
         let series = self.shared.lock();
-        series.get(docker_id).map(|s| s.ring.last(limit).map(|sample| sample.stats(&s.key)).collect()).unwrap_or_default()
+        series
+            .get(docker_id)
+            .map(|s| s.ring.last(limit).map(|sample| sample.stats(&s.key)).collect())
+            .unwrap_or_default()
     }
 
     /// The newest sample of a container that runs.
@@ -179,6 +202,11 @@ impl Stats {
 
     /// The newest `limit` minutes of the last 24 hours, oldest first. Reads a file.
     pub fn minutes(&self, docker_id: &str, key: &str, limit: usize) -> std::io::Result<Vec<ContainerStats>> {
-        Ok(self.minutes.read(docker_id, limit)?.iter().map(|sample| sample.stats(key)).collect())
+        Ok(self
+            .minutes
+            .read(docker_id, limit)?
+            .iter()
+            .map(|sample| sample.stats(key))
+            .collect())
     }
 }

@@ -28,7 +28,11 @@ impl Ring {
 
     pub fn newest(&self) -> Option<&Sample> {
         let len = self.samples.len();
-        if len == 0 { None } else { self.samples.get((self.oldest + len - 1) % len) }
+        if len == 0 {
+            None
+        } else {
+            self.samples.get((self.oldest + len - 1) % len)
+        }
     }
 
     /// The newest `limit`, oldest first.
@@ -48,7 +52,10 @@ mod tests {
         let mut ring = Ring::default();
         assert_eq!((ring.newest(), ring.last(5).count()), (None, 0));
         for n in 0..1000 {
-            ring.push(Sample { time: n, ..Sample::default() });
+            ring.push(Sample {
+                time: n,
+                ..Sample::default()
+            });
             assert_eq!(ring.newest().unwrap().time, n);
         }
         let all: Vec<i64> = ring.last(usize::MAX).map(|s| s.time).collect();

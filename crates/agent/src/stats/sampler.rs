@@ -69,15 +69,30 @@ struct Target {
 
 /// Samples until told to stop. `oom` is called with the Docker id of a container whose count of kills rose.
 pub fn run(end: SamplerEnd, oom: impl Fn(&str)) {
-    let SamplerEnd { orders, shared, ticks, minutes } = end;
-    let mut sampler = Sampler { targets: HashMap::new(), open: 0, buffer: vec![0; 16 << 10], machine_memory: machine_memory(), round: 0 };
+    let SamplerEnd {
+        orders,
+        shared,
+        ticks,
+        minutes,
+    } = end;
+    let mut sampler = Sampler {
+        targets: HashMap::new(),
+        open: 0,
+        buffer: vec![0; 16 << 10],
+        machine_memory: machine_memory(),
+        round: 0,
+    };
     let mut fresh: Vec<(String, Sample)> = Vec::new();
     let mut next = Instant::now() + PERIOD;
     loop {
         match orders.recv_timeout(next.saturating_duration_since(Instant::now())) {
             Ok(Order::Track(track)) => {
                 let mut series = shared.lock();
-                let entry = series.entry(track.docker_id.clone()).or_insert_with(|| Series { key: track.key.clone(), ring: Default::default(), running: true });
+                let entry = series.entry(track.docker_id.clone()).or_insert_with(|| Series {
+                    key: track.key.clone(),
+                    ring: Default::default(),
+                    running: true,
+                });
                 entry.running = true;
                 drop(series);
                 sampler.track(track);
@@ -155,7 +170,17 @@ impl Sampler {
             tracing::debug!(docker.id = %track.docker_id, pid = track.pid, "a container's cgroup can't be found; it has ended, or is not on this machine");
             return;
         };
-        let mut target = Target { track, files, before: None, inactive: 0, limit: 0, io: (0, 0), oom_kills: 0, first: true, gather };
+        let mut target = Target {
+            track,
+            files,
+            before: None,
+            inactive: 0,
+            limit: 0,
+            io: (0, 0),
+            oom_kills: 0,
+            first: true,
+            gather,
+        };
         target.before = target.cpu(&mut self.buffer).map(|nanos| (nanos, Instant::now()));
         self.targets.insert(target.track.docker_id.clone(), target);
     }
@@ -183,9 +208,19 @@ impl Sampler {
             self.open += usize::from(file.is_some());
             (file.is_some() || path.exists()).then_some(Watched { path, file })
         };
-        let net = if track.host_network { None } else { watch(PathBuf::from(format!("/proc/{}/net/dev", track.pid))) };
+        let net = if track.host_network {
+            None
+        } else {
+            watch(PathBuf::from(format!("/proc/{}/net/dev", track.pid)))
+        };
         Some(match layout {
-            Layout::V1 { cpu, cpuacct, memory, blkio, pids } => {
+            Layout::V1 {
+                cpu,
+                cpuacct,
+                memory,
+                blkio,
+                pids,
+            } => {
                 let mut at = |dir: &Option<PathBuf>, name: &str| dir.as_ref().and_then(|d| watch(d.join(name)));
                 Files {
                     v2: false,
@@ -219,13 +254,17 @@ impl Sampler {
     }
 
     fn sample_all(&mut self, minutes: &super::minutes::Minutes, oom: &impl Fn(&str), fresh: &mut Vec<(String, Sample)>) {
-        let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX));
+        let time = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX));
         self.round += 1;
         for (i, (id, target)) in self.targets.iter_mut().enumerate() {
             // Half of the containers each second, so that no second is dearer than another.
             let slow = target.first || (self.round + i as u64).is_multiple_of(SLOW_EVERY);
             let kills = target.oom_kills;
-            let Some(sample) = target.sample(time, slow, self.machine_memory, &mut self.buffer) else { continue };
+            let Some(sample) = target.sample(time, slow, self.machine_memory, &mut self.buffer) else {
+                continue;
+            };
             if sample.oom_kills > kills && !target.first {
                 oom(id);
             }
@@ -246,7 +285,19 @@ fn append(minutes: &super::minutes::Minutes, docker_id: &str, point: &Sample) {
 
 impl Files {
     fn all(&self) -> impl Iterator<Item = &Watched> {
-        [&self.cpu_usage, &self.cpu_stat, &self.memory, &self.memory_stat, &self.memory_limit, &self.memory_events, &self.io, &self.pids, &self.net].into_iter().flatten()
+        [
+            &self.cpu_usage,
+            &self.cpu_stat,
+            &self.memory,
+            &self.memory_stat,
+            &self.memory_limit,
+            &self.memory_events,
+            &self.io,
+            &self.pids,
+            &self.net,
+        ]
+        .into_iter()
+        .flatten()
     }
 }
 
@@ -254,7 +305,11 @@ impl Target {
     /// CPU time since the start, nanoseconds.
     fn cpu(&mut self, buffer: &mut [u8]) -> Option<u64> {
         let text = self.files.cpu_usage.as_mut()?.read(buffer)?;
-        if self.files.v2 { cgroup::field(text, b"usage_usec").map(|us| us.saturating_mul(1000)) } else { cgroup::number(text) }
+        if self.files.v2 {
+            cgroup::field(text, b"usage_usec").map(|us| us.saturating_mul(1000))
+        } else {
+            cgroup::number(text)
+        }
     }
 
     /// `None` where the container has ended, and at the first reading, which has nothing to compare with.
@@ -263,14 +318,18 @@ impl Target {
         let text = self.files.cpu_usage.as_mut()?.read(buffer)?;
         let at = Instant::now();
         let (nanos, mut throttled_nanos) = if v2 {
-            (cgroup::field(text, b"usage_usec")?.saturating_mul(1000), cgroup::field(text, b"throttled_usec").unwrap_or(0).saturating_mul(1000))
+            (
+                cgroup::field(text, b"usage_usec")?.saturating_mul(1000),
+                cgroup::field(text, b"throttled_usec").unwrap_or(0).saturating_mul(1000),
+            )
         } else {
             (cgroup::number(text)?, 0)
         };
         let (before, since) = self.before.replace((nanos, at))?;
         let elapsed = at.duration_since(since).as_nanos().max(1);
         let cpu = nanos.saturating_sub(before) as f64 * 100.0 / elapsed as f64;
-        let mut get = |file: &mut Option<Watched>, parse: fn(&[u8]) -> Option<u64>| file.as_mut().and_then(|f| f.read(buffer)).and_then(parse);
+        let mut get =
+            |file: &mut Option<Watched>, parse: fn(&[u8]) -> Option<u64>| file.as_mut().and_then(|f| f.read(buffer)).and_then(parse);
         let files = &mut self.files;
         if !v2 {
             throttled_nanos = get(&mut files.cpu_stat, |t| cgroup::field(t, b"throttled_time")).unwrap_or(0);
@@ -279,7 +338,11 @@ impl Target {
         let pids = get(&mut files.pids, cgroup::number).unwrap_or(0);
         self.oom_kills = get(&mut files.memory_events, |t| cgroup::field(t, b"oom_kill")).unwrap_or(self.oom_kills);
         if slow {
-            let inactive: fn(&[u8]) -> Option<u64> = if v2 { |t| cgroup::field(t, b"inactive_file") } else { |t| cgroup::field(t, b"total_inactive_file") };
+            let inactive: fn(&[u8]) -> Option<u64> = if v2 {
+                |t| cgroup::field(t, b"inactive_file")
+            } else {
+                |t| cgroup::field(t, b"total_inactive_file")
+            };
             self.inactive = get(&mut files.memory_stat, inactive).unwrap_or(0);
             // Without a limit, v1 says a number near 2^63 and v2 `max`.
             self.limit = get(&mut files.memory_limit, cgroup::number).unwrap_or(u64::MAX).min(machine_memory);
@@ -290,7 +353,19 @@ impl Target {
         let (rx, tx) = files.net.as_mut().and_then(|f| f.read(buffer)).map_or((0, 0), cgroup::net_dev);
         // As `docker stats`: page cache that can be dropped at once is not counted as used.
         let memory = used.saturating_sub(self.inactive);
-        Some(Sample { time, cpu, memory, limit: self.limit, rx, tx, read: self.io.0, write: self.io.1, pids, oom_kills: self.oom_kills, throttled_nanos })
+        Some(Sample {
+            time,
+            cpu,
+            memory,
+            limit: self.limit,
+            rx,
+            tx,
+            read: self.io.0,
+            write: self.io.1,
+            pids,
+            oom_kills: self.oom_kills,
+            throttled_nanos,
+        })
     }
 }
 

@@ -38,7 +38,10 @@ impl Cable {
                 }
             }
         });
-        Self { path: path.to_owned(), cut }
+        Self {
+            path: path.to_owned(),
+            cut,
+        }
     }
 
     fn pull_out(self) {
@@ -62,18 +65,35 @@ async fn an_absent_engine_is_said_and_its_return_noticed() {
     let socket = dir.path().join("engine.sock");
     let rig = Rig::start_on(&socket, dir).await;
     let error = unavailable(&rig).await;
-    assert!(error.message.contains("systemctl start docker") && error.message.contains("engine.sock"), "{}", error.message);
+    assert!(
+        error.message.contains("systemctl start docker") && error.message.contains("engine.sock"),
+        "{}",
+        error.message
+    );
     let request = rig.request(rig.spec("waits", json!({"command": ["sleep", "1000"]})), true);
     assert_eq!(code(rig.create(&request).await), Code::DockerUnavailable);
-    assert_eq!(code(rig.command(request.id.as_str(), 1, Action::Start).await), Code::DockerUnavailable);
+    assert_eq!(
+        code(rig.command(request.id.as_str(), 1, Action::Start).await),
+        Code::DockerUnavailable
+    );
     let info: NodeInfo = rig.get(path::INFO).await.unwrap();
     assert!(!info.docker.available && info.docker.error.is_some() && info.memory > 0);
     let mut watch = rig.watch().await;
-    watch.find("the absence", |e| matches!(e, WatchEvent::Docker { docker } if !docker.available).then_some(())).await;
+    watch
+        .find("the absence", |e| {
+            matches!(e, WatchEvent::Docker { docker } if !docker.available).then_some(())
+        })
+        .await;
     let began = Instant::now();
     let _cable = Cable::plug(&socket);
-    watch.find("the return", |e| matches!(e, WatchEvent::Docker { docker } if docker.available).then_some(())).await;
-    watch.find("everything", |e| matches!(e, WatchEvent::Snapshot { .. }).then_some(())).await;
+    watch
+        .find("the return", |e| {
+            matches!(e, WatchEvent::Docker { docker } if docker.available).then_some(())
+        })
+        .await;
+    watch
+        .find("everything", |e| matches!(e, WatchEvent::Snapshot { .. }).then_some(()))
+        .await;
     assert!(began.elapsed() < Duration::from_secs(10));
     assert_eq!(rig.create(&request).await.unwrap().status, ContainerStatus::Running);
 }
@@ -88,9 +108,15 @@ async fn an_engine_that_goes_away_is_followed_again() {
     let (request, seen) = rig.sh("stays", "sleep 1000", json!({})).await;
     let (gone, other) = rig.sh("goes", "sleep 1000", json!({})).await;
     let mut watch = rig.watch().await;
-    watch.find("everything", |e| matches!(e, WatchEvent::Snapshot { .. }).then_some(())).await;
+    watch
+        .find("everything", |e| matches!(e, WatchEvent::Snapshot { .. }).then_some(()))
+        .await;
     cable.pull_out();
-    watch.find("the absence", |e| matches!(e, WatchEvent::Docker { docker } if !docker.available && docker.error.is_some()).then_some(())).await;
+    watch
+        .find("the absence", |e| {
+            matches!(e, WatchEvent::Docker { docker } if !docker.available && docker.error.is_some()).then_some(())
+        })
+        .await;
     unavailable(&rig).await;
     // A watcher that comes now is not told that there are no containers.
     let mut late = rig.watch().await;
@@ -109,14 +135,24 @@ async fn an_engine_that_goes_away_is_followed_again() {
             WatchEvent::Snapshot { containers, .. } => {
                 assert!(!containers.iter().any(|c| c.docker_id == other.docker_id));
                 let stays = containers.into_iter().find(|c| c.docker_id == seen.docker_id).unwrap();
-                assert_eq!(stays.status, ContainerStatus::Stopped, "Docker's own memory of events tells how it ended");
+                assert_eq!(
+                    stays.status,
+                    ContainerStatus::Stopped,
+                    "Docker's own memory of events tells how it ended"
+                );
                 Some(())
             }
             _ => None,
         })
         .await;
-    assert_eq!(rig.get::<Value>(&key(path::INSPECT, gone.id.as_str())).await.unwrap_err().code, Code::ContainerNotFound);
-    assert_eq!(rig.command(request.id.as_str(), 1, Action::Start).await.unwrap().status, ContainerStatus::Running);
+    assert_eq!(
+        rig.get::<Value>(&key(path::INSPECT, gone.id.as_str())).await.unwrap_err().code,
+        Code::ContainerNotFound
+    );
+    assert_eq!(
+        rig.command(request.id.as_str(), 1, Action::Start).await.unwrap().status,
+        ContainerStatus::Running
+    );
 }
 
 /// An engine of few words, on a socket of its own.
@@ -136,11 +172,14 @@ impl Fake {
         let app = Router::new().fallback(move |request: Request| {
             let answer = answer.clone();
             async move {
-                let path = request.uri().path();
-                answer(request.method(), path).unwrap_or_else(|| match path {
+                // As real servers do: what is left unread would close the connection.
+                let (request, body) = request.into_parts();
+                http_body_util::BodyExt::collect(body).await.unwrap();
+                let path = request.uri.path();
+                answer(&request.method, path).unwrap_or_else(|| match path {
                     "/version" => json_reply(json!({"Version": "99", "ApiVersion": "1.41"})),
                     "/info" => json_reply(json!({"NCPU": 2, "MemTotal": 1u64 << 30, "DockerRootDir": "/var/lib/docker"})),
-                    "/events" if request.uri().query().is_some_and(|q| q.contains("until")) => Response::default(),
+                    "/events" if request.uri.query().is_some_and(|q| q.contains("until")) => Response::default(),
                     "/events" => Body::from_stream(futures_util::stream::pending::<Result<bytes::Bytes, std::io::Error>>()).into_response(),
                     "/containers/json" | "/networks" => json_reply(json!([])),
                     _ => http::StatusCode::NOT_FOUND.into_response(),
@@ -157,17 +196,28 @@ fn json_reply(value: Value) -> Response {
 }
 
 fn refusal(status: u16, message: &str) -> Response {
-    (http::StatusCode::from_u16(status).unwrap(), axum::Json(json!({ "message": message }))).into_response()
+    (
+        http::StatusCode::from_u16(status).unwrap(),
+        axum::Json(json!({ "message": message })),
+    )
+        .into_response()
 }
 
 #[tokio::test]
 async fn what_an_engine_prunes_is_told() {
     let fake = Fake::start(|_, path| {
-        (path == "/images/prune").then(|| json_reply(json!({"ImagesDeleted": [{"Untagged": "a@sha256:1"}, {"Deleted": "sha256:2"}], "SpaceReclaimed": 42})))
+        (path == "/images/prune")
+            .then(|| json_reply(json!({"ImagesDeleted": [{"Untagged": "a@sha256:1"}, {"Deleted": "sha256:2"}], "SpaceReclaimed": 42})))
     });
     let rig = Rig::start_on(&fake.socket, tempfile::tempdir().unwrap()).await;
     let pruned: Pruned = rig.post(path::IMAGES_PRUNE, &json!({})).await.unwrap();
-    assert_eq!(pruned, Pruned { removed: vec!["a@sha256:1".into(), "sha256:2".into()], freed: 42 });
+    assert_eq!(
+        pruned,
+        Pruned {
+            removed: vec!["a@sha256:1".into(), "sha256:2".into()],
+            freed: 42
+        }
+    );
 }
 
 #[tokio::test]
@@ -180,9 +230,12 @@ async fn a_full_disk_is_said() {
     });
     let rig = Rig::start_on(&fake.socket, tempfile::tempdir().unwrap()).await;
     let error = rig.create(&rig.request(rig.spec("full", json!({})), true)).await.unwrap_err();
-    assert_eq!(error.code, Code::DiskFull);
+    assert_eq!(error.code, Code::DiskFull, "{error:?}");
     assert!(error.message.contains("disk is full"), "{}", error.message);
-    assert_eq!(code(rig.post::<Value>(path::VOLUME_CREATE, &json!({"name": "xy", "labels": {}})).await), Code::DiskFull);
+    assert_eq!(
+        code(rig.post::<Value>(path::VOLUME_CREATE, &json!({"name": "xy", "labels": {}})).await),
+        Code::DiskFull
+    );
 }
 
 #[tokio::test]
@@ -198,7 +251,10 @@ async fn nonsense_and_broken_answers_are_faults_not_panics() {
     assert_eq!(code(rig.get::<Value>(path::IMAGES).await), Code::Internal);
     let error = rig.get::<Value>(path::VOLUMES).await.unwrap_err();
     assert_eq!((error.code, error.message.as_str()), (Code::Internal, "Something new."));
-    assert_eq!(code(rig.create(&rig.request(rig.spec("odd", json!({})), true)).await), Code::Internal);
+    assert_eq!(
+        code(rig.create(&rig.request(rig.spec("odd", json!({})), true)).await),
+        Code::Internal
+    );
 }
 
 #[tokio::test]

@@ -53,10 +53,12 @@ async fn images_are_loaded_listed_and_removed() {
     let refused = remove(&tag).await.unwrap_err();
     assert_eq!(refused.code, Code::InUse);
     assert!(refused.message.contains(&rig.name("user")), "{}", refused.message);
-    rig.post::<Value>(&crate::support::key(path::REMOVE, request.id.as_str()), &json!({})).await.unwrap();
+    rig.post::<Value>(&crate::support::key(path::REMOVE, request.id.as_str()), &json!({}))
+        .await
+        .unwrap();
     remove(&tag).await.unwrap();
     assert_eq!(code(remove(&tag).await), Code::ImageNotFound);
-    for bad in ["../containers", "", "A B", "sha256:zz", "x?force=1"] {
+    for bad in ["../containers", "", "A B", "x@sha256:zz", "x?force=1"] {
         assert_eq!(code(remove(bad).await), Code::Invalid, "{bad}");
     }
 }
@@ -83,7 +85,10 @@ impl Registry {
         let manifest = Bytes::from(manifest.to_string());
         let login = login.map(|(user, password)| {
             use base64::Engine;
-            format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}")))
+            format!(
+                "Basic {}",
+                base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}"))
+            )
         });
         let registry = Arc::new(Self {
             blobs: vec![(digest(&layer), layer), (digest(&config), config)],
@@ -93,7 +98,10 @@ impl Registry {
         });
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let host = listener.local_addr().unwrap().to_string();
-        let app = Router::new().route("/v2/", get(|s, h| Self::serve(s, h, String::new()))).route("/v2/{*rest}", get(|s, h, Path(rest)| Self::serve(s, h, rest))).with_state(registry.clone());
+        let app = Router::new()
+            .route("/v2/", get(|s, h| Self::serve(s, h, String::new())))
+            .route("/v2/{*rest}", get(|s, h, Path(rest)| Self::serve(s, h, rest)))
+            .with_state(registry.clone());
         tokio::spawn(async move { axum::serve(listener, app).await });
         (registry, host)
     }
@@ -102,25 +110,40 @@ impl Registry {
         if let Some(login) = &registry.login
             && headers.get("authorization").and_then(|v| v.to_str().ok()) != Some(login)
         {
-            return (StatusCode::UNAUTHORIZED, [("www-authenticate", "Basic realm=\"test\"")], r#"{"errors":[{"code":"UNAUTHORIZED","message":"authentication required"}]}"#).into_response();
+            return (
+                StatusCode::UNAUTHORIZED,
+                [("www-authenticate", "Basic realm=\"test\"")],
+                r#"{"errors":[{"code":"UNAUTHORIZED","message":"authentication required"}]}"#,
+            )
+                .into_response();
         }
         if rest.is_empty() {
             return "{}".into_response();
         }
         let (digest, manifest) = &registry.manifest;
         if rest == "team/app/manifests/1" || rest == format!("team/app/manifests/{digest}") {
-            let headers = [("content-type", "application/vnd.docker.distribution.manifest.v2+json"), ("docker-content-digest", digest)];
+            let headers = [
+                ("content-type", "application/vnd.docker.distribution.manifest.v2+json"),
+                ("docker-content-digest", digest),
+            ];
             return (headers, manifest.clone()).into_response();
         }
         if let Some((_, blob)) = registry.blobs.iter().find(|(digest, _)| rest == format!("team/app/blobs/{digest}")) {
             if blob.len() > 100_000 && registry.stuck.load(Ordering::SeqCst) {
                 let half = blob.slice(..blob.len() / 2);
-                let stream = futures_util::StreamExt::chain(futures_util::stream::iter([Ok::<_, std::io::Error>(half)]), futures_util::stream::pending());
+                let stream = futures_util::StreamExt::chain(
+                    futures_util::stream::iter([Ok::<_, std::io::Error>(half)]),
+                    futures_util::stream::pending(),
+                );
                 return ([("content-length", blob.len().to_string())], Body::from_stream(stream)).into_response();
             }
             return blob.clone().into_response();
         }
-        (StatusCode::NOT_FOUND, r#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}"#).into_response()
+        (
+            StatusCode::NOT_FOUND,
+            r#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}"#,
+        )
+            .into_response()
     }
 }
 
@@ -149,9 +172,21 @@ async fn an_image_is_pulled_layer_by_layer_when_a_container_needs_it() {
     spec.image = image.parse().unwrap();
     let (told, made) = rig.create_told(&rig.request(spec, false)).await;
     assert_eq!(made.unwrap().image, image);
-    let steps: Vec<_> = told.iter().filter_map(|p| if let Progress::Step { name } = p { Some(name.as_str()) } else { None }).collect();
+    let steps: Vec<_> = told
+        .iter()
+        .filter_map(|p| {
+            if let Progress::Step { name } = p {
+                Some(name.as_str())
+            } else {
+                None
+            }
+        })
+        .collect();
     assert_eq!(steps, ["create", "pull", "create"]);
-    assert!(told.iter().any(|p| matches!(p, Progress::Layer(l) if l.status == "Pull complete")), "{told:?}");
+    assert!(
+        told.iter().any(|p| matches!(p, Progress::Layer(l) if l.status == "Pull complete")),
+        "{told:?}"
+    );
     // Again: it is there.
     assert_eq!(pull(&rig, &image, None).await.1.unwrap().tags, [image.as_str()]);
     drop(rig);
@@ -169,10 +204,18 @@ async fn pulls_that_fail_are_told_apart() {
     let login = |password: &str| Some(json!({"host": host, "username": "user", "password": password}));
     let error = pull(&rig, &image, None).await.1.unwrap_err();
     assert_eq!(error.code, Code::ImageAccessDenied);
-    assert!(error.message.contains("asks for a login") && error.message.contains(&host), "{}", error.message);
+    assert!(
+        error.message.contains("asks for a login") && error.message.contains(&host),
+        "{}",
+        error.message
+    );
     let error = pull(&rig, &image, login("wrong")).await.1.unwrap_err();
     assert_eq!(error.code, Code::ImageAccessDenied);
-    assert!(error.message.contains("refused the login") && !error.message.contains("wrong"), "{}", error.message);
+    assert!(
+        error.message.contains("refused the login") && !error.message.contains("wrong"),
+        "{}",
+        error.message
+    );
     let error = pull(&rig, &format!("{host}/team/app:nosuch"), login(password)).await.1.unwrap_err();
     assert_eq!(error.code, Code::ImageNotFound, "{}", error.message);
     let error = pull(&rig, "127.0.0.1:1/team/app:1", None).await.1.unwrap_err();
@@ -191,7 +234,9 @@ async fn a_pull_cut_in_half_is_a_clean_retry() {
     let mut spec = rig.spec("cut", json!({}));
     spec.image = image.parse().unwrap();
     let request = rig.request(spec, false);
-    let (_, stream) = rig.send(Method::POST, path::CONTAINERS, Body::from(serde_json::to_vec(&request).unwrap())).await;
+    let (_, stream) = rig
+        .send(Method::POST, path::CONTAINERS, Body::from(serde_json::to_vec(&request).unwrap()))
+        .await;
     let mut lines = Lines::new(stream);
     while !matches!(lines.next::<Value>().await.unwrap()["type"].as_str(), Some("layer")) {}
     drop(lines);
@@ -215,7 +260,8 @@ async fn volumes_are_made_once_and_kept_while_used() {
     assert_eq!(rig.post::<VolumeView>(path::VOLUME_CREATE, &new).await.unwrap(), made);
     let other = json!({"name": name, "labels": {"nmtest": "other"}});
     assert_eq!(code(rig.post::<VolumeView>(path::VOLUME_CREATE, &other).await), Code::NameTaken);
-    rig.sh("user", "sleep 1000", json!({"volumes": [{"container": "/v", "host": name}]})).await;
+    rig.sh("user", "sleep 1000", json!({"volumes": [{"container": "/v", "host": name}]}))
+        .await;
     let all: Vec<VolumeView> = rig.get(path::VOLUMES).await.unwrap();
     assert_eq!(all.iter().find(|v| v.name == name).unwrap().used_by, [rig.name("user")]);
     let refused = rig.post::<Value>(path::VOLUME_REMOVE, &json!({ "name": name })).await.unwrap_err();
@@ -223,7 +269,10 @@ async fn volumes_are_made_once_and_kept_while_used() {
     assert!(refused.message.contains(&rig.name("user")), "{}", refused.message);
     docker(&["rm", "-f", &rig.name("user")]).await;
     rig.post::<Value>(path::VOLUME_REMOVE, &json!({ "name": name })).await.unwrap();
-    assert_eq!(code(rig.post::<Value>(path::VOLUME_REMOVE, &json!({ "name": name })).await), Code::VolumeNotFound);
+    assert_eq!(
+        code(rig.post::<Value>(path::VOLUME_REMOVE, &json!({ "name": name })).await),
+        Code::VolumeNotFound
+    );
 }
 
 #[tokio::test]
@@ -244,7 +293,11 @@ async fn networks_are_made_once_and_joined() {
     for _ in 0..2 {
         rig.post::<Value>(path::NETWORK_ATTACH, &member).await.unwrap();
     }
-    watch.until(&seen.docker_id, "the network", |c| c.networks.iter().any(|a| a.network == name && a.ip.is_some())).await;
+    watch
+        .until(&seen.docker_id, "the network", |c| {
+            c.networks.iter().any(|a| a.network == name && a.ip.is_some())
+        })
+        .await;
     let all: Vec<NetworkView> = rig.get(path::NETWORKS).await.unwrap();
     assert_eq!(all.iter().find(|n| n.name == name).unwrap().containers, [rig.name("member")]);
     let refused = rig.post::<Value>(path::NETWORK_REMOVE, &json!({ "name": name })).await.unwrap_err();
@@ -255,11 +308,20 @@ async fn networks_are_made_once_and_joined() {
     }
     // The start of an id is no name.
     let start = &made.id[..12];
-    assert_eq!(code(rig.post::<Value>(path::NETWORK_REMOVE, &json!({ "name": start })).await), Code::NetworkNotFound);
+    assert_eq!(
+        code(rig.post::<Value>(path::NETWORK_REMOVE, &json!({ "name": start })).await),
+        Code::NetworkNotFound
+    );
     rig.post::<Value>(path::NETWORK_REMOVE, &json!({ "name": name })).await.unwrap();
-    eventually("its end", || async { (code(rig.post::<Value>(path::NETWORK_ATTACH, &member).await) == Code::NetworkNotFound).then_some(()) }).await;
+    eventually("its end", || async {
+        (code(rig.post::<Value>(path::NETWORK_ATTACH, &member).await) == Code::NetworkNotFound).then_some(())
+    })
+    .await;
     for built_in in ["bridge", "host", "none"] {
-        assert_eq!(code(rig.post::<Value>(path::NETWORK_REMOVE, &json!({ "name": built_in })).await), Code::Forbidden);
+        assert_eq!(
+            code(rig.post::<Value>(path::NETWORK_REMOVE, &json!({ "name": built_in })).await),
+            Code::Forbidden
+        );
     }
     let host = json!({"network": "host", "container": request.id});
     assert_eq!(code(rig.post::<Value>(path::NETWORK_ATTACH, &host).await), Code::Forbidden);

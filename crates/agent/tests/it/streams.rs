@@ -15,7 +15,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 async fn logs(rig: &Rig, id: &str, query: &str) -> Vec<LogLine> {
-    let (status, body) = rig.send(Method::GET, &format!("{}?{query}", key(path::LOGS, id)), Body::empty()).await;
+    let (status, body) = rig
+        .send(Method::GET, &format!("{}?{query}", key(path::LOGS, id)), Body::empty())
+        .await;
     assert_eq!(status, StatusCode::OK);
     Lines::new(body).all().await
 }
@@ -28,14 +30,22 @@ fn text(lines: &[LogLine]) -> Vec<&str> {
 async fn logs_are_lines_with_times_and_streams() {
     need_docker!();
     let rig = Rig::start().await;
-    let script = "echo one; echo err >&2; sleep 0.2; printf 'a\\377b\\n'; head -c 100000 /dev/zero | tr '\\0' x; echo; echo last; printf unfinished";
+    let script =
+        "echo one; echo err >&2; sleep 0.2; printf 'a\\377b\\n'; head -c 100000 /dev/zero | tr '\\0' x; echo; echo last; printf unfinished";
     let (request, seen) = rig.sh("logs", script, json!({})).await;
     let id = request.id.as_str();
     docker(&["wait", &seen.docker_id]).await;
     let all = logs(&rig, id, "").await;
     assert_eq!(all.len(), 6);
-    let out: Vec<_> = all.iter().filter(|l| l.stream == LogStream::Stdout).map(|l| l.line.clone()).collect();
-    assert_eq!((out[0].as_str(), out[1].as_str(), out[3].as_str(), out[4].as_str()), ("one", "a\u{fffd}b", "last", "unfinished"));
+    let out: Vec<_> = all
+        .iter()
+        .filter(|l| l.stream == LogStream::Stdout)
+        .map(|l| l.line.clone())
+        .collect();
+    assert_eq!(
+        (out[0].as_str(), out[1].as_str(), out[3].as_str(), out[4].as_str()),
+        ("one", "a\u{fffd}b", "last", "unfinished")
+    );
     assert_eq!(out[2].len(), 100_000, "a line longer than Docker's entries is one line");
     assert!(all.iter().all(|l| (crate_now() - l.time.as_millis()).abs() < 120_000));
     assert_eq!(text(&logs(&rig, id, "stderr=true").await), ["err"]);
@@ -48,15 +58,33 @@ async fn logs_are_lines_with_times_and_streams() {
 }
 
 fn crate_now() -> i64 {
-    i64::try_from(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis()).unwrap()
+    i64::try_from(
+        std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap()
+            .as_millis(),
+    )
+    .unwrap()
 }
 
 #[tokio::test]
 async fn a_log_is_followed_until_the_end() {
     need_docker!();
     let rig = Rig::start().await;
-    let (request, seen) = rig.sh("follow", "echo begun; while [ ! -e /tmp/go ]; do sleep 0.1; done; echo seen; exit 0", json!({})).await;
-    let (_, body) = rig.send(Method::GET, &format!("{}?follow=true", key(path::LOGS, request.id.as_str())), Body::empty()).await;
+    let (request, seen) = rig
+        .sh(
+            "follow",
+            "echo begun; while [ ! -e /tmp/go ]; do sleep 0.1; done; echo seen; exit 0",
+            json!({}),
+        )
+        .await;
+    let (_, body) = rig
+        .send(
+            Method::GET,
+            &format!("{}?follow=true", key(path::LOGS, request.id.as_str())),
+            Body::empty(),
+        )
+        .await;
     let mut lines = Lines::new(body);
     assert_eq!(lines.next::<LogLine>().await.unwrap().line, "begun");
     docker(&["exec", &seen.docker_id, "touch", "/tmp/go"]).await;
@@ -68,7 +96,9 @@ async fn a_log_is_followed_until_the_end() {
 async fn a_terminals_log_is_lines_too() {
     need_docker!();
     let rig = Rig::start().await;
-    let (request, seen) = rig.sh("tty", "echo one; printf '\\001\\002two\\n'; printf '$ '", json!({"tty": true})).await;
+    let (request, seen) = rig
+        .sh("tty", "echo one; printf '\\001\\002two\\n'; printf '$ '", json!({"tty": true}))
+        .await;
     docker(&["wait", &seen.docker_id]).await;
     assert_eq!(text(&logs(&rig, request.id.as_str(), "").await), ["one", "\u{1}\u{2}two", "$ "]);
 }
@@ -77,7 +107,13 @@ async fn a_terminals_log_is_lines_too() {
 async fn megabytes_of_log_come_whole() {
     need_docker!();
     let rig = Rig::start().await;
-    let (request, seen) = rig.sh("much", "yes 'a line of some length, to fill the log with something' | head -n 100000", json!({})).await;
+    let (request, seen) = rig
+        .sh(
+            "much",
+            "yes 'a line of some length, to fill the log with something' | head -n 100000",
+            json!({}),
+        )
+        .await;
     docker(&["wait", &seen.docker_id]).await;
     assert_eq!(logs(&rig, request.id.as_str(), "").await.len(), 100_000);
 }
@@ -93,16 +129,33 @@ async fn commands_give_code_and_output() {
     let (request, _) = rig.sh("exec", "sleep 1000", json!({})).await;
     let id = request.id.as_str();
     let r = exec(&rig, id, json!({"command": ["sh", "-c", "echo out; sleep 0.1; echo err >&2; sleep 0.1; echo $A $(pwd) $(id -u); exit 7"], "environment": {"A": "1"}, "workingDir": "/tmp", "user": "1000"})).await.unwrap();
-    assert_eq!((r.exit_code, r.stdout.as_str(), r.stderr.as_str(), r.output.as_str()), (Some(7), "out\n1 /tmp 1000\n", "err\n", "out\nerr\n1 /tmp 1000\n"));
+    assert_eq!(
+        (r.exit_code, r.stdout.as_str(), r.stderr.as_str(), r.output.as_str()),
+        (Some(7), "out\n1 /tmp 1000\n", "err\n", "out\nerr\n1 /tmp 1000\n")
+    );
     assert!(!r.timed_out && !r.truncated);
     // Nothing is read by a shell on the way.
     let words = ["echo", "$(touch /tmp/x)", "; rm -rf /", "`id`", "a\nb", "'\""];
-    assert_eq!(exec(&rig, id, json!({ "command": words })).await.unwrap().stdout, format!("{}\n", words[1..].join(" ")));
-    let r = exec(&rig, id, json!({"command": ["head", "-c", "3000000", "/dev/zero"]})).await.unwrap();
+    assert_eq!(
+        exec(&rig, id, json!({ "command": words })).await.unwrap().stdout,
+        format!("{}\n", words[1..].join(" "))
+    );
+    let r = exec(&rig, id, json!({"command": ["head", "-c", "3000000", "/dev/zero"]}))
+        .await
+        .unwrap();
     assert_eq!((r.stdout.len(), r.truncated, r.exit_code), (1 << 20, true, Some(0)));
-    for (command, field) in [(json!({"command": ["nosuch"]}), "command"), (json!({"command": ["ls"], "workingDir": "/nosuch"}), "workingDir"), (json!({"command": ["ls"], "user": "nosuch"}), "user")] {
+    for (command, field) in [
+        (json!({"command": ["nosuch"]}), "command"),
+        (json!({"command": ["ls"], "workingDir": "/nosuch"}), "workingDir"),
+        (json!({"command": ["ls"], "user": "nosuch"}), "user"),
+    ] {
         let error = exec(&rig, id, command).await.unwrap_err();
-        assert_eq!((error.code, error.field.as_deref()), (Code::CommandFailed, Some(field)), "{}", error.message);
+        assert_eq!(
+            (error.code, error.field.as_deref()),
+            (Code::CommandFailed, Some(field)),
+            "{}",
+            error.message
+        );
     }
     assert_eq!(code(exec(&rig, id, json!({"command": []})).await), Code::Invalid);
     rig.command(id, 1, Action::Pause).await.unwrap();
@@ -113,7 +166,7 @@ async fn commands_give_code_and_output() {
 }
 
 async fn processes(docker_id: &str) -> String {
-    docker(&["top", docker_id, "-eo", "args"]).await
+    docker(&["top", docker_id, "-eo", "pid,args"]).await
 }
 
 #[tokio::test]
@@ -122,10 +175,19 @@ async fn a_command_that_takes_too_long_is_killed_with_its_children() {
     let rig = Rig::start().await;
     let (request, seen) = rig.sh("slow", "sleep 1000", json!({})).await;
     let began = Instant::now();
-    let r = exec(&rig, request.id.as_str(), json!({"command": ["sh", "-c", "trap '' HUP TERM; echo begun; sleep 4711; echo no"], "timeout": 1})).await.unwrap();
+    let r = exec(
+        &rig,
+        request.id.as_str(),
+        json!({"command": ["sh", "-c", "trap '' HUP TERM; echo begun; sleep 4711; echo no"], "timeout": 1}),
+    )
+    .await
+    .unwrap();
     assert!(r.timed_out && r.exit_code.is_none() && r.stdout == "begun\n", "{r:?}");
     assert!(began.elapsed() < Duration::from_secs(10));
-    eventually("the command's end", || async { (!processes(&seen.docker_id).await.contains("4711")).then_some(()) }).await;
+    eventually("the command's end", || async {
+        (!processes(&seen.docker_id).await.contains("4711")).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -141,9 +203,15 @@ async fn a_command_nobody_waits_for_gets_a_hangup() {
             tower::ServiceExt::oneshot(router, request).await
         }
     });
-    eventually("the command", || async { processes(&seen.docker_id).await.contains("4712").then_some(()) }).await;
+    eventually("the command", || async {
+        processes(&seen.docker_id).await.contains("4712").then_some(())
+    })
+    .await;
     call.abort();
-    eventually("the command's end", || async { (!processes(&seen.docker_id).await.contains("4712")).then_some(()) }).await;
+    eventually("the command's end", || async {
+        (!processes(&seen.docker_id).await.contains("4712")).then_some(())
+    })
+    .await;
 }
 
 struct Terminal {
@@ -158,9 +226,20 @@ impl Terminal {
         let (input, received) = mpsc::unbounded_channel();
         let body = Body::from_stream(tokio_stream::wrappers::UnboundedReceiverStream::new(received).map(Ok::<_, std::io::Error>));
         let command: String = form_urlencoded::byte_serialize(serde_json::to_string(command).unwrap().as_bytes()).collect();
-        let (status, output) = rig.send(Method::POST, &format!("{}?command={command}&rows=33&cols=111", key(path::TERMINAL, id)), body).await;
+        let (status, output) = rig
+            .send(
+                Method::POST,
+                &format!("{}?command={command}&rows=33&cols=111", key(path::TERMINAL, id)),
+                body,
+            )
+            .await;
         assert_eq!(status, StatusCode::OK);
-        Self { input, output, buffer: BytesMut::new(), seen: String::new() }
+        Self {
+            input,
+            output,
+            buffer: BytesMut::new(),
+            seen: String::new(),
+        }
     }
 
     fn send(&self, frame: Frame) {
@@ -176,7 +255,9 @@ impl Terminal {
             if let Some(frame) = Frame::decode(&mut self.buffer).unwrap() {
                 return Some(frame);
             }
-            let chunk = tokio::time::timeout(DEADLINE, self.output.next()).await.expect("a frame within the deadline")?;
+            let chunk = tokio::time::timeout(DEADLINE, self.output.next())
+                .await
+                .expect("a frame within the deadline")?;
             self.buffer.extend_from_slice(&chunk.unwrap());
         }
     }
@@ -256,9 +337,15 @@ async fn a_terminal_that_is_closed_hangs_up() {
     let mut terminal = Terminal::open(&rig, request.id.as_str(), &["sh"]).await;
     terminal.until("# ").await;
     terminal.send(Frame::Data("sleep 4713\n".into()));
-    eventually("the command", || async { processes(&seen.docker_id).await.contains("sleep 4713").then_some(()) }).await;
+    eventually("the command", || async {
+        processes(&seen.docker_id).await.contains("sleep 4713").then_some(())
+    })
+    .await;
     drop(terminal);
-    eventually("the command's end", || async { (!processes(&seen.docker_id).await.contains("4713")).then_some(()) }).await;
+    eventually("the command's end", || async {
+        (!processes(&seen.docker_id).await.contains("4713")).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -269,8 +356,17 @@ async fn files_go_in_and_out() {
     let route = key(path::ARCHIVE, request.id.as_str());
     let content: Vec<u8> = (0..5_000_000u32).map(|n| (n * 7 % 251) as u8).collect();
     let tar = tar_of("big file", &content);
-    let pieces: Vec<_> = tar.chunks(10_000).map(|c| Ok::<_, std::io::Error>(Bytes::copy_from_slice(c))).collect();
-    let (status, _) = rig.send(Method::PUT, &format!("{route}?path=/tmp"), Body::from_stream(futures_util::stream::iter(pieces))).await;
+    let pieces: Vec<_> = tar
+        .chunks(10_000)
+        .map(|c| Ok::<_, std::io::Error>(Bytes::copy_from_slice(c)))
+        .collect();
+    let (status, _) = rig
+        .send(
+            Method::PUT,
+            &format!("{route}?path=/tmp"),
+            Body::from_stream(futures_util::stream::iter(pieces)),
+        )
+        .await;
     assert_eq!(status, StatusCode::OK);
     let (status, body) = rig.send(Method::GET, &format!("{route}?path=/tmp/big%20file"), Body::empty()).await;
     assert_eq!(status, StatusCode::OK);
@@ -291,7 +387,8 @@ async fn files_go_in_and_out() {
 async fn statistics_say_what_is_used() {
     need_docker!();
     let rig = Rig::start().await;
-    let script = "head -c 30000000 /dev/zero > /dev/shm/fill; dd if=/dev/zero of=/tmp/f bs=1M count=20 conv=fsync 2>/dev/null; while :; do :; done";
+    let script =
+        "head -c 30000000 /dev/zero > /dev/shm/fill; dd if=/dev/zero of=/tmp/f bs=1M count=20 conv=fsync 2>/dev/null; while :; do :; done";
     let (request, seen) = rig.sh("stats", script, json!({"cpuLimit": 0.3, "memoryLimit": "128m"})).await;
     let id = request.id.as_str();
     let (_, body) = rig.send(Method::GET, &key(path::STATS_STREAM, id), Body::empty()).await;

@@ -33,13 +33,18 @@ macro_rules! need_docker {
 pub(crate) use need_docker;
 
 pub fn engine_answers() -> bool {
-    let seen = std::process::Command::new("docker").args(["image", "inspect", "busybox:latest"]).output();
+    let seen = std::process::Command::new("docker")
+        .args(["image", "inspect", "busybox:latest"])
+        .output();
     let why = match seen {
         Ok(out) if out.status.success() => return true,
         Ok(out) => String::from_utf8_lossy(&out.stderr).trim().to_owned(),
         Err(e) => format!("the docker command: {e}"),
     };
-    assert!(std::env::var("NM_TEST_REQUIRE_SERVICES").as_deref() != Ok("1"), "a Docker engine with the image busybox:latest is required: {why}");
+    assert!(
+        std::env::var("NM_TEST_REQUIRE_SERVICES").as_deref() != Ok("1"),
+        "a Docker engine with the image busybox:latest is required: {why}"
+    );
     eprintln!("skipped: no Docker engine with the image busybox:latest ({why})");
     false
 }
@@ -73,13 +78,24 @@ impl Rig {
     }
 
     async fn start_marked(socket: &Path, dir: tempfile::TempDir, mark: String) -> Self {
-        let agent = Agent::new(AgentConfig { data_dir: dir.path().join("data"), docker_socket: socket.to_owned() }).await.unwrap();
+        let agent = Agent::new(AgentConfig {
+            data_dir: dir.path().join("data"),
+            docker_socket: socket.to_owned(),
+        })
+        .await
+        .unwrap();
         let stop = CancellationToken::new();
         let run = tokio::spawn({
             let (agent, stop) = (agent.clone(), stop.clone());
             async move { agent.run(stop).await }
         });
-        Self { agent, dir, mark, stop, run }
+        Self {
+            agent,
+            dir,
+            mark,
+            stop,
+            run,
+        }
     }
 
     /// The same agent after a restart of its process.
@@ -117,7 +133,14 @@ impl Rig {
     }
 
     pub fn request(&self, spec: ContainerSpec, start: bool) -> CreateContainer {
-        CreateContainer { operation: OperationId::fresh(1), id: ContainerId::fresh(1), generation: 1, spec, start, registry: None }
+        CreateContainer {
+            operation: OperationId::fresh(1),
+            id: ContainerId::fresh(1),
+            generation: 1,
+            spec,
+            start,
+            registry: None,
+        }
     }
 
     pub async fn create(&self, request: &CreateContainer) -> Result<ObservedContainer, AgentError> {
@@ -125,8 +148,13 @@ impl Rig {
     }
 
     /// With all that was said on the way.
-    pub async fn create_told(&self, request: &CreateContainer) -> (Vec<Progress<ObservedContainer>>, Result<ObservedContainer, AgentError>) {
-        let (status, body) = self.send(Method::POST, path::CONTAINERS, Body::from(serde_json::to_vec(request).unwrap())).await;
+    pub async fn create_told(
+        &self,
+        request: &CreateContainer,
+    ) -> (Vec<Progress<ObservedContainer>>, Result<ObservedContainer, AgentError>) {
+        let (status, body) = self
+            .send(Method::POST, path::CONTAINERS, Body::from(serde_json::to_vec(request).unwrap()))
+            .await;
         assert_eq!(status, StatusCode::OK);
         let mut lines: Vec<Progress<ObservedContainer>> = Lines::new(body).all().await;
         let result = match lines.pop() {
@@ -147,7 +175,8 @@ impl Rig {
     }
 
     pub async fn command(&self, id: &str, generation: i64, action: Action) -> Result<ObservedContainer, AgentError> {
-        self.post(&path::COMMAND.replace("{key}", id), &Command { generation, action }).await
+        self.post(&path::COMMAND.replace("{key}", id), &Command { generation, action })
+            .await
     }
 
     pub async fn watch(&self) -> Watch {
@@ -159,7 +188,13 @@ impl Rig {
     /// `docker run -d`, by somebody else.
     pub async fn run_foreign(&self, what: &str, options: &[&str], command: &[&str]) -> String {
         let (name, label) = (self.name(what), format!("nmtest={}", self.mark));
-        let args = [&["run", "-d", "--name", &name, "--label", &label], options, &["busybox:latest"], command].concat();
+        let args = [
+            &["run", "-d", "--name", &name, "--label", &label],
+            options,
+            &["busybox:latest"],
+            command,
+        ]
+        .concat();
         docker(&args).await
     }
 }
@@ -176,7 +211,9 @@ impl Drop for Rig {
             (vec!["volume", "ls", "-q", "--filter", &label], vec!["volume", "rm"]),
             (vec!["network", "ls", "-q", "--filter", &label], vec!["network", "rm"]),
         ] {
-            let Ok(out) = std::process::Command::new("docker").args(&list).output() else { continue };
+            let Ok(out) = std::process::Command::new("docker").args(&list).output() else {
+                continue;
+            };
             let ids = String::from_utf8_lossy(&out.stdout).into_owned();
             let ids: Vec<&str> = ids.split_whitespace().collect();
             if !ids.is_empty() {
@@ -202,7 +239,10 @@ pub struct Lines {
 
 impl Lines {
     pub fn new(body: BodyDataStream) -> Self {
-        Self { body, buffer: BytesMut::new() }
+        Self {
+            body,
+            buffer: BytesMut::new(),
+        }
     }
 
     pub async fn next<T: DeserializeOwned>(&mut self) -> Option<T> {
@@ -212,7 +252,9 @@ impl Lines {
                 self.buffer.advance(1);
                 return Some(serde_json::from_slice(&line).unwrap());
             }
-            let chunk = tokio::time::timeout(DEADLINE, self.body.next()).await.expect("a line within the deadline")?;
+            let chunk = tokio::time::timeout(DEADLINE, self.body.next())
+                .await
+                .expect("a line within the deadline")?;
             self.buffer.extend_from_slice(&chunk.unwrap());
         }
     }
@@ -244,7 +286,9 @@ impl Watch {
                 }
             }
         };
-        tokio::time::timeout(DEADLINE, looking).await.unwrap_or_else(|_| panic!("never seen: {what}"))
+        tokio::time::timeout(DEADLINE, looking)
+            .await
+            .unwrap_or_else(|_| panic!("never seen: {what}"))
     }
 
     /// The container of that Docker id, once `test` holds.
@@ -271,7 +315,9 @@ pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut test: 
             tokio::time::sleep(Duration::from_millis(25)).await;
         }
     };
-    tokio::time::timeout(DEADLINE, looking).await.unwrap_or_else(|_| panic!("never: {what}"))
+    tokio::time::timeout(DEADLINE, looking)
+        .await
+        .unwrap_or_else(|_| panic!("never: {what}"))
 }
 
 pub fn code<T: std::fmt::Debug>(result: Result<T, AgentError>) -> AgentErrorCode {

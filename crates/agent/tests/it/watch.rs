@@ -30,13 +30,25 @@ async fn what_docker_does_behind_our_back_shows() {
     need_docker!();
     let rig = Rig::start().await;
     let mut watch = rig.watch().await;
-    let id = rig.run_foreign("theirs", &["-p", "0:80", "-e", "KEY=value", "-v", "/srv/nm-test:/x:ro", "-m", "64m"], &["sleep", "1000"]).await;
+    let id = rig
+        .run_foreign(
+            "theirs",
+            &["-p", "0:80", "-e", "KEY=value", "-v", "/srv/nm-test:/x:ro", "-m", "64m"],
+            &["sleep", "1000"],
+        )
+        .await;
     let began = Instant::now();
     let seen = watch.until(&id, "docker run", |c| c.status == ContainerStatus::Running).await;
     assert!(began.elapsed().as_secs() < 2);
     let foreign = seen.foreign.unwrap();
-    assert_eq!((seen.id, foreign.environment["KEY"].as_str(), foreign.memory_limit.as_deref()), (None, "value", Some("64m")));
-    assert_eq!((foreign.volumes[0].container.as_str(), foreign.volumes[0].host.as_str()), ("/x", "/srv/nm-test"));
+    assert_eq!(
+        (seen.id, foreign.environment["KEY"].as_str(), foreign.memory_limit.as_deref()),
+        (None, "value", Some("64m"))
+    );
+    assert_eq!(
+        (foreign.volumes[0].container.as_str(), foreign.volumes[0].host.as_str()),
+        ("/x", "/srv/nm-test")
+    );
     assert_ne!(seen.ports[0].host, 0);
 
     let name = rig.name("renamed");
@@ -47,13 +59,21 @@ async fn what_docker_does_behind_our_back_shows() {
     docker(&["unpause", &id]).await;
     watch.until(&id, "docker unpause", |c| c.status == ContainerStatus::Running).await;
     docker(&["update", "-m", "128m", "--memory-swap", "256m", &id]).await;
-    watch.until(&id, "docker update", |c| c.foreign.as_ref().is_some_and(|f| f.memory_limit.as_deref() == Some("128m"))).await;
+    watch
+        .until(&id, "docker update", |c| {
+            c.foreign.as_ref().is_some_and(|f| f.memory_limit.as_deref() == Some("128m"))
+        })
+        .await;
     docker(&["stop", "-t", "0", &id]).await;
     watch.until(&id, "docker stop", |c| c.status == ContainerStatus::Stopped).await;
     docker(&["start", &id]).await;
     watch.until(&id, "docker start", |c| c.status == ContainerStatus::Running).await;
     docker(&["rm", "-f", &id]).await;
-    watch.find("docker rm", |e| matches!(e, WatchEvent::Removed { docker_id } if docker_id == id).then_some(())).await;
+    watch
+        .find("docker rm", |e| {
+            matches!(e, WatchEvent::Removed { docker_id } if docker_id == id).then_some(())
+        })
+        .await;
     drop(std::fs::remove_dir("/srv/nm-test"));
 }
 
@@ -66,11 +86,21 @@ async fn ended_by_itself_and_ended_on_request_are_told_apart() {
     let polite = "trap 'exit 0' TERM; trap 'exit 4' HUP; sleep 1000 & wait";
     let (ours, seen) = rig.sh("polite", polite, json!({})).await;
     let id = seen.docker_id.as_str();
-    assert_eq!(rig.command(ours.id.as_str(), 1, Action::Stop { grace: Some(10) }).await.unwrap().status, ContainerStatus::Stopped);
+    assert_eq!(
+        rig.command(ours.id.as_str(), 1, Action::Stop { grace: Some(10) })
+            .await
+            .unwrap()
+            .status,
+        ContainerStatus::Stopped
+    );
     rig.command(ours.id.as_str(), 1, Action::Start).await.unwrap();
     docker(&["kill", "-s", "HUP", id]).await;
     let seen = watch.until(id, "its own end", |c| c.exit_code == Some(4)).await;
-    assert_eq!(seen.status, ContainerStatus::Exited, "a signal that asks for something else is no request to end");
+    assert_eq!(
+        seen.status,
+        ContainerStatus::Exited,
+        "a signal that asks for something else is no request to end"
+    );
     rig.command(ours.id.as_str(), 1, Action::Start).await.unwrap();
     docker(&["stop", "-t", "10", id]).await;
     let seen = watch.until(id, "docker stop", |c| c.exit_code == Some(0)).await;
@@ -94,10 +124,17 @@ async fn health_is_followed() {
     let check = json!({"healthCheck": {"command": ["test", "-e", "/tmp/well"], "interval": 1, "retries": 1}});
     let (request, seen) = rig.sh("health", "sleep 1000", check).await;
     assert_eq!(seen.health, Some(ContainerHealth::Starting));
-    watch.until(&seen.docker_id, "unhealthy", |c| c.health == Some(ContainerHealth::Unhealthy)).await;
+    watch
+        .until(&seen.docker_id, "unhealthy", |c| c.health == Some(ContainerHealth::Unhealthy))
+        .await;
     docker(&["exec", &seen.docker_id, "touch", "/tmp/well"]).await;
-    watch.until(&seen.docker_id, "healthy", |c| c.health == Some(ContainerHealth::Healthy)).await;
-    let seen = rig.command(request.id.as_str(), 1, Action::Kill { signal: Signal::Kill }).await.unwrap();
+    watch
+        .until(&seen.docker_id, "healthy", |c| c.health == Some(ContainerHealth::Healthy))
+        .await;
+    let seen = rig
+        .command(request.id.as_str(), 1, Action::Kill { signal: Signal::Kill })
+        .await
+        .unwrap();
     assert_eq!(seen.health, None, "a container that has ended has no health");
 }
 
@@ -110,13 +147,25 @@ async fn a_kill_for_want_of_memory_is_told() {
     // The main process.
     let (_, seen) = rig.sh("eater", &format!("exec {eat}"), json!({"memoryLimit": "16m"})).await;
     let id = seen.docker_id;
-    watch.find("the kill", |e| matches!(&e, WatchEvent::Oom { docker_id, .. } if *docker_id == id).then_some(())).await;
-    let seen = watch.until(&id, "its end", |c| c.status == ContainerStatus::Exited && c.oom_killed).await;
+    watch
+        .find("the kill", |e| {
+            matches!(&e, WatchEvent::Oom { docker_id, .. } if *docker_id == id).then_some(())
+        })
+        .await;
+    let seen = watch
+        .until(&id, "its end", |c| c.status == ContainerStatus::Exited && c.oom_killed)
+        .await;
     assert!(seen.message.unwrap().contains("want of memory (its limit is 16m)"));
     // A child: Docker's own state does not know of it.
-    let (request, seen) = rig.sh("parent", &format!("({eat}); sleep 1000"), json!({"memoryLimit": "16m"})).await;
+    let (request, seen) = rig
+        .sh("parent", &format!("({eat}); sleep 1000"), json!({"memoryLimit": "16m"}))
+        .await;
     let id = seen.docker_id;
-    watch.until(&id, "a living parent that knows", |c| c.status == ContainerStatus::Running && c.oom_killed && c.message.is_some()).await;
+    watch
+        .until(&id, "a living parent that knows", |c| {
+            c.status == ContainerStatus::Running && c.oom_killed && c.message.is_some()
+        })
+        .await;
     let route = key(path::STATS, request.id.as_str());
     eventually("the count", || async {
         let stats: Vec<ContainerStats> = rig.get(&format!("{route}?limit=1")).await.unwrap();
@@ -133,12 +182,19 @@ async fn usage_is_told_where_it_changes() {
     let (_, seen) = rig.sh("spins", "while :; do :; done", json!({"cpuLimit": 0.2})).await;
     let usage = watch
         .find("its usage", |e| match e {
-            WatchEvent::Usage { samples } => samples.into_iter().find(|(id, u)| *id == seen.docker_id && u.cpu > 5.0).map(|(_, u)| u),
+            WatchEvent::Usage { samples } => samples
+                .into_iter()
+                .find(|(id, u)| *id == seen.docker_id && u.cpu > 5.0)
+                .map(|(_, u)| u),
             _ => None,
         })
         .await;
     assert!(usage.cpu < 60.0 && usage.memory > 0.0, "{usage:?}");
     // A second watcher is told at once.
     let mut second = rig.watch().await;
-    second.find("its usage", |e| matches!(e, WatchEvent::Usage { samples } if samples.iter().any(|(id, _)| *id == seen.docker_id)).then_some(())).await;
+    second
+        .find("its usage", |e| {
+            matches!(e, WatchEvent::Usage { samples } if samples.iter().any(|(id, _)| *id == seen.docker_id)).then_some(())
+        })
+        .await;
 }

@@ -566,6 +566,7 @@ const server = createServer(async (request, response) => {
     const stream = (begin) => {
       response.writeHead(200, { "content-type": "text/event-stream", "cache-control": "no-store" });
       const send = (event, data, eid) => response.write(`${eid ? `id: ${eid}\n` : ""}event: ${event}\ndata: ${JSON.stringify(data)}\n\n`);
+      response.write(": here\n\n");
       let stop = () => {};
       const end = () => {
         send("end", {});

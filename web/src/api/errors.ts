@@ -42,7 +42,7 @@ export class ApiError extends Error {
   }
 
   /** The error of a failed operation, as the request would have given it. */
-  static ofOperation(error: OperationError, operationId: string): ApiError {
+  static ofOperation(error: OperationError, operationId?: string): ApiError {
     return new ApiError({
       status: error.status,
       code: error.code,
@@ -91,6 +91,6 @@ export function messageOf(error: unknown): string {
 
 /** The server's messages begin in lower case, to be put after a prefix; alone on a line they begin like a sentence. */
 export function sentence(text: string): string {
-  const first = text.match(/^[a-z]+(?=[\s,:;.!?]|$)/);
+  const first = text.match(/^[a-z]+(?=[\s,.!?]|$)/);
   return first ? text[0]?.toUpperCase() + text.slice(1) : text;
 }

@@ -1,6 +1,8 @@
 import { useQuery } from "@tanstack/react-query";
 import { ListTodo } from "lucide-react";
+import { ApiError } from "../api";
 import * as calls from "../api/calls";
+import { sentence } from "../api/errors";
 import type { Operation } from "../api/types";
 import { isFinal, useOperation, usePaged } from "../lib/data";
 import { duration } from "../lib/format";
@@ -10,7 +12,7 @@ import { OperationBadge, Progress, Time } from "../ui/bits";
 import { Select } from "../ui/field";
 import { Json } from "../ui/json";
 import { Page } from "../ui/page";
-import { Empty, Failure, Loading } from "../ui/states";
+import { Empty, Failure, Loading, Notice } from "../ui/states";
 import { Pager, Table } from "../ui/table";
 import { CancelButton, kindText, Layers, OperationLog, Steps, useLayers } from "./operation-parts";
 
@@ -117,19 +119,12 @@ export function OperationPage({ id }: { id: string }) {
       }
       actions={<CancelButton operation={operation} />}
     >
-      {operation.error && (
-        <div className="notice tone-red" role="alert">
-          <div className="body">
-            {operation.error.error}
-            {(operation.error.details ?? []).map((d) => (
-              <div key={d.field}>
-                <code>{d.field}</code> {d.message}
-              </div>
-            ))}
-            {(operation.error.logs?.length ?? 0) > 0 && <pre>{operation.error.logs?.join("\n")}</pre>}
-          </div>
-        </div>
-      )}
+      {operation.error &&
+        (operation.state === "cancelled" ? (
+          <Notice tone="amber">{sentence(operation.error.error)}</Notice>
+        ) : (
+          <Failure error={ApiError.ofOperation(operation.error)} />
+        ))}
       {running && <Progress value={operation.progress} />}
       <section className="card">
         <dl className="facts card-body">

@@ -165,7 +165,7 @@ function draw(
     c.lineTo(PAD.left + width, at);
     c.stroke();
     c.fillStyle = colour("--text-3");
-    c.fillText(view.format(tick), PAD.left - 8, at);
+    c.fillText(view.format(tick).replace(/\.0(?=\D)/, ""), PAD.left - 8, at);
   }
   c.textBaseline = "alphabetic";
   const marks = width > 420 ? 4 : 2;

@@ -1,4 +1,3 @@
-import { ChevronRight } from "lucide-react";
 import type { ReactNode } from "react";
 import { useDocumentTitle } from "../lib/hooks";
 import { Link } from "../lib/router";
@@ -22,7 +21,7 @@ export function Page(props: {
               {props.crumbs.map(([text, href]) => (
                 <span key={href} className="row">
                   <Link href={href}>{text}</Link>
-                  <ChevronRight aria-hidden="true" />
+                  <span aria-hidden="true">/</span>
                 </span>
               ))}
             </nav>

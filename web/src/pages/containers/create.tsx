@@ -4,10 +4,11 @@ import { type FormEvent, type ReactNode, useEffect, useRef, useState } from "rea
 import { ApiError, queries } from "../../api";
 import * as calls from "../../api/calls";
 import { randomKey } from "../../api/session";
-import type { ContainerTemplate, Operation } from "../../api/types";
+import type { ContainerSpec, ContainerTemplate, Operation } from "../../api/types";
 import { finished, problemsOf, useNodes } from "../../lib/data";
 import { plural } from "../../lib/format";
 import { Link, navigate, useQueryValue } from "../../lib/router";
+import { looksSecret } from "../../lib/validate";
 import { CopyButton } from "../../ui/bits";
 import { Button } from "../../ui/button";
 import { Check, Field, Input, Select } from "../../ui/field";
@@ -400,17 +401,26 @@ export default function CreatePage() {
           <section className="card preview">
             <header className="card-head">
               <h2>The request</h2>
-              <CopyButton text={JSON.stringify(spec, null, 2)} label="Copy the request's body" />
+              <CopyButton text={JSON.stringify(spec, null, 2)} label="Copy the request's body, secrets and all" />
             </header>
             <p className="faint" style={{ padding: "10px 16px 0" }}>
               <code>POST /api/containers</code>
             </p>
-            <Json value={spec} />
+            <Json value={covered(spec)} />
           </section>
         </aside>
       </form>
     </Page>
   );
+}
+
+/** The request as it is shown: secrets are for nobody who looks over a shoulder. */
+function covered(spec: ContainerSpec): ContainerSpec {
+  if (!spec.environment) return spec;
+  return {
+    ...spec,
+    environment: Object.fromEntries(Object.entries(spec.environment).map(([k, v]) => [k, looksSecret(k) && v ? "********" : v])),
+  };
 }
 
 const sumOf = (n: number, what: string): string => (n === 0 ? "none" : plural(n, what));

@@ -84,7 +84,7 @@ export function LogsTab({ container }: { container: Container }) {
   const [only, setOnly] = useState(false);
   const [stream, setStream] = useState<"" | LogStream>("");
   const [wrapped, setWrapped] = useState(true);
-  const [times, setTimes] = useState(true);
+  const [times, setTimes] = useState(() => innerWidth > 700);
   const [pinned, setPinned] = useState(true);
   const [seen, setSeen] = useState(0);
   const [at, setAt] = useState(0);

@@ -173,11 +173,11 @@ export function StatsTab({ container }: { container: Container }) {
       </div>
       <div className="tiles">
         <Tile label="Memory" value={last ? mebibytes(last.memory) : "–"} of={last ? `of ${bytes(last.memoryLimit)}` : ""} />
-        <Tile label="Received" value={last ? bytes(last.networkRx) : "–"} of="since the start" />
-        <Tile label="Sent" value={last ? bytes(last.networkTx) : "–"} of="since the start" />
+        <Tile label="Received since the start" value={last ? bytes(last.networkRx) : "–"} />
+        <Tile label="Sent since the start" value={last ? bytes(last.networkTx) : "–"} />
         <Tile label="Processes" value={last ? last.pids : "–"} />
-        <Tile label="Held back by the CPU limit" value={last ? `${last.throttledSeconds.toFixed(1)} s` : "–"} />
-        <Tile label="Killed for want of memory" value={last ? last.oomKills : "–"} />
+        <Tile label="Held back by the limit" value={last ? `${last.throttledSeconds.toFixed(1)} s` : "–"} />
+        <Tile label="Killed for memory" value={last ? last.oomKills : "–"} />
       </div>
     </div>
   );

@@ -1,6 +1,7 @@
 //! Work that outlasts a request.
 
 use crate::envelope::FieldProblem;
+use crate::image::LayerProgress;
 use crate::{OperationId, Timestamp};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -63,6 +64,9 @@ pub struct OperationStep {
     pub state: OperationState,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
+    /// The layers of a pull, while it runs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub layers: Vec<LayerProgress>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]

@@ -158,6 +158,7 @@ impl Operations {
         let last = view.state;
         if let Some(step) = view.steps.last_mut().filter(|s| !s.state.is_final()) {
             step.state = last;
+            step.layers.clear();
         }
         (view.updated, view.finished) = (now, Some(now));
         if let Err(error) = self.write_end(id, &view, tx).await {
@@ -350,8 +351,9 @@ impl Running {
             if let Some(last) = v.steps.last_mut().filter(|s| !s.state.is_final()) {
                 last.state = OperationState::Succeeded;
                 last.detail = None;
+                last.layers.clear();
             }
-            v.steps.push(OperationStep { name: name.into(), state: OperationState::Running, detail: None });
+            v.steps.push(OperationStep { name: name.into(), state: OperationState::Running, detail: None, layers: Vec::new() });
         });
     }
     pub fn log(&self, line: impl Into<String>) {
@@ -374,6 +376,7 @@ impl Running {
                     v.progress = progress;
                     if let Some(step) = v.steps.last_mut() {
                         step.detail = Some(detail);
+                        step.layers = layers.shown();
                     }
                 });
             }
@@ -388,7 +391,18 @@ impl Running {
 /// The layers of a pull, added up.
 #[derive(Debug, Default)]
 pub struct Layers {
-    layers: BTreeMap<String, LayerProgress>,
+    layers: BTreeMap<String, Layer>,
+    /// The most there ever was: what is learnt of further layers does not take progress back.
+    reached: f64,
+}
+
+/// One layer: bytes to come, and how many of them have come and been unpacked.
+#[derive(Debug, Default)]
+struct Layer {
+    shown: Option<LayerProgress>,
+    total: u64,
+    come: u64,
+    unpacked: u64,
 }
 
 impl Layers {
@@ -398,14 +412,56 @@ impl Layers {
             self.add(layer.clone());
         }
     }
+    /// Each as last heard of.
+    fn shown(&self) -> Vec<LayerProgress> {
+        self.layers.values().filter_map(|l| l.shown.clone()).collect()
+    }
     /// Percent of the bytes known of, and a line that says where it is.
     fn add(&mut self, layer: LayerProgress) -> (Option<f64>, String) {
         let detail = match layer.total {
             0 => format!("{}: {}", layer.layer, layer.status),
             total => format!("{}: {} {} of {} kB", layer.layer, layer.status, layer.current / 1000, total / 1000),
         };
-        self.layers.insert(layer.layer.clone(), layer);
-        let (done, total) = self.layers.values().fold((0u64, 0u64), |(d, t), l| (d + l.current.min(l.total), t + l.total));
-        ((total > 0).then(|| (done as f64 / total as f64 * 1000.0).round() / 10.0), detail)
+        let known = self.layers.entry(layer.layer.clone()).or_default();
+        match layer.status.as_str() {
+            "Downloading" => (known.total, known.come) = (layer.total, layer.current.min(layer.total)),
+            "Verifying Checksum" | "Download complete" => known.come = known.total,
+            "Extracting" => (known.total, known.come, known.unpacked) = (layer.total, layer.total, layer.current.min(layer.total)),
+            "Pull complete" => (known.come, known.unpacked) = (known.total, known.total),
+            _ => {}
+        }
+        known.shown = Some(layer);
+        let (done, all) = self.layers.values().fold((0, 0), |(d, a), l| (d + l.come + l.unpacked, a + 2 * l.total));
+        if all > 0 {
+            self.reached = self.reached.max((done as f64 / all as f64 * 1000.0).round() / 10.0);
+        }
+        ((all > 0).then_some(self.reached), detail)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pull_only_goes_forward() {
+        let mut layers = Layers::default();
+        let mut seen = Vec::new();
+        for (layer, status, current, total) in [
+            ("a", "Pulling fs layer", 0, 0),
+            ("a", "Downloading", 50, 100),
+            ("b", "Downloading", 0, 300),
+            ("a", "Download complete", 0, 0),
+            ("b", "Downloading", 300, 300),
+            ("a", "Extracting", 100, 100),
+            ("a", "Pull complete", 0, 0),
+            ("b", "Extracting", 150, 300),
+            ("b", "Pull complete", 0, 0),
+        ] {
+            let (progress, _) = layers.add(LayerProgress { layer: layer.into(), status: status.into(), current, total });
+            seen.push(progress);
+        }
+        assert_eq!(seen, [None, Some(25.0), Some(25.0), Some(25.0), Some(50.0), Some(62.5), Some(62.5), Some(81.3), Some(100.0)]);
+        assert_eq!(layers.shown().len(), 2);
     }
 }

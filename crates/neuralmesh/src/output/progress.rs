@@ -8,6 +8,8 @@ use nm_types::operation::{OperationState, OperationStep, OperationView};
 use std::collections::HashMap;
 use std::time::Duration;
 
+const TICK: Duration = Duration::from_millis(120);
+
 /// Shows what an operation does until it is dropped.
 #[derive(Debug)]
 pub struct Progress {
@@ -18,27 +20,29 @@ pub struct Progress {
 
 #[derive(Debug)]
 enum Shown {
-    Bars {
-        all: MultiProgress,
-        whole: Option<ProgressBar>,
-        steps: HashMap<usize, ProgressBar>,
-    },
+    Bars(Bars),
     Lines,
+}
+
+#[derive(Debug)]
+struct Bars {
+    all: MultiProgress,
+    whole: Option<ProgressBar>,
+    steps: HashMap<usize, ProgressBar>,
+    /// Of the layers that are on their way, by step and layer.
+    layers: HashMap<(usize, String), ProgressBar>,
 }
 
 impl Progress {
     pub fn new(terminal: bool) -> Self {
-        let shown = if terminal {
-            Shown::Bars {
-                all: MultiProgress::new(),
-                whole: None,
-                steps: HashMap::new(),
-            }
-        } else {
-            Shown::Lines
+        let bars = || Bars {
+            all: MultiProgress::new(),
+            whole: None,
+            steps: HashMap::new(),
+            layers: HashMap::new(),
         };
         Self {
-            shown,
+            shown: if terminal { Shown::Bars(bars()) } else { Shown::Lines },
             steps: HashMap::new(),
         }
     }
@@ -51,7 +55,6 @@ fn style(template: &str) -> ProgressStyle {
         .progress_chars("=> ")
 }
 
-/// `12.3MB/45MB` out of a step's detail `12300000/45000000`-like text is the server's business: it is shown as it comes.
 fn label(step: &OperationStep) -> String {
     let name = clean(&step.name);
     match &step.detail {
@@ -78,45 +81,17 @@ impl Watch for Progress {
                     let state_changed = self.steps.get(i).is_none_or(|(state, _)| *state != step.state);
                     // Every percent of every layer would drown a log file.
                     if state_changed && step.state != OperationState::Pending {
-                        super::note(format!("{}: {}", label(step), word(step.state)));
+                        super::note(format!("{}: {}", clean(&step.name), word(step.state)));
                     }
                 }
             }
-            Shown::Bars { all, whole, steps } => {
-                let bar = whole.get_or_insert_with(|| {
-                    let bar = all.add(ProgressBar::new(1000));
-                    bar.enable_steady_tick(Duration::from_millis(120));
-                    bar
-                });
-                match operation.progress {
-                    Some(percent) => {
-                        bar.set_style(style("{spinner} {msg}  [{bar:30}] {percent:>3}%  {elapsed}"));
-                        bar.set_position((percent.clamp(0.0, 100.0) * 10.0) as u64);
-                    }
-                    None => bar.set_style(style("{spinner} {msg}  {elapsed}")),
-                }
-                bar.set_message(clean(&operation.kind));
+            Shown::Bars(bars) => {
+                bars.whole(operation);
                 for (i, step) in &changed {
-                    match step.state {
-                        OperationState::Pending => {}
-                        OperationState::Running => {
-                            let bar = steps.entry(*i).or_insert_with(|| {
-                                let bar = all.add(ProgressBar::new_spinner());
-                                bar.set_style(style("  {spinner} {msg}"));
-                                bar.enable_steady_tick(Duration::from_millis(120));
-                                bar
-                            });
-                            bar.set_message(label(step));
-                        }
-                        OperationState::Succeeded | OperationState::Failed | OperationState::Cancelled => {
-                            let bar = steps.entry(*i).or_insert_with(|| all.add(ProgressBar::new_spinner()));
-                            bar.set_style(style("  {msg}"));
-                            bar.finish_with_message(format!("{} {}", mark(step.state), label(step)));
-                        }
-                    }
+                    bars.step(*i, step);
                 }
                 if operation.state.is_final() {
-                    bar.finish_and_clear();
+                    bars.clear();
                 }
             }
         }
@@ -128,12 +103,90 @@ impl Watch for Progress {
     }
 }
 
+impl Bars {
+    fn whole(&mut self, operation: &OperationView) {
+        let all = &self.all;
+        let bar = self.whole.get_or_insert_with(|| {
+            let bar = all.add(ProgressBar::new(1000));
+            bar.enable_steady_tick(TICK);
+            bar
+        });
+        match operation.progress {
+            Some(percent) => {
+                bar.set_style(style("{spinner} {msg}  [{bar:30}] {percent:>3}%  {elapsed}"));
+                bar.set_position((percent.clamp(0.0, 100.0) * 10.0) as u64);
+            }
+            None => bar.set_style(style("{spinner} {msg}  {elapsed}")),
+        }
+        bar.set_message(clean(&operation.kind));
+    }
+
+    fn step(&mut self, index: usize, step: &OperationStep) {
+        let all = &self.all;
+        let bar = self.steps.entry(index).or_insert_with(|| {
+            let bar = all.add(ProgressBar::new_spinner());
+            bar.set_style(style("  {spinner} {msg}"));
+            bar.enable_steady_tick(TICK);
+            bar
+        });
+        match step.state {
+            OperationState::Pending | OperationState::Running if step.layers.is_empty() => bar.set_message(label(step)),
+            OperationState::Pending | OperationState::Running => {
+                bar.set_message(clean(&step.name));
+                self.layers(index, step);
+            }
+            OperationState::Succeeded | OperationState::Failed | OperationState::Cancelled => {
+                bar.set_style(style("  {msg}"));
+                bar.finish_with_message(format!("{} {}", mark(step.state), clean(&step.name)));
+                self.layers.retain(|(of, _), bar| {
+                    if *of == index {
+                        bar.finish_and_clear();
+                    }
+                    *of != index
+                });
+            }
+        }
+    }
+
+    fn layers(&mut self, index: usize, step: &OperationStep) {
+        for layer in &step.layers {
+            let key = (index, layer.layer.clone());
+            // Only what moves is worth a line: a big image has more layers than a screen has lines.
+            if layer.total == 0 || layer.current >= layer.total {
+                if let Some(bar) = self.layers.remove(&key) {
+                    bar.finish_and_clear();
+                }
+                continue;
+            }
+            let bar = self.layers.entry(key).or_insert_with(|| {
+                let bar = self.all.add(ProgressBar::new(layer.total));
+                bar.set_style(style("      {prefix:12} {msg:12} [{bar:24}] {decimal_bytes}/{decimal_total_bytes}"));
+                bar.set_prefix(clean(&layer.layer));
+                bar
+            });
+            bar.set_message(clean(&layer.status));
+            bar.set_length(layer.total);
+            bar.set_position(layer.current);
+        }
+    }
+
+    fn clear(&mut self) {
+        for bar in self
+            .layers
+            .values()
+            .chain(&self.whole)
+            .chain(self.steps.values())
+            .filter(|bar| !bar.is_finished())
+        {
+            bar.finish_and_clear();
+        }
+    }
+}
+
 impl Drop for Progress {
     fn drop(&mut self) {
-        if let Shown::Bars { whole, steps, .. } = &self.shown {
-            for bar in whole.iter().chain(steps.values()).filter(|bar| !bar.is_finished()) {
-                bar.finish_and_clear();
-            }
+        if let Shown::Bars(bars) = &mut self.shown {
+            bars.clear();
         }
     }
 }

@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import select
 import socket
 import threading
 import time
@@ -30,6 +31,11 @@ class _SocketConnection(http.client.HTTPConnection):
         self.sock.settimeout(self.timeout)
         self.sock.connect(self._path)
 
+    def alive(self):
+        """A quiet connection has nothing to read; a closed one has its end."""
+        readable, _, _ = select.select([self.sock], [], [], 0)
+        return not readable
+
 
 class Docker:
     """One connection a thread, kept open between calls, as a good client does."""
@@ -44,6 +50,10 @@ class Docker:
         text = None if body is None else json.dumps(body)
         headers = {} if text is None else {"Content-Type": "application/json"}
         connection = getattr(self._local, "connection", None)
+        # A kept connection may have been closed meanwhile: then a fresh one is made.
+        if connection is not None and not connection.alive():
+            connection.close()
+            connection = None
         if connection is None:
             connection = self._local.connection = _SocketConnection(self.path)
         try:

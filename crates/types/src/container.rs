@@ -1,6 +1,6 @@
 //! Containers: what users ask for and what was seen.
 
-use crate::text::{Argument, Capability, ContainerName, ContainerPath, Environment, HostName, ImageRef, Labels, NetworkName, RunAs, VolumeName};
+use crate::text::{Argument, Capability, CheckWord, ContainerName, ContainerPath, Environment, HostName, ImageRef, Labels, NetworkName, RunAs, VolumeName};
 use crate::units::{Bounded, CpuLimit, MemoryLimit, Port};
 use crate::{ContainerId, NodeId, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -67,7 +67,7 @@ impl TryFrom<String> for MountSource {
         if !s.starts_with('/') {
             return VolumeName::parse(&s).map(Self::Volume).map_err(|_| bad());
         }
-        let clean = s.len() <= 512
+        let clean = s.chars().count() <= 512
             && !s.contains(':')
             && !s.chars().any(char::is_control)
             && s.split('/').all(|part| part != "." && part != "..");
@@ -117,8 +117,8 @@ pub enum RestartPolicy {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct HealthCheck {
     /// The program and its arguments; no shell.
-    #[schema(min_items = 1, max_items = 200)]
-    pub command: Vec<Argument>,
+    #[schema(min_items = 1, max_items = 100)]
+    pub command: Vec<CheckWord>,
     /// Seconds between checks; 30 by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interval: Option<Bounded<1, 86_400>>,
@@ -203,24 +203,30 @@ impl ContainerSpec {
         (self, node, start)
     }
 
-    /// Rules no single field can hold: each problem names its field.
+    /// Lists that are too long; the schema says how long they may be.
+    pub fn overlong(&self) -> Vec<crate::envelope::FieldProblem> {
+        let check = self.health_check.as_ref().map_or(1, |c| c.command.len());
+        [
+            ("command", self.command.len(), 0, 500),
+            ("entrypoint", self.entrypoint.len(), 0, 500),
+            ("ports", self.ports.len(), 0, 200),
+            ("volumes", self.volumes.len(), 0, 100),
+            ("networks", self.networks.len(), 0, 20),
+            ("capDrop", self.cap_drop.len(), 0, 50),
+            ("healthCheck.command", check, 1, 100),
+        ]
+        .into_iter()
+        .filter(|(_, len, min, max)| len < min || len > max)
+        .map(|(field, _, min, max)| crate::envelope::FieldProblem { field: field.into(), message: format!("has {min} to {max} entries") })
+        .collect()
+    }
+
+    /// Rules that no single field can hold and no schema can say: each problem names its field.
     pub fn problems(&self) -> Vec<crate::envelope::FieldProblem> {
         let mut out = Vec::new();
         let mut problem = |field: String, message: String| out.push(crate::envelope::FieldProblem { field, message });
         if self.name.is_reserved() {
             problem("name".into(), format!("`{}` is reserved: it would be taken for an id or for a path of the API", self.name));
-        }
-        for (field, len, max) in [
-            ("command", self.command.len(), 500),
-            ("entrypoint", self.entrypoint.len(), 500),
-            ("ports", self.ports.len(), 200),
-            ("volumes", self.volumes.len(), 100),
-            ("networks", self.networks.len(), 20),
-            ("capDrop", self.cap_drop.len(), 50),
-        ] {
-            if len > max {
-                problem(field.into(), format!("at most {max} entries"));
-            }
         }
         for (i, port) in self.ports.iter().enumerate() {
             let clash = self.ports[..i].iter().any(|p| {
@@ -242,11 +248,6 @@ impl ContainerSpec {
             if matches!(network.as_str(), "host" | "none") {
                 problem(format!("networks[{i}]"), format!("the `{network}` network is not allowed"));
             }
-        }
-        if let Some(check) = &self.health_check
-            && (check.command.is_empty() || check.command.len() > 200)
-        {
-            problem("healthCheck.command".into(), "has 1 to 200 words".into());
         }
         out
     }

@@ -33,7 +33,7 @@ macro_rules! texts {
             pub const PATTERN: &'static str = $pattern;
             pub fn parse(text: &str) -> Result<Self, BadText> {
                 let ok: fn(&str) -> bool = $ok;
-                if text.len() <= $max && ok(text) { Ok(Self(text.into())) } else { Err(BadText($says.to_owned())) }
+                if text.chars().count() <= $max && ok(text) { Ok(Self(text.into())) } else { Err(BadText($says.to_owned())) }
             }
             pub fn as_str(&self) -> &str { &self.0 }
         }
@@ -128,7 +128,13 @@ texts! {
     /// One word of a command line. May be empty; never holds NUL, which no process can be given.
     Argument {
         pattern: "^[^\\x00]*$", max: 65536,
-        says: "an argument has at most 65,536 bytes and no NUL character",
+        says: "an argument has at most 65,536 characters and no NUL character",
+        ok: |t| !t.contains('\0')
+    }
+    /// One word of a health check's command line.
+    CheckWord {
+        pattern: "^[^\\x00]*$", max: 4096,
+        says: "a word of a health check has at most 4,096 characters and no NUL character",
         ok: |t| !t.contains('\0')
     }
     /// The name of an environment variable.
@@ -402,8 +408,8 @@ impl fmt::Debug for SecretText {
 impl<'de> Deserialize<'de> for SecretText {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         let text = String::deserialize(d)?;
-        if text.is_empty() || text.len() > 65_536 || text.contains('\0') {
-            return Err(serde::de::Error::custom("a secret has 1 to 65,536 bytes and no NUL character"));
+        if text.is_empty() || text.chars().count() > 16_384 || text.contains('\0') {
+            return Err(serde::de::Error::custom("a secret has 1 to 16,384 characters and no NUL character"));
         }
         Ok(Self(text.into()))
     }

@@ -22,7 +22,7 @@ impl Docker {
     /// Makes the container of `request`, or finds the one made before. Once past the pull it runs to its end even when nobody
     /// listens any more: half a container helps no one.
     pub async fn create(&self, request: CreateContainer, report: &Reporter<ObservedContainer>) -> Result<ObservedContainer, AgentError> {
-        if let Some(problem) = request.spec.problems().into_iter().next() {
+        if let Some(problem) = request.spec.overlong().into_iter().chain(request.spec.problems()).next() {
             return Err(AgentError::new(Code::Invalid, format!("{}: {}.", problem.field, problem.message)).field(problem.field));
         }
         let facts = self.engine().await?;

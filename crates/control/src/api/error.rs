@@ -60,6 +60,10 @@ impl ApiError {
         };
         Self { details, ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_field", message) }
     }
+    /// Each field can be taken, but not all of them together.
+    pub fn clashing_fields(details: Vec<FieldProblem>) -> Self {
+        Self { status: StatusCode::CONFLICT, code: "conflicting_fields".into(), ..Self::invalid_fields(details) }
+    }
     pub fn unavailable(code: &str, message: impl Into<String>) -> Self {
         Self { retry_after: Some(Duration::from_secs(5)), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, code, message) }
     }
@@ -130,7 +134,8 @@ impl From<AgentError> for ApiError {
             C::NetworkNotFound => (404, "network_not_found"),
             C::VolumeNotFound => (404, "volume_not_found"),
             C::ImageAccessDenied => (409, "image_access_denied"),
-            C::PullFailed => (503, "pull_failed"),
+            // The image is not there and can't be had now: for the caller that is no fault of the control plane's.
+            C::PullFailed => (404, "pull_failed"),
             C::NameTaken => (409, "name_taken"),
             C::PortInUse => (409, "port_in_use"),
             C::InsufficientResources => (409, "insufficient_resources"),

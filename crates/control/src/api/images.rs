@@ -10,6 +10,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::Method;
 use nm_types::image::{ImageView, Pruned, PullImage};
+use nm_types::text::ImageRef;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
@@ -25,7 +26,7 @@ pub struct NodeQuery {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct RemoveQuery {
     /// A name, or an id `sha256:…`.
-    name: String,
+    name: ImageRef,
     node_id: Option<String>,
     /// Also when several names point to it.
     #[serde(default)]
@@ -58,7 +59,7 @@ async fn pull(State(app): State<App>, actor: Actor, meta: Meta, Json(body): Json
 }
 
 async fn remove(State(app): State<App>, actor: Actor, meta: Meta, Query(query): Query<RemoveQuery>) -> ApiResult<Reply<Nothing>> {
-    app.resources.remove_image(&actor, &meta, query.node_id.as_deref(), query.name, query.force).await?;
+    app.resources.remove_image(&actor, &meta, query.node_id.as_deref(), query.name.to_string(), query.force).await?;
     Ok(Reply::ok(Nothing {}).message("the image was removed"))
 }
 

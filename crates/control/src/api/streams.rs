@@ -97,7 +97,7 @@ pub fn routes() -> Vec<Route> {
         route(Method::GET, "/api/containers/{id}/archive", write, "A file or folder of it, as a tar archive", archive_get).query::<ArchiveQuery>().raw("application/x-tar").long(),
         route(Method::PUT, "/api/containers/{id}/archive", write, "Unpack a tar archive in a folder of it", archive_put)
             .query::<ArchiveQuery>()
-            .raw_body("application/x-tar")
+            .raw_body("application/octet-stream")
             .ok::<Nothing>(),
     ]
 }
@@ -185,8 +185,8 @@ async fn archive_get(State(app): State<App>, actor: Actor, meta: Meta, Id(id): I
 
 async fn archive_put(State(app): State<App>, actor: Actor, meta: Meta, Id(id): Id, Query(query): Query<ArchiveQuery>, request: Request) -> ApiResult<Reply<Nothing>> {
     check_path(&query.path)?;
-    if request.headers().get(header::CONTENT_TYPE).is_none_or(|v| v.as_bytes() != b"application/x-tar") {
-        return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", "send the archive as `Content-Type: application/x-tar`"));
+    if !request.headers().get(header::CONTENT_TYPE).is_some_and(|v| matches!(v.as_bytes(), b"application/octet-stream" | b"application/x-tar")) {
+        return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", "send the archive as `Content-Type: application/octet-stream` or `application/x-tar`"));
     }
     let (record, agent) = app.containers.reach(&id)?;
     noted(&app, &actor, &meta, "container.copy-in", record.id.as_str(), &query.path).await?;

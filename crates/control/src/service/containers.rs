@@ -136,9 +136,13 @@ impl Containers {
     /// Makes a container. The operation goes on when the caller goes away.
     pub async fn create(&self, actor: &Actor, meta: &Meta, spec: ContainerSpec, request_hash: &str) -> ApiResult<Created> {
         let (spec, node, start) = spec.into_parts();
-        let problems = spec.problems();
-        if !problems.is_empty() {
-            return Err(ApiError::invalid_fields(problems));
+        let overlong = spec.overlong();
+        if !overlong.is_empty() {
+            return Err(ApiError::invalid_fields(overlong));
+        }
+        let clashes = spec.problems();
+        if !clashes.is_empty() {
+            return Err(ApiError::clashing_fields(clashes));
         }
         let (node, _) = self.nodes.agent(node.as_deref(), true)?;
         let now = self.clock.now();

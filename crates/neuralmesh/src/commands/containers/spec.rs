@@ -162,7 +162,7 @@ impl SpecArgs {
             node_id: self.node.clone(),
             start,
         };
-        let problems = spec.problems();
+        let problems: Vec<_> = spec.overlong().into_iter().chain(spec.problems()).collect();
         if problems.is_empty() {
             return Ok(spec);
         }

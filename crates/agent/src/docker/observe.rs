@@ -281,9 +281,9 @@ fn times(n: u64, what: &str) -> String {
 fn duration(ms: i64) -> String {
     match ms {
         ..10_000 => format!("{:.1} s", ms as f64 / 1000.0),
-        ..120_000 => format!("{} s", ms / 1000),
-        ..7_200_000 => format!("{} min", ms / 60_000),
-        _ => format!("{} h", ms / 3_600_000),
+        10_000..120_000 => format!("{} s", ms / 1000),
+        120_000..7_200_000 => format!("{} min", ms / 60_000),
+        7_200_000.. => format!("{} h", ms / 3_600_000),
     }
 }
 

@@ -1,0 +1,243 @@
+//! An agent whose Docker engine is made up. It joins and talks as the real one does; what it holds is in memory, and a test
+//! can slow it down, make it fail, stop it at any point of a call, change things behind the control plane's back, and make
+//! it lie.
+
+mod knobs;
+mod serve;
+mod world;
+
+pub use knobs::{Ask, Hold, When};
+
+use crate::line::Line;
+use crate::plane::TestControlPlane;
+use crate::wait::{eventually, soon};
+use hyper::service::service_fn;
+use knobs::Knobs;
+use nm_link::agent::{AgentLink, AgentOptions, DialOptions, IdentityStore, join};
+use nm_link::contract::{AgentError, RegistryLogin, WatchEvent};
+use nm_link::{AgentFacts, JoinToken};
+use nm_types::container::{ContainerSpec, ContainerStatus, ForeignSpec, LogStream, ObservedContainer};
+use nm_types::node::{NewJoinToken, NodeStatus, NodeView};
+use nm_types::stats::Usage;
+use nm_types::{ContainerId, NodeId, OperationId};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+use world::World;
+
+/// A node of the fleet.
+#[derive(Debug)]
+pub struct FakeAgent {
+    pub node: NodeId,
+    line: Line,
+    world: Arc<World>,
+    knobs: Arc<Knobs>,
+    stop: CancellationToken,
+    running: AbortOnDropHandle<()>,
+    _dir: TempDir,
+}
+
+/// A container as the made-up Docker engine has it.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    pub observed: ObservedContainer,
+    /// What it was made of, when we made it.
+    pub spec: Option<ContainerSpec>,
+    pub operation: Option<OperationId>,
+}
+
+/// Waits short enough for tests.
+fn options() -> AgentOptions {
+    AgentOptions {
+        dial: DialOptions::default(),
+        first_retry: Duration::from_millis(10),
+        longest_retry: Duration::from_millis(100),
+        stable_after: Duration::ZERO,
+        drain: Duration::from_secs(1),
+        ..AgentOptions::default()
+    }
+}
+
+impl FakeAgent {
+    /// A machine of this name joins with a token of the API; waits until the node is ready.
+    pub async fn join(plane: &TestControlPlane, hostname: &str) -> Self {
+        let admin = plane.admin().await;
+        let token: NewJoinToken = admin.post("/api/nodes/join-tokens").await.data(201);
+        let agent = Self::join_with(plane.agents(), &token.token, hostname).await;
+        agent.ready(plane).await;
+        agent
+    }
+
+    async fn join_with(agents: tokio::sync::watch::Receiver<SocketAddr>, token: &str, hostname: &str) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let store = IdentityStore::open(dir.path()).expect("a place for the identity");
+        let line = Line::to(agents).await;
+        let server = format!("https://{}", line.address()).parse().expect("an address");
+        let facts = AgentFacts { hostname: hostname.into(), agent_version: "0.5.0".into(), os: "linux".into(), arch: "x86_64".into() };
+        let token = JoinToken::parse(token).expect("a join token of the API");
+        let options = options();
+        let identity = soon("joining", join(&store, &server, &token, &facts, &options.dial)).await.expect("the machine joins");
+        let node = identity.node().clone();
+        let link = AgentLink::new(store, identity, vec![server], options);
+        let (world, knobs, stop) = (Arc::new(World::new(hostname)), Arc::new(Knobs::default()), CancellationToken::new());
+        let service = service_fn({
+            let (world, knobs) = (world.clone(), knobs.clone());
+            move |request| serve::answer(world.clone(), knobs.clone(), request)
+        });
+        let running = AbortOnDropHandle::new(tokio::spawn({
+            let stop = stop.clone();
+            async move { link.run(service, stop).await }
+        }));
+        Self { node, line, world, knobs, stop, running, _dir: dir }
+    }
+
+    /// Waits until the control plane has the node as ready.
+    pub async fn ready(&self, plane: &TestControlPlane) {
+        self.is(plane, NodeStatus::Ready).await;
+    }
+
+    /// Waits until the control plane has the node as `status`.
+    pub async fn is(&self, plane: &TestControlPlane, status: NodeStatus) {
+        let admin = plane.admin().await;
+        let path = format!("/api/nodes/{}", self.node);
+        eventually(&format!("node {} is {status:?}", self.node), async || {
+            let node: NodeView = admin.get(&path).await.data(200);
+            (node.status == status).then_some(())
+        })
+        .await;
+    }
+
+    /// Ends in good order, as `neuralmesh agent` does when told to.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        soon("the agent stops", self.running).await.expect("the agent ends well");
+    }
+
+    // The line.
+
+    /// The link breaks; the agent dials again at once.
+    pub fn cut(&self) {
+        self.line.cut();
+    }
+    /// The link breaks and stays so until [`FakeAgent::mend`].
+    pub fn take_down(&self) {
+        self.line.take_down();
+    }
+    pub fn mend(&self) {
+        self.line.mend();
+    }
+    /// The agent dials again, and the control plane does not hear that its old connection is gone.
+    pub fn cut_unheard(&self) {
+        self.line.cut_unheard();
+    }
+
+    // How it answers.
+
+    /// Each call waits for so long first.
+    pub fn latency(&self, latency: Duration) {
+        self.knobs.set_latency(latency);
+    }
+    /// Stops every call of this kind before or after its work, until the hold is released or dropped.
+    pub fn hold(&self, ask: Ask, when: When) -> Hold {
+        self.knobs.hold(ask, when)
+    }
+    /// Answers the next call of this kind with a refusal.
+    pub fn fail_next(&self, ask: Ask, error: AgentError) {
+        self.knobs.fail_next(ask, error);
+    }
+    /// Does the next call of this kind, and ends its stream without an answer; the link stands.
+    pub fn abort_next(&self, ask: Ask) {
+        self.knobs.abort_next(ask);
+    }
+    /// How many calls of this kind have come.
+    pub fn calls(&self, ask: Ask) -> usize {
+        self.knobs.calls(ask)
+    }
+    /// Every call that has come, the watch and what it needs left out.
+    pub fn all_calls(&self) -> usize {
+        self.knobs.all_calls()
+    }
+    /// Containers made from now on end at once with this code, having written this.
+    pub fn exit_at_once(&self, code: i64, lines: &[&str]) {
+        self.world.exit_at_once(code, lines);
+    }
+    /// The registry does not have this image.
+    pub fn unknown_image(&self, image: &str) {
+        self.world.unknown_image(image);
+    }
+    /// The login that the last pull came with.
+    pub fn last_login(&self) -> Option<RegistryLogin> {
+        self.world.last_login()
+    }
+
+    // What is there.
+
+    pub fn containers(&self) -> Vec<Seen> {
+        self.world.containers()
+    }
+    /// The one container with this id of ours.
+    #[track_caller]
+    pub fn container(&self, id: &ContainerId) -> Seen {
+        let mut all = self.containers().into_iter().filter(|c| c.observed.id.as_ref() == Some(id));
+        match (all.next(), all.next()) {
+            (Some(one), None) => one,
+            (None, _) => panic!("{id} is not there"),
+            (Some(_), Some(_)) => panic!("{id} is there twice"),
+        }
+    }
+    /// The files unpacked in a container, by folder.
+    pub fn files(&self, id: &ContainerId) -> Vec<(String, usize)> {
+        self.world.files(id)
+    }
+
+    // Behind the control plane's back.
+
+    /// Somebody starts a container with `docker run`. Gives Docker's id.
+    pub fn docker_run(&self, name: &str, image: &str) -> String {
+        self.docker_run_with(name, image, ForeignSpec::default())
+    }
+    pub fn docker_run_with(&self, name: &str, image: &str, foreign: ForeignSpec) -> String {
+        self.world.run_foreign(name, image, foreign)
+    }
+    /// `docker rm -f`. `key` is Docker's id or name, or our id.
+    pub fn docker_rm(&self, key: &str) {
+        self.world.rm(key);
+    }
+    /// `docker stop`, `docker start`, `docker pause`, or it ends by itself.
+    pub fn docker_set(&self, key: &str, status: ContainerStatus) {
+        self.world.set_status(key, status);
+    }
+    pub fn docker_rename(&self, key: &str, name: &str) {
+        self.world.rename(key, name);
+    }
+    /// A container writes a line.
+    pub fn writes(&self, key: &str, stream: LogStream, line: &str) {
+        self.world.write_line(key, stream, line);
+    }
+    /// A second passes for a container: one more sample of its use.
+    pub fn uses(&self, key: &str, usage: Usage) {
+        self.world.sample(key, usage);
+    }
+    /// Docker goes away, or comes back with a new snapshot.
+    pub fn docker_available(&self, available: bool) {
+        self.world.docker_available(available);
+    }
+
+    // Lies.
+
+    /// Says this on the watch, whatever the truth.
+    pub fn report(&self, event: WatchEvent) {
+        self.world.tell(event);
+    }
+    /// Keeps what happens from the watch until [`FakeAgent::speak`].
+    pub fn be_silent(&self) {
+        self.world.be_silent();
+    }
+    /// Says all that was kept back, in order.
+    pub fn speak(&self) {
+        self.world.speak();
+    }
+}

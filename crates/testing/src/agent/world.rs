@@ -1,0 +1,670 @@
+//! The made-up Docker engine of one node: what is there, what happens to it, and who is told.
+//!
+//! Everything changes under one lock, and what is told goes out under the same, so that the watch hears of things in the
+//! order they happened.
+
+use super::Seen;
+use nm_link::contract::{
+    Action, AgentError, AgentErrorCode, Command, ContainerKey, CreateContainer, CreateNetwork, CreateVolume, LogQuery, Membership, Pull, RegistryLogin,
+    RemoveContainer, WatchEvent,
+};
+use nm_types::Timestamp;
+use nm_types::container::{
+    Attachment, ContainerSpec, ContainerStatus, ForeignSpec, LogLine, LogStream, ObservedContainer, PortMapping,
+};
+use nm_types::image::{ImageView, LayerProgress, Pruned};
+use nm_types::network::NetworkView;
+use nm_types::node::{DockerInfo, NodeInfo};
+use nm_types::stats::{ContainerStats, Usage};
+use nm_types::text::{ImageRef, Labels};
+use nm_types::units::MemoryLimit;
+use nm_types::volume::VolumeView;
+use nm_types::{ContainerId, OperationId};
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Mutex, MutexGuard};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+/// What an action of a call came to.
+pub(super) type Answer<T> = Result<T, AgentError>;
+
+/// One container.
+#[derive(Debug)]
+struct Held {
+    observed: ObservedContainer,
+    spec: Option<ContainerSpec>,
+    operation: Option<OperationId>,
+    generation: i64,
+    log: Vec<LogLine>,
+    log_readers: Vec<UnboundedSender<LogLine>>,
+    samples: Vec<ContainerStats>,
+    sample_readers: Vec<UnboundedSender<ContainerStats>>,
+    files: BTreeMap<String, usize>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    info: NodeInfo,
+    /// By Docker's id.
+    containers: BTreeMap<String, Held>,
+    images: Vec<ImageView>,
+    volumes: Vec<VolumeView>,
+    networks: Vec<NetworkView>,
+    unknown_images: HashSet<String>,
+    exit_at_once: Option<(i64, Vec<String>)>,
+    last_login: Option<RegistryLogin>,
+    watchers: Vec<UnboundedSender<WatchEvent>>,
+    kept_back: Option<Vec<WatchEvent>>,
+    next_port: u16,
+}
+
+#[derive(Debug)]
+pub(super) struct World(Mutex<Inner>);
+
+fn now() -> Timestamp {
+    use nm_control::service::clock::{Clock, SystemClock};
+    SystemClock.now()
+}
+
+/// 64 hex digits, as Docker's ids and digests.
+fn fresh_hex() -> String {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).expect("the system gives random bytes");
+    hex::encode(bytes)
+}
+
+fn error(code: AgentErrorCode, message: impl Into<String>) -> AgentError {
+    AgentError::new(code, message)
+}
+
+fn labels_of(labels: &Labels) -> BTreeMap<String, String> {
+    labels.0.iter().map(|(k, v)| (k.as_str().to_owned(), v.as_str().to_owned())).collect()
+}
+
+impl Held {
+    fn write(&mut self, stream: LogStream, line: &str) {
+        let line = LogLine { stream, time: now(), line: line.to_owned() };
+        self.log_readers.retain(|r| r.send(line.clone()).is_ok());
+        self.log.push(line);
+    }
+
+    /// It no longer runs: those who follow hear the end.
+    fn ended(&mut self, status: ContainerStatus, code: i64) {
+        self.observed.status = status;
+        self.observed.exit_code = Some(code);
+        self.observed.finished = Some(now());
+        self.observed.ports.clear();
+        self.log_readers.clear();
+        self.sample_readers.clear();
+    }
+
+    fn runs(&self) -> bool {
+        matches!(self.observed.status, ContainerStatus::Running | ContainerStatus::Paused)
+    }
+}
+
+impl Inner {
+    fn tell(&mut self, event: WatchEvent) {
+        match &mut self.kept_back {
+            Some(kept) => kept.push(event),
+            None => self.watchers.retain(|w| w.send(event.clone()).is_ok()),
+        }
+    }
+
+    fn changed(&mut self, docker_id: &str) -> ObservedContainer {
+        let observed = self.containers[docker_id].observed.clone();
+        self.tell(WatchEvent::Container { observed: Box::new(observed.clone()) });
+        observed
+    }
+
+    fn snapshot(&self) -> WatchEvent {
+        let all = self.containers.values().filter(|_| self.info.docker.available);
+        WatchEvent::Snapshot { info: self.info.clone(), containers: all.map(|c| c.observed.clone()).collect() }
+    }
+
+    /// Docker's id of a container, by that id, our id or its name.
+    fn find(&self, key: &str) -> Answer<String> {
+        let is_it = |(docker_id, c): &(&String, &Held)| {
+            docker_id.as_str() == key || c.observed.id.as_ref().is_some_and(|id| id.as_str() == key) || c.observed.name == key
+        };
+        let found = self.containers.iter().find(is_it).map(|(docker_id, _)| docker_id.clone());
+        found.ok_or_else(|| error(AgentErrorCode::ContainerNotFound, format!("Docker has no container {key}")))
+    }
+
+    fn held(&mut self, key: &str) -> Answer<&mut Held> {
+        let docker_id = self.find(key)?;
+        Ok(self.containers.get_mut(&docker_id).expect("it was found"))
+    }
+
+    fn pull(&mut self, image: &ImageRef) -> Answer<ImageView> {
+        let tag = image.with_tag();
+        if self.unknown_images.contains(&tag) {
+            return Err(error(AgentErrorCode::ImageNotFound, format!("the registry has no image {tag}: check its name and tag")).field("image"));
+        }
+        if let Some(there) = self.images.iter().find(|i| i.tags.contains(&tag)) {
+            return Ok(there.clone());
+        }
+        let id = format!("sha256:{}", fresh_hex());
+        let image = ImageView { id, tags: vec![tag], size: 7_340_032, created: now(), containers: 0, node_id: String::new() };
+        self.images.push(image.clone());
+        Ok(image)
+    }
+
+    fn bound_ports(&mut self, spec: &ContainerSpec) -> Answer<Vec<PortMapping>> {
+        let mut bound = Vec::new();
+        for (n, port) in spec.ports.iter().enumerate() {
+            let mut port = port.clone();
+            let taken = |host: u16| self.containers.values().flat_map(|c| &c.observed.ports).any(|p| p.host == host && p.protocol == port.protocol);
+            if port.host == 0 {
+                port.host = self.next_port;
+                self.next_port += 1;
+            } else if taken(port.host) {
+                let message = format!("port {} of the node is in use: choose another host port, or stop what uses it", port.host);
+                return Err(error(AgentErrorCode::PortInUse, message).field(format!("ports[{n}].host")));
+            }
+            bound.push(port);
+        }
+        Ok(bound)
+    }
+
+    fn start(&mut self, docker_id: &str) -> Answer<()> {
+        if self.containers[docker_id].runs() {
+            return Ok(());
+        }
+        let ports = match self.containers[docker_id].spec.clone() {
+            Some(spec) => self.bound_ports(&spec)?,
+            None => Vec::new(),
+        };
+        let at_once = self.exit_at_once.clone();
+        let held = self.containers.get_mut(docker_id).expect("it was found");
+        held.observed.status = ContainerStatus::Running;
+        held.observed.started = Some(now());
+        (held.observed.finished, held.observed.exit_code, held.observed.message) = (None, None, None);
+        held.observed.ports = ports;
+        if let Some((code, lines)) = at_once {
+            for line in &lines {
+                held.write(LogStream::Stderr, line);
+            }
+            held.ended(ContainerStatus::Exited, code);
+            held.observed.message = Some(format!("it ended at once with code {code}; its last lines: {}", lines.join(" / ")));
+        }
+        Ok(())
+    }
+
+    fn create(&mut self, command: &CreateContainer) -> Answer<ObservedContainer> {
+        if let Ok(docker_id) = self.find(command.id.as_str()) {
+            return Ok(self.containers[&docker_id].observed.clone());
+        }
+        self.pull(&command.spec.image)?;
+        let name = command.spec.name.docker_name();
+        if self.containers.values().any(|c| c.observed.name == name) {
+            return Err(error(AgentErrorCode::NameTaken, format!("Docker has a container called `{name}` already")).field("name"));
+        }
+        let docker_id = fresh_hex();
+        let networks: Vec<String> = command.spec.networks.iter().map(ToString::to_string).collect();
+        if let Some(missing) = networks.iter().find(|n| !self.networks.iter().any(|have| have.name == **n)) {
+            return Err(error(AgentErrorCode::NetworkNotFound, format!("the node has no network `{missing}`")).field("networks"));
+        }
+        let networks = if networks.is_empty() { vec!["bridge".to_owned()] } else { networks };
+        let observed = ObservedContainer {
+            docker_id: docker_id.clone(),
+            id: Some(command.id.clone()),
+            name,
+            image: command.spec.image.with_tag(),
+            status: ContainerStatus::Created,
+            exit_code: None,
+            oom_killed: false,
+            message: None,
+            health: None,
+            created: now(),
+            started: None,
+            finished: None,
+            restarts: 0,
+            ports: Vec::new(),
+            networks: networks.into_iter().map(|network| Attachment { network, ip: None }).collect(),
+            foreign: None,
+        };
+        self.put(observed, Some(command.spec.clone()), Some(command.operation.clone()), command.generation);
+        if command.start
+            && let Err(error) = self.start(&docker_id)
+        {
+            self.containers.remove(&docker_id);
+            self.tell(WatchEvent::Removed { docker_id });
+            return Err(error);
+        }
+        Ok(self.changed(&docker_id))
+    }
+
+    fn put(&mut self, observed: ObservedContainer, spec: Option<ContainerSpec>, operation: Option<OperationId>, generation: i64) {
+        let docker_id = observed.docker_id.clone();
+        let held = Held {
+            observed,
+            spec,
+            operation,
+            generation,
+            log: Vec::new(),
+            log_readers: Vec::new(),
+            samples: Vec::new(),
+            sample_readers: Vec::new(),
+            files: BTreeMap::new(),
+        };
+        self.containers.insert(docker_id.clone(), held);
+        self.changed(&docker_id);
+    }
+
+    fn act(&mut self, docker_id: &str, action: Action) -> Answer<()> {
+        let name = self.containers[docker_id].observed.name.clone();
+        let held = self.containers.get_mut(docker_id).expect("it was found");
+        let not_running = || error(AgentErrorCode::NotRunning, format!("container `{name}` does not run"));
+        match action {
+            Action::Start => self.start(docker_id)?,
+            Action::Stop { .. } if held.runs() => held.ended(ContainerStatus::Stopped, 143),
+            Action::Stop { .. } => {}
+            Action::Restart { .. } => {
+                held.ended(ContainerStatus::Stopped, 143);
+                self.start(docker_id)?;
+            }
+            Action::Pause | Action::Unpause | Action::Kill { .. } if !held.runs() => return Err(not_running()),
+            Action::Pause => held.observed.status = ContainerStatus::Paused,
+            Action::Unpause => held.observed.status = ContainerStatus::Running,
+            Action::Kill { .. } => held.ended(ContainerStatus::Stopped, 137),
+            Action::Rename { name } => {
+                let name = name.docker_name();
+                if self.containers.iter().any(|(id, c)| id != docker_id && c.observed.name == name) {
+                    return Err(error(AgentErrorCode::NameTaken, format!("Docker has a container called `{name}` already")).field("name"));
+                }
+                self.containers.get_mut(docker_id).expect("it was found").observed.name = name;
+            }
+            Action::Update(change) => {
+                if let Some(spec) = held.spec.as_mut() {
+                    spec.cpu_limit = change.cpu_limit.or(spec.cpu_limit);
+                    spec.memory_limit = change.memory_limit.or(spec.memory_limit.take());
+                    spec.restart = change.restart.unwrap_or(spec.restart);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn rm(&mut self, docker_id: &str) {
+        self.containers.remove(docker_id);
+        self.tell(WatchEvent::Removed { docker_id: docker_id.to_owned() });
+    }
+
+    fn users_of(&self, takes: impl Fn(&Held) -> bool) -> Vec<String> {
+        self.containers.values().filter(|c| takes(c)).map(|c| c.observed.name.clone()).collect()
+    }
+}
+
+impl World {
+    pub(super) fn new(hostname: &str) -> Self {
+        let docker = DockerInfo { available: true, version: Some("28.2.2".into()), api_version: Some("1.50".into()), error: None };
+        let info = NodeInfo {
+            agent_version: "0.5.0".into(),
+            hostname: hostname.into(),
+            os: "linux".into(),
+            kernel: "6.1.0".into(),
+            arch: "x86_64".into(),
+            cpus: 4,
+            memory: 8 << 30,
+            docker,
+        };
+        Self(Mutex::new(Inner {
+            info,
+            containers: BTreeMap::new(),
+            images: Vec::new(),
+            volumes: Vec::new(),
+            networks: Vec::new(),
+            unknown_images: HashSet::new(),
+            exit_at_once: None,
+            last_login: None,
+            watchers: Vec::new(),
+            kept_back: None,
+            next_port: 49_153,
+        }))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    // What the contract asks.
+
+    pub(super) fn info(&self) -> NodeInfo {
+        self.lock().info.clone()
+    }
+
+    /// A snapshot, and everything that happens from then on.
+    pub(super) fn watch(&self) -> UnboundedReceiver<WatchEvent> {
+        let (sender, receiver) = unbounded_channel();
+        let mut inner = self.lock();
+        // The receiver is in our hands.
+        let _sent = sender.send(inner.snapshot());
+        inner.watchers.push(sender);
+        receiver
+    }
+
+    pub(super) fn create(&self, command: &CreateContainer) -> Answer<ObservedContainer> {
+        let mut inner = self.lock();
+        if !inner.info.docker.available {
+            return Err(error(AgentErrorCode::DockerUnavailable, "the node's Docker engine does not answer"));
+        }
+        inner.last_login.clone_from(&command.registry);
+        inner.create(command)
+    }
+
+    pub(super) fn command(&self, key: &ContainerKey, command: Command) -> Answer<ObservedContainer> {
+        let mut inner = self.lock();
+        let docker_id = inner.find(key.as_str())?;
+        let held = inner.held(&docker_id)?;
+        if command.generation < held.generation {
+            return Err(error(AgentErrorCode::Stale, format!("the agent holds generation {} of it", held.generation)));
+        }
+        held.generation = command.generation;
+        inner.act(&docker_id, command.action)?;
+        Ok(inner.changed(&docker_id))
+    }
+
+    pub(super) fn remove(&self, key: &ContainerKey, how: &RemoveContainer) -> Answer<()> {
+        let mut inner = self.lock();
+        // One that is not there is removed already.
+        let Ok(docker_id) = inner.find(key.as_str()) else { return Ok(()) };
+        if inner.containers[&docker_id].runs() && !how.force {
+            return Err(error(AgentErrorCode::InUse, "it runs"));
+        }
+        inner.rm(&docker_id);
+        Ok(())
+    }
+
+    pub(super) fn inspect(&self, key: &ContainerKey) -> Answer<serde_json::Value> {
+        let mut inner = self.lock();
+        let held = inner.held(key.as_str())?;
+        Ok(serde_json::json!({ "Id": held.observed.docker_id, "Name": format!("/{}", held.observed.name), "Config": { "Image": held.observed.image } }))
+    }
+
+    /// The lines that are there, and where asked for the ones to come.
+    pub(super) fn logs(&self, key: &ContainerKey, query: &LogQuery) -> Answer<(Vec<LogLine>, Option<UnboundedReceiver<LogLine>>)> {
+        let mut inner = self.lock();
+        let held = inner.held(key.as_str())?;
+        let wanted = |l: &&LogLine| match l.stream {
+            LogStream::Stdout => query.stdout,
+            LogStream::Stderr => query.stderr,
+        };
+        let in_time = |l: &&LogLine| query.since.is_none_or(|s| l.time.0 >= s) && query.until.is_none_or(|u| l.time.0 <= u);
+        let mut lines: Vec<LogLine> = held.log.iter().filter(wanted).filter(in_time).cloned().collect();
+        if let Some(tail) = query.tail {
+            lines.drain(..lines.len().saturating_sub(tail as usize));
+        }
+        let follow = (query.follow && held.runs()).then(|| {
+            let (sender, receiver) = unbounded_channel();
+            held.log_readers.push(sender);
+            receiver
+        });
+        Ok((lines, follow))
+    }
+
+    pub(super) fn stats(&self, key: &ContainerKey, limit: u32) -> Answer<Vec<ContainerStats>> {
+        let mut inner = self.lock();
+        let samples = &inner.held(key.as_str())?.samples;
+        Ok(samples[samples.len().saturating_sub(limit as usize)..].to_vec())
+    }
+
+    pub(super) fn follow_stats(&self, key: &ContainerKey) -> Answer<UnboundedReceiver<ContainerStats>> {
+        let (sender, receiver) = unbounded_channel();
+        let mut inner = self.lock();
+        let held = inner.held(key.as_str())?;
+        if held.runs() {
+            held.sample_readers.push(sender);
+        }
+        Ok(receiver)
+    }
+
+    /// Refuses what needs a running container.
+    pub(super) fn require_running(&self, key: &ContainerKey) -> Answer<()> {
+        let mut inner = self.lock();
+        let held = inner.held(key.as_str())?;
+        match held.observed.status {
+            ContainerStatus::Running => Ok(()),
+            ContainerStatus::Paused => Err(error(AgentErrorCode::Paused, format!("container `{}` is paused", held.observed.name))),
+            ContainerStatus::Created | ContainerStatus::Stopped | ContainerStatus::Exited => {
+                Err(error(AgentErrorCode::NotRunning, format!("container `{}` does not run: start it first", held.observed.name)))
+            }
+        }
+    }
+
+    pub(super) fn unpack(&self, key: &ContainerKey, path: String, bytes: usize) -> Answer<()> {
+        self.lock().held(key.as_str())?.files.insert(path, bytes);
+        Ok(())
+    }
+
+    pub(super) fn images(&self) -> Vec<ImageView> {
+        self.lock().images.clone()
+    }
+
+    pub(super) fn pull(&self, pull: &Pull) -> Answer<ImageView> {
+        let mut inner = self.lock();
+        inner.last_login.clone_from(&pull.registry);
+        inner.pull(&pull.image)
+    }
+
+    /// What a pull says on its way.
+    pub(super) fn layers() -> Vec<LayerProgress> {
+        [10, 60, 100].map(|current| LayerProgress { layer: "a1b2c3d4e5f6".into(), status: "Downloading".into(), current, total: 100 }).into()
+    }
+
+    pub(super) fn remove_image(&self, name: &str) -> Answer<()> {
+        let mut inner = self.lock();
+        let is_it = |i: &ImageView| i.id == name || i.tags.iter().any(|t| t == name || t.strip_suffix(":latest") == Some(name));
+        let found = inner.images.iter().position(is_it).ok_or_else(|| error(AgentErrorCode::ImageNotFound, format!("the node has no image {name}")))?;
+        let tags = inner.images[found].tags.clone();
+        if !inner.users_of(|c| tags.contains(&c.observed.image)).is_empty() {
+            return Err(error(AgentErrorCode::InUse, format!("containers use the image {name}")));
+        }
+        inner.images.remove(found);
+        Ok(())
+    }
+
+    pub(super) fn prune_images(&self) -> Pruned {
+        let mut inner = self.lock();
+        let (unnamed, named) = std::mem::take(&mut inner.images).into_iter().partition(|i| i.tags.is_empty());
+        inner.images = named;
+        let unnamed: Vec<ImageView> = unnamed;
+        Pruned { freed: unnamed.iter().map(|i| i.size).sum(), removed: unnamed.into_iter().map(|i| i.id).collect() }
+    }
+
+    pub(super) fn volumes(&self) -> Vec<VolumeView> {
+        self.lock().volumes.clone()
+    }
+
+    pub(super) fn create_volume(&self, new: &CreateVolume) -> Answer<VolumeView> {
+        let mut inner = self.lock();
+        let (name, labels) = (new.name.to_string(), labels_of(&new.labels));
+        if let Some(there) = inner.volumes.iter().find(|v| v.name == name) {
+            let same = there.labels == labels;
+            return if same { Ok(there.clone()) } else { Err(error(AgentErrorCode::NameTaken, format!("there is a volume `{name}` already")).field("name")) };
+        }
+        let mountpoint = format!("/var/lib/docker/volumes/{name}/_data");
+        let volume = VolumeView { name, driver: "local".into(), mountpoint, labels, created: Some(now()), node_id: String::new(), used_by: Vec::new() };
+        inner.volumes.push(volume.clone());
+        Ok(volume)
+    }
+
+    pub(super) fn remove_volume(&self, name: &str) -> Answer<()> {
+        let mut inner = self.lock();
+        let found = inner.volumes.iter().position(|v| v.name == name).ok_or_else(|| error(AgentErrorCode::VolumeNotFound, format!("the node has no volume `{name}`")))?;
+        inner.volumes.remove(found);
+        Ok(())
+    }
+
+    pub(super) fn networks(&self) -> Vec<NetworkView> {
+        let inner = self.lock();
+        let mut all = inner.networks.clone();
+        for network in &mut all {
+            network.containers = inner.users_of(|c| c.observed.networks.iter().any(|a| a.network == network.name));
+        }
+        all
+    }
+
+    pub(super) fn create_network(&self, new: &CreateNetwork) -> Answer<NetworkView> {
+        let mut inner = self.lock();
+        let name = new.name.to_string();
+        if inner.networks.iter().any(|n| n.name == name) {
+            return Err(error(AgentErrorCode::NameTaken, format!("there is a network `{name}` already")).field("name"));
+        }
+        let network = NetworkView {
+            id: fresh_hex(),
+            name,
+            driver: "bridge".into(),
+            subnets: vec!["172.18.0.0/16".into()],
+            internal: new.internal,
+            labels: labels_of(&new.labels),
+            created: Some(now()),
+            node_id: String::new(),
+            containers: Vec::new(),
+        };
+        inner.networks.push(network.clone());
+        Ok(network)
+    }
+
+    pub(super) fn remove_network(&self, name: &str) -> Answer<()> {
+        let mut inner = self.lock();
+        let not_there = || error(AgentErrorCode::NetworkNotFound, format!("the node has no network `{name}`"));
+        let found = inner.networks.iter().position(|n| n.name == name).ok_or_else(not_there)?;
+        let users = inner.users_of(|c| c.observed.networks.iter().any(|a| a.network == name));
+        if !users.is_empty() {
+            return Err(error(AgentErrorCode::InUse, format!("network `{name}` is used by {}", users.join(", "))));
+        }
+        inner.networks.remove(found);
+        Ok(())
+    }
+
+    pub(super) fn membership(&self, member: &Membership, attach: bool) -> Answer<()> {
+        let mut inner = self.lock();
+        if !inner.networks.iter().any(|n| n.name == member.network) {
+            return Err(error(AgentErrorCode::NetworkNotFound, format!("the node has no network `{}`", member.network)));
+        }
+        let docker_id = inner.find(&member.container)?;
+        let on = &mut inner.held(&docker_id)?.observed.networks;
+        on.retain(|a| a.network != member.network);
+        if attach {
+            on.push(Attachment { network: member.network.clone(), ip: Some("172.18.0.2".into()) });
+        }
+        inner.changed(&docker_id);
+        Ok(())
+    }
+
+    // What a test does or asks.
+
+    pub(super) fn containers(&self) -> Vec<Seen> {
+        let seen = |c: &Held| Seen { observed: c.observed.clone(), spec: c.spec.clone(), operation: c.operation.clone() };
+        self.lock().containers.values().map(seen).collect()
+    }
+    pub(super) fn files(&self, id: &ContainerId) -> Vec<(String, usize)> {
+        self.lock().held(id.as_str()).expect("it is there").files.iter().map(|(path, bytes)| (path.clone(), *bytes)).collect()
+    }
+    pub(super) fn exit_at_once(&self, code: i64, lines: &[&str]) {
+        self.lock().exit_at_once = Some((code, lines.iter().map(|l| (*l).to_owned()).collect()));
+    }
+    pub(super) fn unknown_image(&self, image: &str) {
+        let image = ImageRef::parse(image).expect("an image's name");
+        self.lock().unknown_images.insert(image.with_tag());
+    }
+    pub(super) fn last_login(&self) -> Option<RegistryLogin> {
+        self.lock().last_login.clone()
+    }
+    pub(super) fn run_foreign(&self, name: &str, image: &str, foreign: ForeignSpec) -> String {
+        let docker_id = fresh_hex();
+        let observed = ObservedContainer {
+            docker_id: docker_id.clone(),
+            id: None,
+            name: name.into(),
+            image: image.into(),
+            status: ContainerStatus::Running,
+            exit_code: None,
+            oom_killed: false,
+            message: None,
+            health: None,
+            created: now(),
+            started: Some(now()),
+            finished: None,
+            restarts: 0,
+            ports: Vec::new(),
+            networks: Vec::new(),
+            foreign: Some(foreign),
+        };
+        self.lock().put(observed, None, None, 0);
+        docker_id
+    }
+    pub(super) fn rm(&self, key: &str) {
+        let mut inner = self.lock();
+        let docker_id = inner.find(key).expect("it is there");
+        inner.rm(&docker_id);
+    }
+    pub(super) fn set_status(&self, key: &str, status: ContainerStatus) {
+        let mut inner = self.lock();
+        let docker_id = inner.find(key).expect("it is there");
+        match status {
+            ContainerStatus::Running if !inner.containers[&docker_id].runs() => inner.start(&docker_id).expect("it starts"),
+            ContainerStatus::Running | ContainerStatus::Paused | ContainerStatus::Created => {
+                inner.held(&docker_id).expect("it is there").observed.status = status;
+            }
+            ContainerStatus::Stopped => inner.held(&docker_id).expect("it is there").ended(status, 143),
+            ContainerStatus::Exited => inner.held(&docker_id).expect("it is there").ended(status, 1),
+        }
+        inner.changed(&docker_id);
+    }
+    pub(super) fn rename(&self, key: &str, name: &str) {
+        let mut inner = self.lock();
+        let docker_id = inner.find(key).expect("it is there");
+        inner.held(&docker_id).expect("it is there").observed.name = name.into();
+        inner.changed(&docker_id);
+    }
+    pub(super) fn write_line(&self, key: &str, stream: LogStream, line: &str) {
+        self.lock().held(key).expect("it is there").write(stream, line);
+    }
+    pub(super) fn sample(&self, key: &str, usage: Usage) {
+        let mut inner = self.lock();
+        let docker_id = inner.find(key).expect("it is there");
+        let held = inner.held(&docker_id).expect("it is there");
+        let limit = held.spec.as_ref().and_then(|s| s.memory_limit.as_ref()).map(MemoryLimit::bytes);
+        let sample = ContainerStats {
+            container_id: docker_id.clone(),
+            cpu: usage.cpu,
+            memory: usage.memory,
+            memory_limit: limit.unwrap_or(8 << 30),
+            network_rx: 1_524_887,
+            network_tx: 892_345,
+            block_read: 4096,
+            block_write: 8192,
+            pids: 3,
+            oom_kills: 0,
+            throttled_seconds: 0.0,
+            timestamp: now(),
+        };
+        held.sample_readers.retain(|r| r.send(sample.clone()).is_ok());
+        held.samples.push(sample);
+        inner.tell(WatchEvent::Usage { samples: vec![(docker_id, usage)] });
+    }
+    pub(super) fn docker_available(&self, available: bool) {
+        let mut inner = self.lock();
+        inner.info.docker.available = available;
+        inner.info.docker.error = (!available).then(|| "Docker's socket does not answer".to_owned());
+        let docker = inner.info.docker.clone();
+        inner.tell(WatchEvent::Docker { docker });
+        if available {
+            let snapshot = inner.snapshot();
+            inner.tell(snapshot);
+        }
+    }
+    pub(super) fn tell(&self, event: WatchEvent) {
+        self.lock().tell(event);
+    }
+    pub(super) fn be_silent(&self) {
+        self.lock().kept_back.get_or_insert_default();
+    }
+    pub(super) fn speak(&self) {
+        let mut inner = self.lock();
+        for event in inner.kept_back.take().unwrap_or_default() {
+            inner.tell(event);
+        }
+    }
+}

@@ -35,6 +35,8 @@ class Engine:
             return 200, {"Version": "20.10.24", "ApiVersion": "1.41"}
         if path == "/info":
             return 200, {"NCPU": 64, "MemTotal": 256 * 1024**3, "DockerRootDir": "/var/lib/docker"}
+        if path == "/images/load":
+            return 200, {"stream": "Loaded image: neuralmesh/hello:latest\n"}
         if path in ("/networks", "/images/json"):
             return 200, []
         if path == "/volumes":
@@ -144,14 +146,18 @@ async def serve(engine, reader, writer):
 
 
 async def body_of(reader, headers):
+    """The bytes of a JSON body; those of anything else, an image's say, are read and dropped."""
+    keep, whole = "json" in headers.get("content-type", ""), bytearray()
     if "chunked" in headers.get("transfer-encoding", ""):
-        whole = b""
         while size := int((await reader.readline()).split(b";")[0], 16):
-            whole += await reader.readexactly(size)
-            await reader.readline()
+            chunk = await reader.readexactly(size + 2)
+            if keep:
+                whole += chunk[:-2]
         await reader.readline()
-        return whole
-    return await reader.readexactly(int(headers.get("content-length", 0)))
+    elif length := int(headers.get("content-length", 0)):
+        chunk = await reader.readexactly(length)
+        whole += chunk if keep else b""
+    return whole
 
 
 async def main():

@@ -95,7 +95,7 @@ def main():
         with service(chosen) as mesh:
             report("list_page", [measure(mesh, chosen, seconds)])
         return
-    count = chosen.containers or (500 if chosen.short else 10_000)
+    count = chosen.containers or (200 if chosen.short else 10_000)
     with fake_engine() as socket, service(chosen, arguments=["--docker-socket", socket]) as mesh:
         fill(mesh.client, count)
         page = measure(mesh, chosen, seconds)

@@ -75,8 +75,11 @@ function MenuList(props: { id: string; label: string; anchor: HTMLElement | null
     const left = Math.max(8, Math.min(a.right - w, innerWidth - w - 8));
     const below = a.bottom + 4;
     setPlace({ left, top: below + h > innerHeight - 8 ? Math.max(8, a.top - h - 4) : below });
-    menu.querySelector<HTMLElement>("button:not(:disabled), a")?.focus();
   }, [anchor]);
+  // Only what can be seen takes the focus, so not before it has its place.
+  useEffect(() => {
+    if (place) list.current?.querySelector<HTMLElement>("button:not(:disabled), a")?.focus();
+  }, [place]);
 
   useEffect(() => {
     const outside = (event: Event) => {

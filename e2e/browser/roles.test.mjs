@@ -1,0 +1,65 @@
+import assert from "node:assert/strict";
+import { after, before, test } from "node:test";
+import { Api, Browser, pictured, PREFIX } from "./lib.mjs";
+
+let browser;
+let api;
+let container;
+before(async () => {
+  browser = await Browser.open();
+  api = await Api.admin();
+  for (const role of ["viewer", "operator"]) await api.call("POST", "/api/users", { username: `${PREFIX}-${role}`, password: "a-long-password", role });
+  container = await api.container(`${PREFIX}-seen`, undefined, { environment: { APP_PASSWORD: "nobody-may-read-this", APP_MODE: "plain" } });
+});
+after(async () => {
+  await api?.removeAll();
+  await browser?.close();
+});
+const it = (name, run) => test(name, { timeout: 90_000 }, pictured(() => browser, run));
+
+it("a viewer sees everything and can change nothing", async () => {
+  const page = await browser.signedIn(`${PREFIX}-viewer`, "a-long-password");
+  await page.getByRole("link", { name: `${PREFIX}-seen`, exact: true }).waitFor();
+  for (const [path, heading] of [
+    ["/containers", "Containers"],
+    ["/images", "Images"],
+    ["/volumes", "Volumes"],
+    ["/networks", "Networks"],
+    ["/nodes", "Nodes"],
+    ["/registries", "Registries"],
+    ["/operations", "Operations"],
+  ]) {
+    await page.goto(path);
+    await page.getByRole("heading", { level: 1, name: heading }).waitFor();
+    await page.locator('table[aria-busy="true"]').waitFor({ state: "detached" });
+    const actions = page.getByRole("main").getByRole("button", { name: /create|pull|prune|remove|start|stop|restart|actions|add|change|cancel/i });
+    assert.deepEqual(await actions.allInnerTexts(), [], `${path} offers actions`);
+    assert.equal(await page.locator('a[href="/containers/new"]').count(), 0, `${path} offers to create`);
+  }
+  await page.goto(`/containers/${container.id}`);
+  await page.getByRole("heading", { level: 1, name: `${PREFIX}-seen` }).waitFor();
+  for (const name of ["Stop", "Restart", "Pause", "More actions"]) assert.equal(await page.getByRole("button", { name, exact: true }).count(), 0, name);
+  assert.equal(await page.getByRole("link", { name: "Terminal" }).count(), 0);
+  await page.getByRole("link", { name: "Environment" }).click();
+  await page.getByText("APP_PASSWORD").waitFor();
+  await page.getByText("plain").waitFor();
+  await page.getByRole("link", { name: "Inspect" }).click();
+  await page.getByText("What Docker says of it").waitFor();
+  assert.ok(!(await page.content()).includes("nobody-may-read-this"), "the secret is not on any page");
+  assert.deepEqual(page.complaints, []);
+});
+
+it("pages for admins are not offered to others, and say so when they are asked for", async () => {
+  const page = await browser.signedIn(`${PREFIX}-operator`, "a-long-password");
+  for (const name of ["Users", "Audit log"]) assert.equal(await page.getByRole("link", { name, exact: true }).count(), 0, name);
+  for (const path of ["/users", "/audit"]) {
+    await page.goto(path);
+    await page.getByText("This page needs the role admin").waitFor();
+  }
+  await page.goto("/nodes");
+  await page.locator("tbody tr a").first().waitFor();
+  assert.equal(await page.getByRole("button", { name: "Add a node" }).count(), 0);
+  await page.goto("/containers/new");
+  await page.getByRole("button", { name: "Create and start" }).waitFor();
+  assert.deepEqual(page.complaints, []);
+});

@@ -201,8 +201,8 @@ port_is_free() { ! python3 -c 'import socket,sys; socket.create_connection(("127
 
 begin "a first container"
 if ! cli containers ps >/dev/null 2>&1; then
-  [ -r "$PASSWORD_FILE" ] || die "the first password is no longer in $PASSWORD_FILE; log in with your own: $BINARY login --server $URL --username admin, then run this again"
-  cli login --username admin --password-file "$PASSWORD_FILE" >/dev/null || fail_with_log "$LOG" "the admin could not log in with the password in $PASSWORD_FILE; if you changed it: $BINARY login --server $URL --username admin"
+  [ -r "$PASSWORD_FILE" ] || die "the first password is no longer in $PASSWORD_FILE; log in with your own: $BINARY login --server-url $URL --username admin, then run this again"
+  cli login --username admin --password-file "$PASSWORD_FILE" >/dev/null || fail_with_log "$LOG" "the admin could not log in with the password in $PASSWORD_FILE; if you changed it: $BINARY login --server-url $URL --username admin"
 fi
 if ! hello=$(hello_json); then
   port=8080

@@ -22,7 +22,7 @@ export PYTHONDONTWRITEBYTECODE=1
 step_scripts() { # how to read them: shellcheck; that they can be read at all: python's compiler
   local shell python
   mapfile -t shell < <(git ls-files -co --exclude-standard '*.sh' .ci/run)
-  shellcheck -x "${shell[@]}"
+  shellcheck -x -P SCRIPTDIR -P . "${shell[@]}"
   mapfile -t python < <(git ls-files -co --exclude-standard '*.py')
   python3 - "${python[@]}" <<'PY'
 import ast, sys
@@ -62,12 +62,6 @@ step_tests() {
   fi
 }
 step_doctests() { cargo test --workspace --locked --doc --no-fail-fast; }
-step_browser() {
-  cd e2e/browser
-  npm_ready
-  npm test
-}
-
 # Programs that print `N passed, N failed` last; `--short` where they know it.
 run_program() {
   case $1 in
@@ -97,7 +91,7 @@ steps() {
   [ -z "$QUICK" ] || return 0
   local program
   for program in $(e2e_programs); do echo "$(name_of "$program") checks run_program $program"; done
-  if [ -f e2e/browser/package.json ]; then echo "browser playwright step_browser"; fi
+  if [ -x e2e/browser/run.sh ]; then echo "browser playwright e2e/browser/run.sh"; fi
   for program in $(fault_programs); do echo "fault:$(name_of "$program") checks run_program $program"; done
   for program in $(bench_programs); do echo "bench:$(name_of "$program") one run_program $program"; done
 }
@@ -175,7 +169,6 @@ prepare() {
     ensure_postgres
     ensure_registry
     registry_push busybox:latest
-    if [ -f e2e/browser/package.json ] && wants browser; then ensure_chromium; fi
     export NM_TEST_REQUIRE_SERVICES=1 # a test that finds no Docker or PostgreSQL now fails, it does not step aside
   fi
   printf '%-28sready %37s s\n' "(services and tools)" "$(seconds_since "$began")"

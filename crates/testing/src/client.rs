@@ -65,10 +65,16 @@ impl Client {
 
     /// The same place, with this bearer token.
     pub fn with_token(&self, token: &str) -> Self {
-        Self { place: self.place.clone(), token: Some(token.to_owned()) }
+        Self {
+            place: self.place.clone(),
+            token: Some(token.to_owned()),
+        }
     }
     pub fn anonymous(&self) -> Self {
-        Self { place: self.place.clone(), token: None }
+        Self {
+            place: self.place.clone(),
+            token: None,
+        }
     }
     /// Its bearer token.
     pub fn token(&self) -> &str {
@@ -80,7 +86,14 @@ impl Client {
     }
 
     pub fn call(&self, method: Method, path: impl Into<String>) -> Call {
-        Call { client: self.clone(), method, path: path.into(), headers: HeaderMap::new(), body: Bytes::new(), chunked: false }
+        Call {
+            client: self.clone(),
+            method,
+            path: path.into(),
+            headers: HeaderMap::new(),
+            body: Bytes::new(),
+            chunked: false,
+        }
     }
     pub fn get(&self, path: impl Into<String>) -> Call {
         self.call(Method::GET, path)
@@ -115,11 +128,17 @@ impl Client {
     }
     /// Waits for an operation's end.
     pub async fn ended(&self, id: &str) -> OperationView {
-        eventually(&format!("operation {id} ends"), async || Some(self.operation(id).await).filter(|o| o.state.is_final())).await
+        eventually(&format!("operation {id} ends"), async || {
+            Some(self.operation(id).await).filter(|o| o.state.is_final())
+        })
+        .await
     }
     /// Waits until a container is of this status.
     pub async fn until(&self, key: &str, status: ContainerStatus) -> ContainerView {
-        eventually(&format!("{key} is {}", status.as_str()), async || Some(self.container(key).await).filter(|c| c.status == status)).await
+        eventually(&format!("{key} is {}", status.as_str()), async || {
+            Some(self.container(key).await).filter(|c| c.status == status)
+        })
+        .await
     }
 
     /// A socket of its own to the API, for what no well-behaved client sends.
@@ -175,7 +194,10 @@ impl Call {
         *request.uri_mut() = self.path.parse().unwrap_or_else(|e| panic!("{}: {e}", self.path));
         *request.headers_mut() = self.headers.clone();
         let host = self.address().to_string();
-        request.headers_mut().entry(header::HOST).or_insert(HeaderValue::try_from(host).expect("an address"));
+        request
+            .headers_mut()
+            .entry(header::HOST)
+            .or_insert(HeaderValue::try_from(host).expect("an address"));
         if let Some(token) = &self.client.token {
             let bearer = HeaderValue::try_from(format!("Bearer {token}")).expect("a token");
             request.headers_mut().entry(header::AUTHORIZATION).or_insert(bearer);
@@ -192,14 +214,21 @@ impl Call {
         };
         let answered = tokio::time::timeout(ANSWER, whole).await;
         let (head, body) = answered.unwrap_or_else(|_| panic!("{} was not answered within {ANSWER:?}", self.asked()))?;
-        let reply = Reply { status: head.status.as_u16(), headers: head.headers, body, asked: self.asked() };
+        let reply = Reply {
+            status: head.status.as_u16(),
+            headers: head.headers,
+            body,
+            asked: self.asked(),
+        };
         reply.check_manners(&self.method, &self.path);
         Ok(reply)
     }
 
     /// Sends it on a connection of its own; both end when the second value is dropped.
     pub(crate) async fn begin(&self) -> Result<(http::Response<Incoming>, AbortOnDropHandle<()>), hyper::Error> {
-        let socket = TcpStream::connect(self.address()).await.unwrap_or_else(|e| panic!("{}: {e}", self.asked()));
+        let socket = TcpStream::connect(self.address())
+            .await
+            .unwrap_or_else(|e| panic!("{}: {e}", self.asked()));
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(socket)).await?;
         let connection = AbortOnDropHandle::new(tokio::spawn(async move {
             // Whoever waits for the answer hears of it.
@@ -219,14 +248,24 @@ impl Call {
 
     /// As server-sent events, or the refusal.
     pub async fn events(self) -> Result<Events, Reply> {
-        let (response, connection) = soon(&self.asked(), self.begin()).await.unwrap_or_else(|e| panic!("{}: {e}", self.asked()));
+        let (response, connection) = soon(&self.asked(), self.begin())
+            .await
+            .unwrap_or_else(|e| panic!("{}: {e}", self.asked()));
         let (head, body) = response.into_parts();
         let is_stream = head.headers.get(header::CONTENT_TYPE).is_some_and(|v| v == "text/event-stream");
         if head.status.is_success() && is_stream {
             return Ok(Events::new(body, connection));
         }
-        let body = soon("a refusal", body.collect()).await.unwrap_or_else(|e| panic!("{}: {e}", self.asked())).to_bytes();
-        let reply = Reply { status: head.status.as_u16(), headers: head.headers, body, asked: self.asked() };
+        let body = soon("a refusal", body.collect())
+            .await
+            .unwrap_or_else(|e| panic!("{}: {e}", self.asked()))
+            .to_bytes();
+        let reply = Reply {
+            status: head.status.as_u16(),
+            headers: head.headers,
+            body,
+            asked: self.asked(),
+        };
         reply.check_manners(&self.method, &self.path);
         Err(reply)
     }
@@ -236,7 +275,12 @@ impl Call {
         match Terminal::open(&self).await {
             Ok(terminal) => Ok(terminal),
             Err((head, body)) => {
-                let reply = Reply { status: head.status.as_u16(), headers: head.headers, body, asked: self.asked() };
+                let reply = Reply {
+                    status: head.status.as_u16(),
+                    headers: head.headers,
+                    body,
+                    asked: self.asked(),
+                };
                 reply.check_manners(&self.method, &self.path);
                 Err(reply)
             }
@@ -305,7 +349,11 @@ impl Reply {
         let text = || self.text();
         let request_id = self.header("x-request-id").unwrap_or_else(|| panic!("no request id: {}", text()));
         assert!(request_id.starts_with("req_"), "{request_id}");
-        for (name, value) in [("x-content-type-options", "nosniff"), ("x-frame-options", "DENY"), ("referrer-policy", "no-referrer")] {
+        for (name, value) in [
+            ("x-content-type-options", "nosniff"),
+            ("x-frame-options", "DENY"),
+            ("referrer-policy", "no-referrer"),
+        ] {
             assert_eq!(self.header(name), Some(value), "{name}: {}", text());
         }
         let path = path.split('?').next().unwrap_or_default();
@@ -324,8 +372,16 @@ impl Reply {
             let body: ErrorBody = serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {}", text()));
             assert!(!body.success && body.error.len() > 5 && !body.code.is_empty(), "{}", text());
             assert_eq!(body.request_id, request_id, "{}", text());
-            assert!(self.status != 401 || self.headers.contains_key(header::WWW_AUTHENTICATE), "{}", text());
-            assert!(!matches!(self.status, 429 | 503) || self.headers.contains_key(header::RETRY_AFTER), "{}", text());
+            assert!(
+                self.status != 401 || self.headers.contains_key(header::WWW_AUTHENTICATE),
+                "{}",
+                text()
+            );
+            assert!(
+                !matches!(self.status, 429 | 503) || self.headers.contains_key(header::RETRY_AFTER),
+                "{}",
+                text()
+            );
             return;
         }
         let is_json = self.header("content-type") == Some("application/json");
@@ -335,7 +391,11 @@ impl Reply {
             assert_eq!(body["success"], Value::Bool(true), "{}", text());
             assert!(object.contains_key("data"), "{}", text());
             for key in object.keys() {
-                assert!(matches!(key.as_str(), "success" | "data" | "count" | "nextCursor" | "message"), "{key}: {}", text());
+                assert!(
+                    matches!(key.as_str(), "success" | "data" | "count" | "nextCursor" | "message"),
+                    "{key}: {}",
+                    text()
+                );
             }
             if let Some(count) = body["count"].as_u64() {
                 assert_eq!(Some(count), body["data"].as_array().map(|a| a.len() as u64), "{}", text());
@@ -350,7 +410,11 @@ fn documented(method: &Method, path: &str) -> Option<Vec<u16>> {
     let document = DOCUMENT.get_or_init(|| nm_control::api::openapi::document(&nm_control::api::routes()));
     let is_same = |template: &str| {
         let (wanted, given): (Vec<&str>, Vec<&str>) = (template.split('/').collect(), path.split('/').collect());
-        wanted.len() == given.len() && wanted.iter().zip(&given).all(|(w, g)| w == g || (w.starts_with('{') && !g.is_empty()))
+        wanted.len() == given.len()
+            && wanted
+                .iter()
+                .zip(&given)
+                .all(|(w, g)| w == g || (w.starts_with('{') && !g.is_empty()))
     };
     let mut matching: Vec<(&String, &Value)> = document["paths"].as_object()?.iter().filter(|(t, _)| is_same(t)).collect();
     // A literal path goes before one with variables.

@@ -23,7 +23,10 @@ struct OwnDatabase {
 
 impl Database {
     pub fn sqlite() -> Self {
-        Self { dir: tempfile::tempdir().expect("a temporary folder"), postgres: None }
+        Self {
+            dir: tempfile::tempdir().expect("a temporary folder"),
+            postgres: None,
+        }
     }
 
     /// `None`, said on standard error, where the environment names no server. See [`both!`](crate::both).
@@ -31,7 +34,10 @@ impl Database {
         let Ok(server) = std::env::var("NM_TEST_POSTGRES_URL") else {
             let required = std::env::var("NM_TEST_REQUIRE_SERVICES").is_ok_and(|v| v == "1");
             assert!(!required, "NM_TEST_REQUIRE_SERVICES=1, but NM_TEST_POSTGRES_URL is not set");
-            #[expect(clippy::explicit_write, reason = "straight to the terminal: the test harness would keep it to itself")]
+            #[expect(
+                clippy::explicit_write,
+                reason = "straight to the terminal: the test harness would keep it to itself"
+            )]
             writeln!(std::io::stderr(), "skipped: NM_TEST_POSTGRES_URL is not set").expect("standard error takes a line");
             return None;
         };
@@ -41,10 +47,20 @@ impl Database {
     /// On the server at this URL, which names a superuser: `postgres://postgres@127.0.0.1:5432/postgres`.
     pub async fn postgres_at(server: &str) -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let tail = dir.path().file_name().map(|n| hex::encode(n.as_encoded_bytes())).unwrap_or_default();
+        let tail = dir
+            .path()
+            .file_name()
+            .map(|n| hex::encode(n.as_encoded_bytes()))
+            .unwrap_or_default();
         let name = format!("nm_control_{tail}");
         execute(server, &format!("CREATE DATABASE {name}")).await;
-        Self { dir, postgres: Some(OwnDatabase { server: server.to_owned(), name }) }
+        Self {
+            dir,
+            postgres: Some(OwnDatabase {
+                server: server.to_owned(),
+                name,
+            }),
+        }
     }
 
     pub fn is_postgres(&self) -> bool {
@@ -65,12 +81,19 @@ impl Database {
             Some(_) => self.full_url().parse().expect("the test's own URL"),
             None => DatabaseUrl::sqlite(self.sqlite_file()),
         };
-        StoreConfig { url, key_file: self.dir.path().join("keys/secrets.key") }
+        StoreConfig {
+            url,
+            key_file: self.dir.path().join("keys/secrets.key"),
+        }
     }
 
     fn full_url(&self) -> String {
         match &self.postgres {
-            Some(own) => format!("{}/{}", own.server.rsplit_once('/').expect("the URL ends with a database").0, own.name),
+            Some(own) => format!(
+                "{}/{}",
+                own.server.rsplit_once('/').expect("the URL ends with a database").0,
+                own.name
+            ),
             None => format!("sqlite://{}", self.sqlite_file().display()),
         }
     }
@@ -82,7 +105,10 @@ impl Database {
 
     async fn rows(&self, sql: &str) -> Vec<AnyRow> {
         let mut conn = AnyConnection::connect(&self.full_url()).await.expect("the database answers");
-        let rows = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(&mut conn).await.expect("the test's own SQL");
+        let rows = sqlx::raw_sql(AssertSqlSafe(sql))
+            .fetch_all(&mut conn)
+            .await
+            .expect("the test's own SQL");
         conn.close().await.expect("the connection closes");
         rows
     }
@@ -91,7 +117,9 @@ impl Database {
     pub async fn raw_bytes(&self) -> Vec<u8> {
         if !self.is_postgres() {
             let folder = std::fs::read_dir(self.dir.path().join("data")).expect("the data folder");
-            return folder.flat_map(|f| std::fs::read(f.expect("an entry").path()).expect("a readable file")).collect();
+            return folder
+                .flat_map(|f| std::fs::read(f.expect("an entry").path()).expect("a readable file"))
+                .collect();
         }
         let mut out = Vec::new();
         for table in self.rows("SELECT tablename::text FROM pg_tables WHERE schemaname = 'public'").await {
@@ -107,7 +135,11 @@ impl Database {
 async fn execute(url: &str, sql: &str) -> u64 {
     sqlx::any::install_default_drivers();
     let mut conn = AnyConnection::connect(url).await.expect("the database server answers");
-    let done = sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut conn).await.expect("the test's own SQL").rows_affected();
+    let done = sqlx::raw_sql(AssertSqlSafe(sql))
+        .execute(&mut conn)
+        .await
+        .expect("the test's own SQL")
+        .rows_affected();
     conn.close().await.expect("the connection closes");
     done
 }
@@ -118,7 +150,10 @@ impl Drop for OwnDatabase {
         let server = self.server.clone();
         // A thread, since this may run inside a runtime, and while a test's panic unwinds.
         let dropped = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .expect("a runtime");
             runtime.block_on(execute(&server, &sql));
         });
         if dropped.join().is_err() && !std::thread::panicking() {

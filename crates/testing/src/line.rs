@@ -47,7 +47,13 @@ impl Line {
                 });
             }
         });
-        Self { address, state, cuts, near_cuts, _tasks: tasks }
+        Self {
+            address,
+            state,
+            cuts,
+            near_cuts,
+            _tasks: tasks,
+        }
     }
 
     pub fn address(&self) -> SocketAddr {

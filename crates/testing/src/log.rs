@@ -43,9 +43,15 @@ impl TraceLog {
             let text = Arc::<Mutex<Vec<u8>>>::default();
             let writer = Writer(text.clone());
             let wanted = dynamic_filter_fn(|_, _| LISTENERS.load(Ordering::SeqCst) > 0).with_max_level_hint(LevelFilter::TRACE);
-            let layer = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(move || writer.clone()).with_filter(wanted);
+            let layer = tracing_subscriber::fmt::layer()
+                .with_ansi(false)
+                .with_writer(move || writer.clone())
+                .with_filter(wanted);
             // It also takes what libraries say through the `log` crate.
-            tracing_subscriber::registry().with(layer).try_init().expect("nothing else in a test listens to the log");
+            tracing_subscriber::registry()
+                .with(layer)
+                .try_init()
+                .expect("nothing else in a test listens to the log");
             text
         });
         LISTENERS.fetch_add(1, Ordering::SeqCst);

@@ -99,15 +99,26 @@ impl TestControlPlane {
     }
 
     async fn open(&mut self) {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_name("control-plane").enable_all().build().expect("a runtime");
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("control-plane")
+            .enable_all()
+            .build()
+            .expect("a runtime");
         let (folder, store, clock) = (self.database.folder().to_owned(), self.database.config(), self.clock.clone());
         let opened = runtime.spawn(async move {
             let store = open_store(store).await;
             let config = AppConfig {
                 data_dir: folder.clone(),
                 trusted_proxies: Vec::new(),
-                auth: AuthConfig { password_cost: Cost::least(), ..AuthConfig::default() },
-                link: ServerOptions { drain: Duration::from_secs(1), ..ServerOptions::default() },
+                auth: AuthConfig {
+                    password_cost: Cost::least(),
+                    ..AuthConfig::default()
+                },
+                link: ServerOptions {
+                    drain: Duration::from_secs(1),
+                    ..ServerOptions::default()
+                },
             };
             let app = App::open(config, store, Arc::new(clock)).await.expect("the control plane opens");
             app.auth.bootstrap(&folder).await.expect("there is a first admin");
@@ -213,7 +224,11 @@ impl TestControlPlane {
 
     /// A new session of a user.
     pub async fn sign_in(&self, username: &str, password: &str) -> Client {
-        let reply = self.anonymous().post("/api/auth/login").json(&json!({ "username": username, "password": password })).await;
+        let reply = self
+            .anonymous()
+            .post("/api/auth/login")
+            .json(&json!({ "username": username, "password": password }))
+            .await;
         let signed_in: SignedIn = reply.data(200);
         self.anonymous().with_token(&signed_in.access_token)
     }
@@ -249,7 +264,11 @@ impl TestControlPlane {
                 self.sign_in("admin", password.trim_end()).await
             }
             Role::Operator | Role::Viewer => {
-                let _made = if role == Role::Operator { self.operator().await } else { self.viewer().await };
+                let _made = if role == Role::Operator {
+                    self.operator().await
+                } else {
+                    self.viewer().await
+                };
                 self.sign_in(username(role), &password_of(role)).await
             }
         }

@@ -32,7 +32,11 @@ pub struct Events {
 
 impl Events {
     pub(crate) fn new(body: Incoming, connection: AbortOnDropHandle<()>) -> Self {
-        Self { body, buffer: BytesMut::new(), _connection: connection }
+        Self {
+            body,
+            buffer: BytesMut::new(),
+            _connection: connection,
+        }
     }
 
     /// The next event; `None` at the stream's end.
@@ -116,5 +120,9 @@ fn parse(block: &str) -> Option<SseEvent> {
             other => panic!("an unknown field `{other}`"),
         }
     }
-    (!event.is_empty()).then(|| SseEvent { event, id, data: data.join("\n") })
+    (!event.is_empty()).then(|| SseEvent {
+        event,
+        id,
+        data: data.join("\n"),
+    })
 }

@@ -40,9 +40,16 @@ impl Terminal {
             head.headers.insert(name, http::HeaderValue::from_static(value));
         }
         // The library reads the target from an absolute address.
-        head.uri = format!("ws://{}{}", call.address(), head.uri).parse().expect("an address and a path");
+        head.uri = format!("ws://{}{}", call.address(), head.uri)
+            .parse()
+            .expect("an address and a path");
         let socket = TcpStream::connect(call.address()).await.expect("the API listens");
-        match soon("the upgrade", tokio_tungstenite::client_async(Request::from_parts(head, ()), socket)).await {
+        match soon(
+            "the upgrade",
+            tokio_tungstenite::client_async(Request::from_parts(head, ()), socket),
+        )
+        .await
+        {
             Ok((socket, _)) => Ok(Self { socket }),
             Err(Error::Http(response)) => {
                 let (head, body) = Response::into_parts(*response);
@@ -67,7 +74,9 @@ impl Terminal {
     }
 
     async fn message(&mut self, message: Message) {
-        soon("a message is sent", self.socket.send(message)).await.expect("the terminal is open");
+        soon("a message is sent", self.socket.send(message))
+            .await
+            .expect("the terminal is open");
     }
 
     /// The next thing it says.

@@ -28,7 +28,10 @@ impl Server {
         let Some(programs) = programs() else {
             let required = std::env::var("NM_TEST_REQUIRE_SERVICES").is_ok_and(|v| v == "1");
             assert!(!required, "NM_TEST_REQUIRE_SERVICES=1, but there is no initdb");
-            #[expect(clippy::explicit_write, reason = "straight to the terminal: the test harness would keep it to itself")]
+            #[expect(
+                clippy::explicit_write,
+                reason = "straight to the terminal: the test harness would keep it to itself"
+            )]
             writeln!(std::io::stderr(), "skipped: PostgreSQL's initdb is not installed").unwrap();
             return None;
         };
@@ -52,7 +55,12 @@ impl Server {
 
     fn run(&self, program: &str, args: &[&str]) {
         let mut command = Command::new(self.programs.join(program));
-        command.args(args).current_dir(self.dir.path()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+            .args(args)
+            .current_dir(self.dir.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         if let Some((uid, gid)) = self.user {
             command.uid(uid).gid(gid);
         }
@@ -86,7 +94,11 @@ impl Drop for Server {
 /// The folder of PostgreSQL's programs: on the path, or where Debian has them.
 fn programs() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let debian = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten().map(|e| e.path().join("bin"));
+    let debian = std::fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|e| e.path().join("bin"));
     // Where a link on the path leads to, since these programs look for each other beside themselves.
     let real = |dir: PathBuf| dir.join("initdb").canonicalize().ok().and_then(|p| p.parent().map(Path::to_owned));
     std::env::split_paths(&path).chain(debian).find_map(real)
@@ -121,14 +133,21 @@ async fn the_database_goes_and_comes_back() {
     })
     .await;
     assert!(refused.error.contains("database"), "{refused:?}");
-    nobody.post("/api/auth/login").json(&serde_json::json!({ "username": "olga", "password": "x" })).await.refused(503, "store_unavailable");
+    nobody
+        .post("/api/auth/login")
+        .json(&serde_json::json!({ "username": "olga", "password": "x" }))
+        .await
+        .refused(503, "store_unavailable");
     // What the node sees meanwhile waits to be written.
     hold.release();
     agent.docker_set("web", ContainerStatus::Stopped);
     agent.docker_run("beside", "redis:7");
 
     server.up();
-    eventually("it is ready again", async || (nobody.get("/readyz").await.status == 200).then_some(())).await;
+    eventually("it is ready again", async || {
+        (nobody.get("/readyz").await.status == 200).then_some(())
+    })
+    .await;
     let made = eventually("writes work again", async || {
         let reply = api.post("/api/containers").json(&nginx("new")).await;
         (reply.status == 201).then(|| reply.data::<ContainerView>(201))
@@ -141,7 +160,10 @@ async fn the_database_goes_and_comes_back() {
     api.until("web", ContainerStatus::Stopped).await;
     api.post("/api/containers/half/stop").await.is(200);
     agree(&api, &agent, &["web", "half", "new"]).await;
-    let beside = eventually("what came meanwhile is listed", async || api.containers("managed=false").await.pop()).await;
+    let beside = eventually("what came meanwhile is listed", async || {
+        api.containers("managed=false").await.pop()
+    })
+    .await;
 
     // What is in memory is what is on disk.
     let mut plane = plane;
@@ -164,7 +186,12 @@ fn with_a_failing_disk(test: &str) -> Option<PathBuf> {
     let library = dir.path().join("fault.so");
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/../store/tests/store/fault.c");
     // The compiler that built SQLite.
-    let built = Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).arg("-ldl").status();
+    let built = Command::new("cc")
+        .args(["-shared", "-fPIC", "-O1", "-o"])
+        .arg(&library)
+        .arg(source)
+        .arg("-ldl")
+        .status();
     assert!(built.unwrap().success());
     let child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", test, "--nocapture", "--test-threads=1"])
@@ -172,14 +199,20 @@ fn with_a_failing_disk(test: &str) -> Option<PathBuf> {
         .env("NM_FAULT_DIR", dir.path())
         .output()
         .unwrap();
-    let said = format!("{}{}", String::from_utf8_lossy(&child.stdout), String::from_utf8_lossy(&child.stderr));
+    let said = format!(
+        "{}{}",
+        String::from_utf8_lossy(&child.stdout),
+        String::from_utf8_lossy(&child.stderr)
+    );
     assert!(child.status.success() && said.contains("1 passed"), "{said}");
     None
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_disk_fills_up_and_has_room_again() {
-    let Some(switches) = with_a_failing_disk("faults::the_disk_fills_up_and_has_room_again") else { return };
+    let Some(switches) = with_a_failing_disk("faults::the_disk_fills_up_and_has_room_again") else {
+        return;
+    };
     let full = switches.join("full");
     let (mut plane, agent, api) = fleet(Database::sqlite()).await;
     api.create(&running("web")).await;
@@ -195,11 +228,18 @@ async fn the_disk_fills_up_and_has_room_again() {
             api.post("/api/containers/web/stop").await.refused(507, "disk_full");
             api.delete("/api/containers/web?force=true").await.refused(507, "disk_full");
         }
-        assert_eq!((agent.calls(Ask::Stop), agent.calls(Ask::Remove)), (0, 0), "what can't be written is not done");
+        assert_eq!(
+            (agent.calls(Ask::Stop), agent.calls(Ask::Remove)),
+            (0, 0),
+            "what can't be written is not done"
+        );
         // Reads go on, also of what is seen now.
         hold.release();
         agent.docker_run(&format!("beside-{round}"), "redis:7");
-        eventually("what happens shows", async || (api.get(format!("/api/containers/beside-{round}")).await.status == 200).then_some(())).await;
+        eventually("what happens shows", async || {
+            (api.get(format!("/api/containers/beside-{round}")).await.status == 200).then_some(())
+        })
+        .await;
         assert_eq!(api.container("web").await.status, ContainerStatus::Running);
         api.get("/api/operations").await.is(200);
 
@@ -215,13 +255,18 @@ async fn the_disk_fills_up_and_has_room_again() {
     plane.restart().await;
     agent.ready(&plane).await;
     agree(&api, &agent, &["web", "half-0", "half-1", "new-0", "new-1"]).await;
-    assert_eq!(api.containers("managed=false").await.iter().map(|c| &c.id).collect::<Vec<_>>(), beside.iter().map(|c| &c.id).collect::<Vec<_>>());
+    assert_eq!(
+        api.containers("managed=false").await.iter().map(|c| &c.id).collect::<Vec<_>>(),
+        beside.iter().map(|c| &c.id).collect::<Vec<_>>()
+    );
 }
 
 /// After a failed fsync nobody knows what the disk holds: nothing more is acknowledged, and the process is told to end.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_disk_fails() {
-    let Some(switches) = with_a_failing_disk("faults::the_disk_fails") else { return };
+    let Some(switches) = with_a_failing_disk("faults::the_disk_fails") else {
+        return;
+    };
     let (mut plane, agent, api) = fleet(Database::sqlite()).await;
     api.create(&nginx("kept")).await;
     std::fs::write(switches.join("eio"), "").unwrap();

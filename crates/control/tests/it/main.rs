@@ -34,7 +34,12 @@ async fn agree(api: &nm_testing::Client, agent: &FakeAgent, names: &[&str]) {
 
 /// As [`agree`], also when something is to be said of a container.
 async fn agree_but_for_messages(api: &nm_testing::Client, agent: &FakeAgent, names: &[&str]) {
-    let mut listed: Vec<(String, String)> = api.containers("managed=true").await.into_iter().map(|c| (c.id.to_string(), c.name)).collect();
+    let mut listed: Vec<(String, String)> = api
+        .containers("managed=true")
+        .await
+        .into_iter()
+        .map(|c| (c.id.to_string(), c.name))
+        .collect();
     let of_ours = |c: nm_testing::Seen| c.observed.id.map(|id| (id.to_string(), c.observed.name));
     let mut there: Vec<(String, String)> = agent.containers().into_iter().filter_map(of_ours).collect();
     listed.sort();

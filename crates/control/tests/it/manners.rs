@@ -31,7 +31,16 @@ async fn fleet() -> (TestControlPlane, FakeAgent, Client) {
 async fn paths_and_methods() {
     let plane = TestControlPlane::sqlite().await;
     let api = plane.admin().await;
-    for path in ["/api", "/api/", "/api/moon", "/api/containers/", "/api/containers/a/b/c", "/api/users/a/b", "/api/../etc/passwd", "/api/%2e%2e/x"] {
+    for path in [
+        "/api",
+        "/api/",
+        "/api/moon",
+        "/api/containers/",
+        "/api/containers/a/b/c",
+        "/api/users/a/b",
+        "/api/../etc/passwd",
+        "/api/%2e%2e/x",
+    ] {
         let reply = api.get(path).await;
         assert_eq!(reply.status, 404, "{}", reply.text());
         let reply = plane.anonymous().post(path).json(&json!({})).await;
@@ -62,18 +71,29 @@ async fn paths_and_methods() {
 #[tokio::test]
 async fn each_request_has_its_own_id() {
     let (plane, _agent, api) = fleet().await;
-    let ids: HashSet<String> = futures_util::future::join_all((0..50).map(|_| async { api.get("/healthz").await.header("x-request-id").unwrap().to_owned() }))
-        .await
-        .into_iter()
-        .collect();
+    let ids: HashSet<String> =
+        futures_util::future::join_all((0..50).map(|_| async { api.get("/healthz").await.header("x-request-id").unwrap().to_owned() }))
+            .await
+            .into_iter()
+            .collect();
     assert_eq!(ids.len(), 50);
     // One that a client makes up is not taken; the audit log names ours.
-    let reply = api.post("/api/containers").json(&nginx("web")).header("x-request-id", "req_mine").header("x-forwarded-for", "6.6.6.6").await.is(201);
+    let reply = api
+        .post("/api/containers")
+        .json(&nginx("web"))
+        .header("x-request-id", "req_mine")
+        .header("x-forwarded-for", "6.6.6.6")
+        .await
+        .is(201);
     let id = reply.header("x-request-id").unwrap();
     assert_ne!(id, "req_mine");
     let entries: Vec<AuditEntryView> = plane.admin().await.get("/api/audit?action=container.create").await.data(200);
     assert_eq!(entries[0].request_id.as_deref(), Some(id));
-    assert_eq!(entries[0].address.as_deref(), Some("127.0.0.1"), "nobody's X-Forwarded-For is believed");
+    assert_eq!(
+        entries[0].address.as_deref(),
+        Some("127.0.0.1"),
+        "nobody's X-Forwarded-For is believed"
+    );
 }
 
 #[tokio::test]
@@ -96,7 +116,10 @@ async fn bodies_too_large() {
     }
     // Also where a body may be left out.
     for path in ["/api/containers/fits-1/stop", "/api/auth/login"] {
-        api.post(path).body("application/json", vec![b' '; LIMIT + 1]).await.refused(413, "body_too_large");
+        api.post(path)
+            .body("application/json", vec![b' '; LIMIT + 1])
+            .await
+            .refused(413, "body_too_large");
     }
     assert_eq!(agent.calls(Ask::Create), 2);
 }
@@ -105,18 +128,54 @@ async fn bodies_too_large() {
 async fn content_types_and_broken_json() {
     let (_plane, agent, api) = fleet().await;
     let good = nginx("web").to_string();
-    for kind in ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "application/jsonp", "text/json", ""] {
-        api.post("/api/containers").body(kind, good.clone()).await.refused(415, "unsupported_media_type");
+    for kind in [
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data",
+        "application/jsonp",
+        "text/json",
+        "",
+    ] {
+        api.post("/api/containers")
+            .body(kind, good.clone())
+            .await
+            .refused(415, "unsupported_media_type");
     }
-    api.put("/api/containers/x/archive?path=/x").body("application/json", "{}").await.is(415);
-    for broken in ["", " ", "{", "{\"name\":\"a\"", "{'name':'a'}", "nil", "{\"name\":\"a\",}", "{} {}", "{\"name\":\"\u{1}\"}", "\u{feff}{}"] {
-        api.post("/api/containers").body("application/json", broken.to_owned()).await.refused(400, "malformed_json");
+    api.put("/api/containers/x/archive?path=/x")
+        .body("application/json", "{}")
+        .await
+        .is(415);
+    for broken in [
+        "",
+        " ",
+        "{",
+        "{\"name\":\"a\"",
+        "{'name':'a'}",
+        "nil",
+        "{\"name\":\"a\",}",
+        "{} {}",
+        "{\"name\":\"\u{1}\"}",
+        "\u{feff}{}",
+    ] {
+        api.post("/api/containers")
+            .body("application/json", broken.to_owned())
+            .await
+            .refused(400, "malformed_json");
     }
-    api.post("/api/containers").body("application/json", vec![b'{', b'"', 0xff, 0xfe, b'"', b':', b'1', b'}']).await.refused(400, "malformed_json");
+    api.post("/api/containers")
+        .body("application/json", vec![b'{', b'"', 0xff, 0xfe, b'"', b':', b'1', b'}'])
+        .await
+        .refused(400, "malformed_json");
     // So deep that a parser which recurses would fall.
-    api.post("/api/containers").body("application/json", "[".repeat(200_000)).await.is(400);
+    api.post("/api/containers")
+        .body("application/json", "[".repeat(200_000))
+        .await
+        .is(400);
     assert_eq!(agent.all_calls(), 0);
-    api.post("/api/containers").body("application/json; charset=utf-8", good).await.is(201);
+    api.post("/api/containers")
+        .body("application/json; charset=utf-8", good)
+        .await
+        .is(201);
 }
 
 #[tokio::test]
@@ -128,26 +187,59 @@ async fn each_refusal_names_its_field() {
         (json!({ "name": "a", "image": "b", "memoryLimit": 512 }), "memoryLimit"),
         (json!({ "name": "a", "image": "b", "cpuLimit": 0 }), "cpuLimit"),
         (json!({ "name": "a", "image": "b", "cpuLimit": 65 }), "cpuLimit"),
-        (json!({ "name": "a", "image": "b", "ports": [{ "container": 0 }] }), "ports[0].container"),
-        (json!({ "name": "a", "image": "b", "ports": [{ "container": 70000 }] }), "ports[0].container"),
-        (json!({ "name": "a", "image": "b", "ports": [{ "container": 80, "host": 70000 }] }), "ports[0].host"),
-        (json!({ "name": "a", "image": "b", "ports": [{ "container": 80, "host": -1 }] }), "ports[0].host"),
-        (json!({ "name": "a", "image": "b", "ports": [{ "container": 80, "protocol": "sctp" }] }), "ports[0].protocol"),
-        (json!({ "name": "a", "image": "b", "ports": [{ "container": 80, "hostIp": "::1" }] }), "ports[0].hostIp"),
+        (
+            json!({ "name": "a", "image": "b", "ports": [{ "container": 0 }] }),
+            "ports[0].container",
+        ),
+        (
+            json!({ "name": "a", "image": "b", "ports": [{ "container": 70000 }] }),
+            "ports[0].container",
+        ),
+        (
+            json!({ "name": "a", "image": "b", "ports": [{ "container": 80, "host": 70000 }] }),
+            "ports[0].host",
+        ),
+        (
+            json!({ "name": "a", "image": "b", "ports": [{ "container": 80, "host": -1 }] }),
+            "ports[0].host",
+        ),
+        (
+            json!({ "name": "a", "image": "b", "ports": [{ "container": 80, "protocol": "sctp" }] }),
+            "ports[0].protocol",
+        ),
+        (
+            json!({ "name": "a", "image": "b", "ports": [{ "container": 80, "hostIp": "::1" }] }),
+            "ports[0].hostIp",
+        ),
         (json!({ "name": "a", "image": "b", "ports": "80:80" }), "ports"),
-        (json!({ "name": "a", "image": "b", "volumes": [{ "container": "relative" }] }), "volumes[0].container"),
-        (json!({ "name": "a", "image": "b", "volumes": [{ "container": "/x", "host": "/a/../etc" }] }), "volumes[0].host"),
+        (
+            json!({ "name": "a", "image": "b", "volumes": [{ "container": "relative" }] }),
+            "volumes[0].container",
+        ),
+        (
+            json!({ "name": "a", "image": "b", "volumes": [{ "container": "/x", "host": "/a/../etc" }] }),
+            "volumes[0].host",
+        ),
         (json!({ "name": "a", "image": "b", "restart": "sometimes" }), "restart"),
         (json!({ "name": "a", "image": "b", "environment": { "1A": "x" } }), "environment"),
-        (json!({ "name": "a", "image": "b", "environment": { "A": "x\u{0}y" } }), "environment.A"),
-        (json!({ "name": "a", "image": "b", "labels": { "io.neuralmesh.id": "x" } }), "labels"),
+        (
+            json!({ "name": "a", "image": "b", "environment": { "A": "x\u{0}y" } }),
+            "environment.A",
+        ),
+        (
+            json!({ "name": "a", "image": "b", "labels": { "io.neuralmesh.id": "x" } }),
+            "labels",
+        ),
         (json!({ "name": "a", "image": "b", "networks": ["host"] }), "networks[0]"),
         (json!({ "name": "a", "image": "b", "command": ["a\u{0}b"] }), "command[0]"),
         (json!({ "name": "a", "image": "b", "user": "; rm -rf /" }), "user"),
         (json!({ "name": "a", "image": "b", "capDrop": ["$(id)"] }), "capDrop[0]"),
         (json!({ "name": "a", "image": "b", "privileged": true }), "privileged"),
         (json!({ "name": "a", "image": "b", "capAdd": ["ALL"] }), "capAdd"),
-        (json!({ "name": "a", "image": "b", "healthCheck": { "command": [] } }), "healthCheck.command"),
+        (
+            json!({ "name": "a", "image": "b", "healthCheck": { "command": [] } }),
+            "healthCheck.command",
+        ),
         (json!({ "name": "a", "image": "b", "start": "yes" }), "start"),
         (json!({ "name": "", "image": "b" }), "name"),
         (json!({ "name": long, "image": "b" }), "name"),
@@ -176,23 +268,57 @@ async fn each_refusal_names_its_field() {
     // Several at once are all named.
     let body = json!({ "name": "list", "image": "b", "volumes": [{ "container": "/x" }, { "container": "/x" }] });
     let refused = api.post("/api/containers").json(&body).await.refused(422, "invalid_field");
-    assert_eq!(refused.details.iter().map(|d| d.field.as_str()).collect::<Vec<_>>(), ["name", "volumes[1].container"]);
+    assert_eq!(
+        refused.details.iter().map(|d| d.field.as_str()).collect::<Vec<_>>(),
+        ["name", "volumes[1].container"]
+    );
     // A body that is no object at all.
     for body in [json!([]), json!("web"), json!(7), json!(null)] {
         api.post("/api/containers").json(&body).await.refused(422, "invalid_field");
     }
-    api.post("/api/containers").json(&json!({ "name": "a", "image": "b", "nodeId": "moon" })).await.refused(404, "node_not_found");
+    api.post("/api/containers")
+        .json(&json!({ "name": "a", "image": "b", "nodeId": "moon" }))
+        .await
+        .refused(404, "node_not_found");
     assert_eq!(agent.all_calls(), 0);
 
     let admin = plane.admin().await;
     for (path, body, field) in [
-        ("/api/users", json!({ "username": "Ada", "password": "long enough it is", "role": "viewer" }), "username"),
-        ("/api/users", json!({ "username": "ada", "password": "short", "role": "viewer" }), "password"),
-        ("/api/users", json!({ "username": "ada", "password": "long enough it is", "role": "god" }), "role"),
-        ("/api/tokens", json!({ "name": "ci", "role": "viewer", "scopes": ["moon:read"] }), "scopes[0]"),
-        ("/api/tokens", json!({ "name": "ci", "role": "viewer", "expiresInDays": 0 }), "expiresInDays"),
-        ("/api/registries", json!({ "host": "HTTP://x", "username": "a", "password": "b" }), "host"),
-        ("/api/volumes", json!({ "name": "data", "driverOpts": { "device": "/etc" } }), "driverOpts"),
+        (
+            "/api/users",
+            json!({ "username": "Ada", "password": "long enough it is", "role": "viewer" }),
+            "username",
+        ),
+        (
+            "/api/users",
+            json!({ "username": "ada", "password": "short", "role": "viewer" }),
+            "password",
+        ),
+        (
+            "/api/users",
+            json!({ "username": "ada", "password": "long enough it is", "role": "god" }),
+            "role",
+        ),
+        (
+            "/api/tokens",
+            json!({ "name": "ci", "role": "viewer", "scopes": ["moon:read"] }),
+            "scopes[0]",
+        ),
+        (
+            "/api/tokens",
+            json!({ "name": "ci", "role": "viewer", "expiresInDays": 0 }),
+            "expiresInDays",
+        ),
+        (
+            "/api/registries",
+            json!({ "host": "HTTP://x", "username": "a", "password": "b" }),
+            "host",
+        ),
+        (
+            "/api/volumes",
+            json!({ "name": "data", "driverOpts": { "device": "/etc" } }),
+            "driverOpts",
+        ),
         ("/api/networks", json!({ "name": "-a" }), "name"),
         ("/api/containers/images/pull", json!({ "name": "nginx", "tag": "-x" }), "tag"),
     ] {
@@ -200,7 +326,10 @@ async fn each_refusal_names_its_field() {
     }
     let role = json!({ "role": "admin" });
     api.patch("/api/containers/x").json(&role).await.names("role");
-    api.post("/api/auth/password").json(&json!({ "currentPassword": "a", "newPassword": "long enough it is", "role": "admin" })).await.names("role");
+    api.post("/api/auth/password")
+        .json(&json!({ "currentPassword": "a", "newPassword": "long enough it is", "role": "admin" }))
+        .await
+        .names("role");
 }
 
 /// A name that nothing knows is refused on every route there is, lest a typo be lost in silence.
@@ -268,7 +397,13 @@ async fn paging(database: Database) {
         for page in 1.. {
             let query = cursor.map(|c| format!("&cursor={c}")).unwrap_or_default();
             let reply = operations(&format!("limit={limit}{query}")).await;
-            seen.extend(reply["data"].as_array().unwrap().iter().map(|o| o["id"].as_str().unwrap().to_owned()));
+            seen.extend(
+                reply["data"]
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .map(|o| o["id"].as_str().unwrap().to_owned()),
+            );
             cursor = reply["nextCursor"].as_str().map(str::to_owned);
             if cursor.is_none() {
                 assert_eq!(page, pages, "pages of {limit}");
@@ -293,9 +428,16 @@ async fn idempotency_keys(database: Database) {
     create("one", &nginx("web-2")).await.refused(409, "idempotency_key_reused");
     // Another user's key is another key.
     let admin = plane.admin().await;
-    admin.post("/api/containers").json(&nginx("theirs")).idempotency_key("one").await.is(201);
+    admin
+        .post("/api/containers")
+        .json(&nginx("theirs"))
+        .idempotency_key("one")
+        .await
+        .is(201);
     // A refused request leaves its key free.
-    create("two", &json!({ "name": "a", "image": "b", "memoryLimit": "lots" })).await.names("memoryLimit");
+    create("two", &json!({ "name": "a", "image": "b", "memoryLimit": "lots" }))
+        .await
+        .names("memoryLimit");
     create("two", &nginx("web")).await.refused(409, "name_taken");
     create("two", &nginx("web-3")).await.is(201);
 
@@ -318,33 +460,67 @@ async fn idempotency_keys(database: Database) {
     plane.kill().await;
     agent.ready(&plane).await;
     let api = plane.operator().await;
-    let again: ContainerView = api.post("/api/containers").json(&nginx("web")).idempotency_key("one").await.data(201);
+    let again: ContainerView = api
+        .post("/api/containers")
+        .json(&nginx("web"))
+        .idempotency_key("one")
+        .await
+        .data(201);
     assert_eq!(again.id, first.id);
 
     // Every creating POST takes one.
     let admin = plane.admin().await;
     let user = json!({ "username": "ada", "password": "long enough it is", "role": "viewer" });
-    let [one, two] = [admin.post("/api/users").json(&user).idempotency_key("u").await, admin.post("/api/users").json(&user).idempotency_key("u").await];
+    let [one, two] = [
+        admin.post("/api/users").json(&user).idempotency_key("u").await,
+        admin.post("/api/users").json(&user).idempotency_key("u").await,
+    ];
     assert_eq!(one.data::<UserView>(201).id, two.data::<UserView>(201).id);
     let token = json!({ "name": "ci", "role": "viewer" });
-    let [one, two] = [admin.post("/api/tokens").json(&token).idempotency_key("t").await, admin.post("/api/tokens").json(&token).idempotency_key("t").await];
+    let [one, two] = [
+        admin.post("/api/tokens").json(&token).idempotency_key("t").await,
+        admin.post("/api/tokens").json(&token).idempotency_key("t").await,
+    ];
     assert_eq!(one.data::<CreatedToken>(201).token, two.data::<CreatedToken>(201).token);
     let [one, two] = [
-        admin.post("/api/containers/templates/redis/run").json(&json!({})).idempotency_key("r").await,
-        admin.post("/api/containers/templates/redis/run").json(&json!({})).idempotency_key("r").await,
+        admin
+            .post("/api/containers/templates/redis/run")
+            .json(&json!({}))
+            .idempotency_key("r")
+            .await,
+        admin
+            .post("/api/containers/templates/redis/run")
+            .json(&json!({}))
+            .idempotency_key("r")
+            .await,
     ];
     assert_eq!(one.data::<ContainerView>(201).id, two.data::<ContainerView>(201).id);
     for (path, body) in [
-        ("/api/registries", json!({ "host": "r.example.com", "username": "a", "password": "b" })),
+        (
+            "/api/registries",
+            json!({ "host": "r.example.com", "username": "a", "password": "b" }),
+        ),
         ("/api/volumes", json!({ "name": "data" })),
         ("/api/networks", json!({ "name": "back" })),
         ("/api/nodes/join-tokens", json!({})),
     ] {
-        let [one, two] = [admin.post(path).json(&body).idempotency_key("x").await, admin.post(path).json(&body).idempotency_key("x").await];
-        assert_eq!((one.status, two.status, &one.json()["data"]), (201, 201, &two.json()["data"]), "{path}");
+        let [one, two] = [
+            admin.post(path).json(&body).idempotency_key("x").await,
+            admin.post(path).json(&body).idempotency_key("x").await,
+        ];
+        assert_eq!(
+            (one.status, two.status, &one.json()["data"]),
+            (201, 201, &two.json()["data"]),
+            "{path}"
+        );
     }
     for bad in ["", &"x".repeat(201)] {
-        admin.post("/api/containers").json(&nginx("z")).idempotency_key(bad).await.refused(400, "malformed_header");
+        admin
+            .post("/api/containers")
+            .json(&nginx("z"))
+            .idempotency_key(bad)
+            .await
+            .refused(400, "malformed_header");
     }
 }
 
@@ -353,7 +529,12 @@ async fn versions(database: Database) {
     let agent = FakeAgent::join(&plane, "alder").await;
     let (api, admin) = (plane.operator().await, plane.admin().await);
     api.create(&nginx("web")).await;
-    let patch = async |tag: &str| api.patch("/api/containers/web").json(&json!({ "memoryLimit": "64m" })).header("if-match", tag).await;
+    let patch = async |tag: &str| {
+        api.patch("/api/containers/web")
+            .json(&json!({ "memoryLimit": "64m" }))
+            .header("if-match", tag)
+            .await
+    };
     // What the node reports makes new versions, too: read and retry, as every client must.
     let (old, new) = eventually("a change of the version that was read", async || {
         let old = api.get("/api/containers/web").await.is(200).etag();
@@ -364,8 +545,14 @@ async fn versions(database: Database) {
     assert_ne!(old, new);
     for stale in [old.as_str(), "\"0\"", "\"moon\"", "moon", "\"-1\""] {
         patch(stale).await.refused(412, "changed_meanwhile");
-        api.delete("/api/containers/web").header("if-match", stale).await.refused(412, "changed_meanwhile");
-        api.post("/api/containers/web/start").header("if-match", stale).await.refused(412, "changed_meanwhile");
+        api.delete("/api/containers/web")
+            .header("if-match", stale)
+            .await
+            .refused(412, "changed_meanwhile");
+        api.post("/api/containers/web/start")
+            .header("if-match", stale)
+            .await
+            .refused(412, "changed_meanwhile");
     }
     patch("*").await.is(200);
     assert_eq!((agent.calls(Ask::Remove), agent.calls(Ask::Start)), (0, 0));
@@ -379,15 +566,43 @@ async fn versions(database: Database) {
         (admin.patch(&node).json(&update).header("if-match", &tag).await.status == 200).then_some(())
     })
     .await;
-    admin.patch(&node).json(&update).header("if-match", &old).await.refused(412, "changed_meanwhile");
-    let made = admin.post("/api/users").json(&json!({ "username": "ada", "password": "long enough it is", "role": "viewer" })).await.is(201);
+    admin
+        .patch(&node)
+        .json(&update)
+        .header("if-match", &old)
+        .await
+        .refused(412, "changed_meanwhile");
+    let made = admin
+        .post("/api/users")
+        .json(&json!({ "username": "ada", "password": "long enough it is", "role": "viewer" }))
+        .await
+        .is(201);
     let change = json!({ "role": "operator" });
-    admin.patch("/api/users/ada").json(&change).header("if-match", &made.etag()).await.is(200);
-    admin.patch("/api/users/ada").json(&change).header("if-match", &made.etag()).await.refused(412, "changed_meanwhile");
-    admin.delete("/api/users/ada").header("if-match", &made.etag()).await.refused(412, "changed_meanwhile");
+    admin
+        .patch("/api/users/ada")
+        .json(&change)
+        .header("if-match", &made.etag())
+        .await
+        .is(200);
+    admin
+        .patch("/api/users/ada")
+        .json(&change)
+        .header("if-match", &made.etag())
+        .await
+        .refused(412, "changed_meanwhile");
+    admin
+        .delete("/api/users/ada")
+        .header("if-match", &made.etag())
+        .await
+        .refused(412, "changed_meanwhile");
     let new = json!({ "host": "r.example.com", "username": "a", "password": "b" });
     admin.post("/api/registries").json(&new).await.is(201);
-    admin.put("/api/registries/r.example.com").json(&new).header("if-match", "\"1\"").await.refused(412, "changed_meanwhile");
+    admin
+        .put("/api/registries/r.example.com")
+        .json(&new)
+        .header("if-match", "\"1\"")
+        .await
+        .refused(412, "changed_meanwhile");
 }
 
 #[tokio::test]
@@ -411,7 +626,11 @@ async fn what_takes_longer_than_half_a_minute_is_answered_with_its_operation() {
     let (_plane, agent, api) = fleet().await;
     let hold = agent.hold(Ask::Pull, When::Before);
     let began = Instant::now();
-    let operation: OperationView = api.post("/api/containers/images/pull").json(&json!({ "name": "redis:7" })).await.data(202);
+    let operation: OperationView = api
+        .post("/api/containers/images/pull")
+        .json(&json!({ "name": "redis:7" }))
+        .await
+        .data(202);
     assert!((29..35).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
     hold.release();
     assert_eq!(api.ended(operation.id.as_str()).await.state, OperationState::Succeeded);
@@ -432,7 +651,10 @@ async fn a_panic_is_an_answer() {
         assert_eq!(response.status(), 500);
         let id = response.headers()["x-request-id"].to_str().unwrap().to_owned();
         let body: Value = serde_json::from_slice(&response.into_body().collect().await.unwrap().to_bytes()).unwrap();
-        assert_eq!((body["code"].as_str(), body["requestId"].as_str()), (Some("internal"), Some(id.as_str())));
+        assert_eq!(
+            (body["code"].as_str(), body["requestId"].as_str()),
+            (Some("internal"), Some(id.as_str()))
+        );
         assert!(!body.to_string().contains("made to panic"), "{body}");
     }
 }
@@ -454,7 +676,12 @@ async fn heads_too_large_and_broken() {
     let big = format!("GET /healthz HTTP/1.1\r\nhost: x\r\nx-big: {}\r\n\r\n", "a".repeat(20 * 1024));
     let answer = raw(&api, big.as_bytes()).await;
     assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
-    for broken in [&b"moon\r\n\r\n"[..], b"GET / HTTP/9.9\r\n\r\n", b"GET /healthz HTTP/1.1\r\nhost\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00"] {
+    for broken in [
+        &b"moon\r\n\r\n"[..],
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nhost\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00",
+    ] {
         let answer = raw(&api, broken).await;
         assert!(answer.starts_with("HTTP/1.1 400 ") || answer.is_empty(), "{answer}");
     }
@@ -489,11 +716,20 @@ async fn open_to_all_and_only_that() {
     let admin = plane.admin().await;
     let metrics = admin.get("/metrics").await.is(200);
     let text = String::from_utf8(metrics.body.to_vec()).unwrap();
-    for name in ["neuralmesh_http_requests_total", "neuralmesh_nodes", "neuralmesh_containers", "# EOF"] {
+    for name in [
+        "neuralmesh_http_requests_total",
+        "neuralmesh_nodes",
+        "neuralmesh_containers",
+        "# EOF",
+    ] {
         assert!(text.contains(name), "{name} in {text}");
     }
     for bad in ["", "Bearer", "Bearer ", "Basic YTpi", "Bearer a b", "nma_x", "Bearer nma_x"] {
-        nobody.get("/api/auth/me").header("authorization", bad).await.refused(401, "unauthorized");
+        nobody
+            .get("/api/auth/me")
+            .header("authorization", bad)
+            .await
+            .refused(401, "unauthorized");
     }
     let info = admin.get("/api/system/info").await.is(200).json();
     assert_eq!(info["data"]["database"], "sqlite");

@@ -43,7 +43,10 @@ async fn nothing_runs(plane: &TestControlPlane, api: &Client) {
 async fn a_client_that_hangs_up(database: Database) {
     let (plane, agent, api) = fleet(database).await;
     let hold = agent.hold(Ask::Create, When::Before);
-    api.post("/api/containers").json(&running("web")).hang_up_when(hold.reached(1)).await;
+    api.post("/api/containers")
+        .json(&running("web"))
+        .hang_up_when(hold.reached(1))
+        .await;
     hold.release();
     let made = api.until("web", ContainerStatus::Running).await;
     nothing_runs(&plane, &api).await;
@@ -51,7 +54,10 @@ async fn a_client_that_hangs_up(database: Database) {
 
     // Renamed on both sides, or on neither.
     let hold = agent.hold(Ask::Rename, When::Before);
-    api.post("/api/containers/web/rename").json(&json!({ "name": "whole" })).hang_up_when(hold.reached(1)).await;
+    api.post("/api/containers/web/rename")
+        .json(&json!({ "name": "whole" }))
+        .hang_up_when(hold.reached(1))
+        .await;
     hold.release();
     eventually("the name is the same on both sides", async || {
         let name = agent.container(&made.id).observed.name;
@@ -96,7 +102,10 @@ async fn an_answer_cut_in_the_middle() {
     agent.abort_next(Ask::Create);
     assert_eq!(api.create(&running("web")).await.status, ContainerStatus::Running);
     agent.abort_next(Ask::Pull);
-    api.post("/api/containers/images/pull").json(&json!({ "name": "redis:7" })).await.is(200);
+    api.post("/api/containers/images/pull")
+        .json(&json!({ "name": "redis:7" }))
+        .await
+        .is(200);
     agent.abort_next(Ask::Stop);
     let reply = api.post("/api/containers/web/stop").await;
     assert!(matches!(reply.status, 200 | 503), "{}", reply.text());
@@ -120,15 +129,28 @@ async fn killed_in_a_create(database: Database) {
     let (mut plane, agent, api) = fleet(database).await;
     api.create(&running("bystander")).await;
     let mut names = vec!["bystander".to_owned()];
-    for (round, stage) in [Stage::Before, Stage::After, Stage::Unwritten, Stage::Before, Stage::After].into_iter().enumerate() {
+    for (round, stage) in [Stage::Before, Stage::After, Stage::Unwritten, Stage::Before, Stage::After]
+        .into_iter()
+        .enumerate()
+    {
         let name = format!("web-{round}");
-        let hold = agent.hold(Ask::Create, if matches!(stage, Stage::Before) { When::Before } else { When::After });
+        let hold = agent.hold(
+            Ask::Create,
+            if matches!(stage, Stage::Before) {
+                When::Before
+            } else {
+                When::After
+            },
+        );
         let operation = begin(&api, &running(&name)).await;
         hold.reached(1).await;
         if let Stage::Unwritten = stage {
             let writes = plane.hold_writes().await;
             hold.release();
-            eventually("the node's answer has come", async || (api.container(&name).await.docker_id.is_some()).then_some(())).await;
+            eventually("the node's answer has come", async || {
+                (api.container(&name).await.docker_id.is_some()).then_some(())
+            })
+            .await;
             plane.kill_only();
             drop(writes);
         } else {
@@ -137,7 +159,11 @@ async fn killed_in_a_create(database: Database) {
         hold.release();
         plane.reopen().await;
         // What was acknowledged is there at once, and is finished when its node is back.
-        assert_eq!(api.container(&name).await.id.as_str(), operation.target.as_deref().unwrap(), "{stage:?}");
+        assert_eq!(
+            api.container(&name).await.id.as_str(),
+            operation.target.as_deref().unwrap(),
+            "{stage:?}"
+        );
         let ended = api.ended(operation.id.as_str()).await;
         assert_eq!(ended.state, OperationState::Succeeded, "{stage:?}: {ended:?}");
         api.until(&name, ContainerStatus::Running).await;
@@ -165,7 +191,10 @@ async fn killed_in_a_remove(database: Database) {
         assert!(answer.await.unwrap().is_err(), "nothing was acknowledged");
         hold.release();
         plane.reopen().await;
-        eventually(&format!("{id} is gone, {when:?}"), async || (api.get(format!("/api/containers/{id}")).await.status == 404).then_some(())).await;
+        eventually(&format!("{id} is gone, {when:?}"), async || {
+            (api.get(format!("/api/containers/{id}")).await.status == 404).then_some(())
+        })
+        .await;
         agree(&api, &agent, &["bystander"]).await;
     }
     // The name is free again.
@@ -175,7 +204,12 @@ async fn killed_in_a_remove(database: Database) {
 async fn killed_in_a_pull(database: Database) {
     let (mut plane, agent, api) = fleet(database).await;
     let hold = agent.hold(Ask::Pull, When::Before);
-    let operation: OperationView = api.post("/api/containers/images/pull").json(&json!({ "name": "redis:7" })).respond_async().await.data(202);
+    let operation: OperationView = api
+        .post("/api/containers/images/pull")
+        .json(&json!({ "name": "redis:7" }))
+        .respond_async()
+        .await
+        .data(202);
     hold.reached(1).await;
     plane.kill().await;
     hold.release();
@@ -201,7 +235,9 @@ async fn two_hundred_at_once(database: Database) {
     let (plane, agent, api) = fleet(database).await;
     let names: Vec<String> = (0..200).map(|n| format!("web-{n}")).collect();
     let calls = names.iter().map(|name| {
-        let call = api.post("/api/containers").json(&json!({ "name": name, "image": "nginx", "ports": [{ "container": 80 }], "start": true }));
+        let call = api
+            .post("/api/containers")
+            .json(&json!({ "name": name, "image": "nginx", "ports": [{ "container": 80 }], "start": true }));
         async move { call.await.data::<ContainerView>(201) }
     });
     let made = futures_util::future::join_all(calls).await;
@@ -211,7 +247,12 @@ async fn two_hundred_at_once(database: Database) {
     agree(&api, &agent, &names.iter().map(String::as_str).collect::<Vec<_>>()).await;
     assert_eq!(agent.calls(Ask::Create), 200);
 
-    let gone = futures_util::future::join_all(names.iter().map(|name| api.delete(format!("/api/containers/{name}?force=true")).into_future())).await;
+    let gone = futures_util::future::join_all(
+        names
+            .iter()
+            .map(|name| api.delete(format!("/api/containers/{name}?force=true")).into_future()),
+    )
+    .await;
     assert!(gone.iter().all(|r| r.status == 200));
     agree(&api, &agent, &[]).await;
 }
@@ -233,11 +274,22 @@ async fn a_name_that_is_taken(database: Database) {
     agent.docker_run("beside", "redis:7");
     let refused = api.post("/api/containers").json(&nginx("beside")).await.refused(409, "name_taken");
     assert_eq!(refused.details[0].field, "name");
-    let refused = api.post("/api/containers/web/rename").json(&json!({ "name": "db" })).await.refused(409, "name_taken");
+    let refused = api
+        .post("/api/containers/web/rename")
+        .json(&json!({ "name": "db" }))
+        .await
+        .refused(409, "name_taken");
     assert_eq!(refused.details[0].field, "name");
-    let refused = api.post("/api/containers/web/rename").json(&json!({ "name": "beside" })).await.refused(409, "name_taken");
+    let refused = api
+        .post("/api/containers/web/rename")
+        .json(&json!({ "name": "beside" }))
+        .await
+        .refused(409, "name_taken");
     assert_eq!(refused.details[0].field, "name");
-    api.post("/api/containers/web/rename").json(&json!({ "name": "images" })).await.refused(409, "name_reserved");
+    api.post("/api/containers/web/rename")
+        .json(&json!({ "name": "images" }))
+        .await
+        .refused(409, "name_reserved");
 
     nothing_runs(&plane, &api).await;
     agree(&api, &agent, &["web", "db"]).await;
@@ -258,13 +310,20 @@ async fn cancelled(database: Database) {
         let reply = api.post(format!("/api/operations/{}/cancel", operation.id)).await.is(200);
         assert_eq!(reply.json()["data"]["cancelRequested"], true);
         let ended = api.ended(operation.id.as_str()).await;
-        assert_eq!((ended.state, ended.error.unwrap().code.as_str()), (OperationState::Cancelled, "cancelled"));
+        assert_eq!(
+            (ended.state, ended.error.unwrap().code.as_str()),
+            (OperationState::Cancelled, "cancelled")
+        );
         hold.release();
         api.get("/api/containers/web").await.refused(404, "container_not_found");
         agree(&api, &agent, &[]).await;
-        api.post(format!("/api/operations/{}/cancel", operation.id)).await.refused(409, "already_ended");
+        api.post(format!("/api/operations/{}/cancel", operation.id))
+            .await
+            .refused(409, "already_ended");
     }
-    api.post("/api/operations/op_1_abcdefghi/cancel").await.refused(404, "operation_not_found");
+    api.post("/api/operations/op_1_abcdefghi/cancel")
+        .await
+        .refused(404, "operation_not_found");
 
     // A removal with force of what is being made.
     let hold = agent.hold(Ask::Create, When::After);
@@ -278,7 +337,12 @@ async fn cancelled(database: Database) {
 
     // A pull.
     let hold = agent.hold(Ask::Pull, When::Before);
-    let operation: OperationView = api.post("/api/containers/images/pull").json(&json!({ "name": "redis:7" })).respond_async().await.data(202);
+    let operation: OperationView = api
+        .post("/api/containers/images/pull")
+        .json(&json!({ "name": "redis:7" }))
+        .respond_async()
+        .await
+        .data(202);
     hold.reached(1).await;
     api.post(format!("/api/operations/{}/cancel", operation.id)).await.is(200);
     assert_eq!(api.ended(operation.id.as_str()).await.state, OperationState::Cancelled);
@@ -290,7 +354,10 @@ async fn cancelled(database: Database) {
     let operation = begin(&api, &running("web")).await;
     hold.reached(1).await;
     agent.take_down();
-    eventually("the node is away", async || (api.get("/api/nodes/alder").await.json()["data"]["status"] == "notReady").then_some(())).await;
+    eventually("the node is away", async || {
+        (api.get("/api/nodes/alder").await.json()["data"]["status"] == "notReady").then_some(())
+    })
+    .await;
     api.post(format!("/api/operations/{}/cancel", operation.id)).await.is(200);
     hold.release();
     agent.mend();
@@ -306,7 +373,12 @@ async fn cancelled(database: Database) {
 async fn a_pull_is_followed_to_its_end() {
     let (_plane, agent, api) = fleet(Database::sqlite()).await;
     let hold = agent.hold(Ask::Pull, When::Before);
-    let operation: OperationView = api.post("/api/containers/images/pull").json(&json!({ "name": "redis:7" })).respond_async().await.data(202);
+    let operation: OperationView = api
+        .post("/api/containers/images/pull")
+        .json(&json!({ "name": "redis:7" }))
+        .respond_async()
+        .await
+        .data(202);
     let path = format!("/api/operations/{}?follow=true", operation.id);
     let mut events = api.get(&path).events().await.unwrap();
     let first: OperationView = events.next().await.unwrap().data();
@@ -314,23 +386,36 @@ async fn a_pull_is_followed_to_its_end() {
     let done = agent.hold(Ask::Pull, When::After);
     hold.release();
     done.reached(1).await;
-    let under_way = events.find("the last layer", |e| e.data::<OperationView>().progress == Some(100.0)).await;
+    let under_way = events
+        .find("the last layer", |e| e.data::<OperationView>().progress == Some(100.0))
+        .await;
     let under_way: OperationView = under_way.data();
-    assert_eq!((under_way.state, under_way.steps[0].name.as_str()), (OperationState::Running, "pull"));
-    assert!(under_way.steps[0].detail.as_ref().is_some_and(|d| d.contains("Downloading")), "{under_way:?}");
+    assert_eq!(
+        (under_way.state, under_way.steps[0].name.as_str()),
+        (OperationState::Running, "pull")
+    );
+    assert!(
+        under_way.steps[0].detail.as_ref().is_some_and(|d| d.contains("Downloading")),
+        "{under_way:?}"
+    );
     done.release();
     let rest = events.rest().await;
     let (end, last) = (rest.last().unwrap(), &rest[rest.len() - 2]);
     assert_eq!((end.event.as_str(), last.event.as_str()), ("end", "operation"));
     let last: OperationView = last.data();
-    assert_eq!((last.state, last.progress, last.steps[0].state), (OperationState::Succeeded, Some(100.0), OperationState::Succeeded));
+    assert_eq!(
+        (last.state, last.progress, last.steps[0].state),
+        (OperationState::Succeeded, Some(100.0), OperationState::Succeeded)
+    );
 
     // Once it is over: its last state, and the end.
     let again = api.get(&path).events().await.unwrap().rest().await;
     assert_eq!(again.iter().map(|e| e.event.as_str()).collect::<Vec<_>>(), ["operation", "end"]);
     let stored: OperationView = again[0].data();
     assert_eq!((stored.id, stored.state, stored.result), (last.id, last.state, last.result));
-    api.get("/api/operations/op_1_abcdefghi?follow=true").await.refused(404, "operation_not_found");
+    api.get("/api/operations/op_1_abcdefghi?follow=true")
+        .await
+        .refused(404, "operation_not_found");
 }
 
 /// What a node refuses is told as it is, by the request and by the operation, and nothing is left.
@@ -354,10 +439,16 @@ async fn a_create_that_fails() {
         error.logs = vec!["the last line".into()];
         agent.fail_next(Ask::Create, error);
         let refused = api.post("/api/containers").json(&nginx("web")).await.refused(status, told);
-        assert_eq!((refused.error.as_str(), refused.logs.as_slice()), ("the node says why", &["the last line".to_owned()][..]));
+        assert_eq!(
+            (refused.error.as_str(), refused.logs.as_slice()),
+            ("the node says why", &["the last line".to_owned()][..])
+        );
         assert_eq!(refused.details[0].field, "image");
         let operation = api.operation(&refused.operation_id.unwrap()).await;
-        assert_eq!((operation.state, operation.error.unwrap().code.as_str()), (OperationState::Failed, told));
+        assert_eq!(
+            (operation.state, operation.error.unwrap().code.as_str()),
+            (OperationState::Failed, told)
+        );
         api.get("/api/containers/web").await.refused(404, "container_not_found");
     }
     nothing_runs(&plane, &api).await;
@@ -370,21 +461,40 @@ async fn a_create_that_fails() {
 #[tokio::test]
 async fn a_change_that_fails() {
     let (plane, agent, api) = fleet(Database::sqlite()).await;
-    api.create(&json!({ "name": "web", "image": "nginx", "memoryLimit": "64m", "start": true })).await;
+    api.create(&json!({ "name": "web", "image": "nginx", "memoryLimit": "64m", "start": true }))
+        .await;
     agent.fail_next(Ask::Update, AgentError::new(AgentErrorCode::InsufficientResources, "too much"));
-    api.patch("/api/containers/web").json(&json!({ "memoryLimit": "9g" })).await.refused(409, "insufficient_resources");
+    api.patch("/api/containers/web")
+        .json(&json!({ "memoryLimit": "9g" }))
+        .await
+        .refused(409, "insufficient_resources");
     assert_eq!(api.container("web").await.resources.memory_limit.as_deref(), Some("64m"));
     agent.fail_next(Ask::Rename, AgentError::new(AgentErrorCode::NameTaken, "taken"));
-    api.post("/api/containers/web/rename").json(&json!({ "name": "whole" })).await.refused(409, "name_taken");
+    api.post("/api/containers/web/rename")
+        .json(&json!({ "name": "whole" }))
+        .await
+        .refused(409, "name_taken");
     assert_eq!(api.container("web").await.name, "web");
     agent.fail_next(Ask::Remove, AgentError::new(AgentErrorCode::InUse, "its volume is in use"));
     api.delete("/api/containers/web?force=true").await.refused(409, "in_use");
     assert_eq!(api.container("web").await.status, ContainerStatus::Running);
     // It can still be worked with, and what failed is in the audit log as such.
     api.post("/api/containers/web/stop").await.is(200);
-    let outcomes: Vec<serde_json::Value> = plane.admin().await.get("/api/audit?target=".to_owned() + api.container("web").await.id.as_str()).await.data(200);
-    let failed: Vec<&str> = outcomes.iter().filter_map(|e| e["outcome"].as_str()).filter(|o| *o != "ok").collect();
-    assert!(failed.contains(&"insufficient_resources") && failed.contains(&"name_taken"), "{outcomes:?}");
+    let outcomes: Vec<serde_json::Value> = plane
+        .admin()
+        .await
+        .get("/api/audit?target=".to_owned() + api.container("web").await.id.as_str())
+        .await
+        .data(200);
+    let failed: Vec<&str> = outcomes
+        .iter()
+        .filter_map(|e| e["outcome"].as_str())
+        .filter(|o| *o != "ok")
+        .collect();
+    assert!(
+        failed.contains(&"insufficient_resources") && failed.contains(&"name_taken"),
+        "{outcomes:?}"
+    );
     agree(&api, &agent, &["web"]).await;
 }
 
@@ -393,8 +503,12 @@ async fn a_change_that_fails() {
 async fn one_after_another() {
     let (_plane, agent, api) = fleet(Database::sqlite()).await;
     let id = api.create(&nginx("web")).await.id;
-    let verbs = ["start", "stop", "restart", "stop", "start", "pause", "unpause", "kill", "start", "stop"];
-    let calls = (0..5).flat_map(|_| verbs).map(|verb| api.post(format!("/api/containers/web/{verb}")).into_future());
+    let verbs = [
+        "start", "stop", "restart", "stop", "start", "pause", "unpause", "kill", "start", "stop",
+    ];
+    let calls = (0..5)
+        .flat_map(|_| verbs)
+        .map(|verb| api.post(format!("/api/containers/web/{verb}")).into_future());
     for reply in futures_util::future::join_all(calls).await {
         assert!(matches!(reply.status, 200 | 409), "{}", reply.text());
     }

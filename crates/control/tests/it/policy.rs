@@ -82,7 +82,10 @@ const TABLE: &[(&str, &str, &str)] = &[
 ];
 
 fn in_the_table() -> BTreeSet<(String, String)> {
-    TABLE.iter().map(|(method, path, _)| ((*method).to_owned(), (*path).to_owned())).collect()
+    TABLE
+        .iter()
+        .map(|(method, path, _)| ((*method).to_owned(), (*path).to_owned()))
+        .collect()
 }
 
 #[test]
@@ -143,7 +146,11 @@ async fn the_control_plane_does_as_the_table_says() {
             match verdict {
                 '1' => drop(reply.refused(401, "unauthorized")),
                 '3' => drop(reply.refused(403, "forbidden")),
-                _ => assert!(!matches!(reply.status, 401 | 403) || path.ends_with("/login") || path.ends_with("/refresh"), "{what}: {}", reply.text()),
+                _ => assert!(
+                    !matches!(reply.status, 401 | 403) || path.ends_with("/login") || path.ends_with("/refresh"),
+                    "{what}: {}",
+                    reply.text()
+                ),
             }
             // Reading changes nothing; neither does what is refused.
             if verdict != '.' || *method == "GET" {
@@ -175,9 +182,20 @@ async fn scopes() {
             token.get(kept_out).await.refused(403, "forbidden");
         }
         // A token makes no token that can do more than itself.
-        for (role, scopes) in [("admin", json!(["*:write"])), ("viewer", json!([])), ("viewer", json!(["containers:write"]))] {
-            let reply = token.post("/api/tokens").json(&json!({ "name": "more", "role": role, "scopes": scopes })).await;
-            assert!(reply.status == 403 || (reply.status == 201 && scopes != json!(["*:write"])), "{}", reply.text());
+        for (role, scopes) in [
+            ("admin", json!(["*:write"])),
+            ("viewer", json!([])),
+            ("viewer", json!(["containers:write"])),
+        ] {
+            let reply = token
+                .post("/api/tokens")
+                .json(&json!({ "name": "more", "role": role, "scopes": scopes }))
+                .await;
+            assert!(
+                reply.status == 403 || (reply.status == 201 && scopes != json!(["*:write"])),
+                "{}",
+                reply.text()
+            );
         }
     }
 }
@@ -190,18 +208,28 @@ fn the_document_tells_of_exactly_the_routes() {
         for (method, operation) in operations.as_object().unwrap() {
             let what = format!("{method} {path}");
             let public = in_the_table().contains(&(method.to_uppercase(), path.clone()))
-                && TABLE.iter().any(|(m, p, v)| m.eq_ignore_ascii_case(method) && p == path && v.starts_with('.'));
+                && TABLE
+                    .iter()
+                    .any(|(m, p, v)| m.eq_ignore_ascii_case(method) && p == path && v.starts_with('.'));
             assert_eq!(operation["security"] == json!([]), public, "{what}");
             assert!(operation["summary"].as_str().is_some_and(|s| !s.is_empty()), "{what}");
             let variables = path.matches('{').count();
-            let described = operation["parameters"].as_array().map_or(0, |p| p.iter().filter(|p| p["in"] == "path").count());
+            let described = operation["parameters"]
+                .as_array()
+                .map_or(0, |p| p.iter().filter(|p| p["in"] == "path").count());
             assert_eq!(described, variables, "{what}");
             told.insert((method.to_uppercase(), path.clone()));
         }
     }
     assert_eq!(told, in_the_table());
     every_reference_leads_somewhere(&document, &document);
-    let mut ids: Vec<&str> = document["paths"].as_object().unwrap().values().flat_map(|p| p.as_object().unwrap().values()).filter_map(|o| o["operationId"].as_str()).collect();
+    let mut ids: Vec<&str> = document["paths"]
+        .as_object()
+        .unwrap()
+        .values()
+        .flat_map(|p| p.as_object().unwrap().values())
+        .filter_map(|o| o["operationId"].as_str())
+        .collect();
     let count = ids.len();
     ids.sort_unstable();
     ids.dedup();
@@ -212,7 +240,9 @@ fn every_reference_leads_somewhere(document: &Value, value: &Value) {
     match value {
         Value::Object(map) => {
             if let Some(Value::String(reference)) = map.get("$ref") {
-                let pointer = reference.strip_prefix('#').unwrap_or_else(|| panic!("{reference} leads out of the document"));
+                let pointer = reference
+                    .strip_prefix('#')
+                    .unwrap_or_else(|| panic!("{reference} leads out of the document"));
                 assert!(document.pointer(pointer).is_some(), "{reference} leads nowhere");
             }
             map.values().for_each(|v| every_reference_leads_somewhere(document, v));

@@ -24,7 +24,13 @@ async fn changes_behind_our_back_show_at_once() {
     let (_plane, agent, api) = fleet(Database::sqlite()).await;
     let id = api.create(&running("web")).await.id;
     let id = id.as_str();
-    for status in [ContainerStatus::Stopped, ContainerStatus::Running, ContainerStatus::Paused, ContainerStatus::Running, ContainerStatus::Exited] {
+    for status in [
+        ContainerStatus::Stopped,
+        ContainerStatus::Running,
+        ContainerStatus::Paused,
+        ContainerStatus::Running,
+        ContainerStatus::Exited,
+    ] {
         let began = Instant::now();
         agent.docker_set(id, status);
         api.until("web", status).await;
@@ -33,10 +39,17 @@ async fn changes_behind_our_back_show_at_once() {
     assert_eq!(api.container("web").await.exit_code, Some(1));
     agent.docker_set(id, ContainerStatus::Running);
     agent.uses(id, Usage { cpu: 12.5, memory: 64.25 });
-    eventually("what it uses shows", async || (api.container("web").await.resources.cpu_usage == 12.5).then_some(())).await;
+    eventually("what it uses shows", async || {
+        (api.container("web").await.resources.cpu_usage == 12.5).then_some(())
+    })
+    .await;
     agent.docker_set(id, ContainerStatus::Stopped);
     let stopped = api.until("web", ContainerStatus::Stopped).await;
-    assert_eq!((stopped.resources.cpu_usage, stopped.resources.memory_usage), (0.0, 0.0), "what does not run uses nothing");
+    assert_eq!(
+        (stopped.resources.cpu_usage, stopped.resources.memory_usage),
+        (0.0, 0.0),
+        "what does not run uses nothing"
+    );
     agree(&api, &agent, &["web"]).await;
 }
 
@@ -46,7 +59,12 @@ async fn removed_behind_our_back(database: Database) {
     let id = api.create(&spec).await.id;
     agent.docker_rm("web");
     let gone = api.until("web", ContainerStatus::Exited).await;
-    assert!(gone.message.as_ref().is_some_and(|m| m.contains("removed from Docker") && m.contains("start")), "{gone:?}");
+    assert!(
+        gone.message
+            .as_ref()
+            .is_some_and(|m| m.contains("removed from Docker") && m.contains("start")),
+        "{gone:?}"
+    );
     assert_eq!(gone.docker_id, None);
     for (path, code) in [("logs", "not_running"), ("stats", "not_running"), ("inspect", "not_running")] {
         api.get(format!("/api/containers/web/{path}")).await.refused(409, code);
@@ -59,7 +77,10 @@ async fn removed_behind_our_back(database: Database) {
     api.until("web", ContainerStatus::Exited).await;
     let anew: ContainerView = api.post("/api/containers/web/start").await.data(200);
     assert_eq!((&anew.id, anew.status, anew.message), (&id, ContainerStatus::Running, None));
-    assert_eq!(agent.container(&id).spec.unwrap().environment.0.values().next().unwrap().as_str(), "hunter2-hunter2");
+    assert_eq!(
+        agent.container(&id).spec.unwrap().environment.0.values().next().unwrap().as_str(),
+        "hunter2-hunter2"
+    );
     api.post("/api/containers/web/stop").await.is(200);
     agree(&api, &agent, &["web"]).await;
 
@@ -75,29 +96,52 @@ async fn foreign_containers(database: Database) {
     let foreign = ForeignSpec {
         environment: BTreeMap::from([("API_TOKEN".into(), "not for everybody".into()), ("MODE".into(), "live".into())]),
         labels: BTreeMap::from([("app".into(), "beside".into())]),
-        volumes: vec![MountView { container: "/data".into(), host: "/srv".into(), mode: VolumeMode::Ro }],
+        volumes: vec![MountView {
+            container: "/data".into(),
+            host: "/srv".into(),
+            mode: VolumeMode::Ro,
+        }],
         memory_limit: Some("64m".into()),
         ..ForeignSpec::default()
     };
     let docker_id = agent.docker_run_with("beside", "redis:7", foreign);
     let seen = eventually("it is listed", async || api.containers("managed=false").await.pop()).await;
-    assert_eq!((seen.name.as_str(), seen.image.as_str(), seen.managed, seen.status), ("beside", "redis:7", false, ContainerStatus::Running));
-    assert_eq!((seen.docker_id.as_deref(), seen.labels["app"].as_str(), seen.volumes.len()), (Some(docker_id.as_str()), "beside", 1));
+    assert_eq!(
+        (seen.name.as_str(), seen.image.as_str(), seen.managed, seen.status),
+        ("beside", "redis:7", false, ContainerStatus::Running)
+    );
+    assert_eq!(
+        (seen.docker_id.as_deref(), seen.labels["app"].as_str(), seen.volumes.len()),
+        (Some(docker_id.as_str()), "beside", 1)
+    );
     assert_eq!(seen.environment["API_TOKEN"], "********", "lists cover what looks secret");
     assert_eq!(api.container("beside").await.environment["API_TOKEN"], "not for everybody");
     let viewed = plane.viewer().await.container("beside").await;
-    assert_eq!((viewed.environment["API_TOKEN"].as_str(), viewed.environment["MODE"].as_str()), ("********", "live"));
+    assert_eq!(
+        (viewed.environment["API_TOKEN"].as_str(), viewed.environment["MODE"].as_str()),
+        ("********", "live")
+    );
 
     // It can be worked with like one of ours.
     for (verb, status) in [("stop", "stopped"), ("start", "running"), ("restart", "running")] {
-        assert_eq!(api.post(format!("/api/containers/beside/{verb}")).await.is(200).json()["data"]["status"], status, "{verb}");
+        assert_eq!(
+            api.post(format!("/api/containers/beside/{verb}")).await.is(200).json()["data"]["status"],
+            status,
+            "{verb}"
+        );
     }
     agent.writes("beside", LogStream::Stdout, "hello");
     let lines: Vec<String> = api.get("/api/containers/beside/logs").await.data(200);
     assert_eq!(lines, ["hello"]);
-    api.post("/api/containers/beside/exec").json(&json!({ "command": ["true"] })).await.is(200);
+    api.post("/api/containers/beside/exec")
+        .json(&json!({ "command": ["true"] }))
+        .await
+        .is(200);
     agent.docker_rename("beside", "other");
-    eventually("its new name shows", async || (api.get("/api/containers/other").await.status == 200).then_some(())).await;
+    eventually("its new name shows", async || {
+        (api.get("/api/containers/other").await.status == 200).then_some(())
+    })
+    .await;
 
     // Its id stays across restarts, graceful or not.
     plane.restart().await;
@@ -110,7 +154,9 @@ async fn foreign_containers(database: Database) {
     // Gone when it is gone, also when that happens while nobody looks.
     agent.docker_rm("other");
     eventually("it is gone", async || api.containers("").await.is_empty().then_some(())).await;
-    api.get(format!("/api/containers/{}", seen.id)).await.refused(404, "container_not_found");
+    api.get(format!("/api/containers/{}", seen.id))
+        .await
+        .refused(404, "container_not_found");
     agent.docker_run("while-away", "redis:7");
     eventually("it is listed", async || (api.containers("").await.len() == 1).then_some(())).await;
     plane.stop().await;
@@ -121,7 +167,10 @@ async fn foreign_containers(database: Database) {
 
     // Removed by us.
     agent.docker_run("last", "redis:7");
-    eventually("it is listed", async || (api.get("/api/containers/last").await.status == 200).then_some(())).await;
+    eventually("it is listed", async || {
+        (api.get("/api/containers/last").await.status == 200).then_some(())
+    })
+    .await;
     api.delete("/api/containers/last").await.refused(409, "in_use");
     api.delete("/api/containers/last?force=true").await.is(200);
     assert!(agent.containers().is_empty());
@@ -132,27 +181,47 @@ async fn foreign_containers(database: Database) {
 async fn a_node_speaks_for_itself_only() {
     let (plane, alder, api) = fleet(Database::sqlite()).await;
     let birch = FakeAgent::join(&plane, "birch").await;
-    let made = api.create(&json!({ "name": "web", "image": "nginx", "nodeId": "birch", "start": true })).await;
+    let made = api
+        .create(&json!({ "name": "web", "image": "nginx", "nodeId": "birch", "start": true }))
+        .await;
     let truth = birch.container(&made.id).observed;
     let docker_id = truth.docker_id.clone();
 
     let mut lie = truth.clone();
     (lie.status, lie.message, lie.name) = (ContainerStatus::Exited, Some("it is ours now".into()), "stolen".into());
-    alder.report(WatchEvent::Container { observed: Box::new(lie.clone()) });
+    alder.report(WatchEvent::Container {
+        observed: Box::new(lie.clone()),
+    });
     lie.docker_id = "a".repeat(64);
     alder.report(WatchEvent::Container { observed: Box::new(lie) });
-    alder.report(WatchEvent::Usage { samples: vec![(docker_id.clone(), Usage { cpu: 99.0, memory: 99.0 })] });
-    alder.report(WatchEvent::Removed { docker_id: docker_id.clone() });
+    alder.report(WatchEvent::Usage {
+        samples: vec![(docker_id.clone(), Usage { cpu: 99.0, memory: 99.0 })],
+    });
+    alder.report(WatchEvent::Removed {
+        docker_id: docker_id.clone(),
+    });
     // Whatever was said before this is heard by the time it is.
     alder.docker_run("marker", "redis:7");
-    eventually("all was heard", async || (api.get("/api/containers/marker").await.status == 200).then_some(())).await;
+    eventually("all was heard", async || {
+        (api.get("/api/containers/marker").await.status == 200).then_some(())
+    })
+    .await;
 
     let view = api.container(made.id.as_str()).await;
-    assert_eq!((view.status, view.name.as_str(), &view.node_id, view.message), (ContainerStatus::Running, "web", &birch.node, None));
-    assert_eq!((view.resources.cpu_usage, view.docker_id.as_deref()), (0.0, Some(docker_id.as_str())));
+    assert_eq!(
+        (view.status, view.name.as_str(), &view.node_id, view.message),
+        (ContainerStatus::Running, "web", &birch.node, None)
+    );
+    assert_eq!(
+        (view.resources.cpu_usage, view.docker_id.as_deref()),
+        (0.0, Some(docker_id.as_str()))
+    );
     // What the real node says still counts.
     birch.uses(docker_id.as_str(), Usage { cpu: 1.5, memory: 2.5 });
-    eventually("its own use shows", async || (api.container(made.id.as_str()).await.resources.cpu_usage == 1.5).then_some(())).await;
+    eventually("its own use shows", async || {
+        (api.container(made.id.as_str()).await.resources.cpu_usage == 1.5).then_some(())
+    })
+    .await;
     birch.docker_rm("web");
     api.until(made.id.as_str(), ContainerStatus::Exited).await;
 }
@@ -164,9 +233,14 @@ async fn late_word_of_what_was_removed() {
     let id = api.create(&running("web")).await.id;
     let before = agent.container(&id).observed;
     api.delete("/api/containers/web?force=true").await.is(200);
-    agent.report(WatchEvent::Container { observed: Box::new(before) });
+    agent.report(WatchEvent::Container {
+        observed: Box::new(before),
+    });
     agent.docker_run("marker", "redis:7");
-    eventually("all was heard", async || (api.get("/api/containers/marker").await.status == 200).then_some(())).await;
+    eventually("all was heard", async || {
+        (api.get("/api/containers/marker").await.status == 200).then_some(())
+    })
+    .await;
     api.get(format!("/api/containers/{id}")).await.refused(404, "container_not_found");
     assert_eq!(api.containers("").await.len(), 1);
 }
@@ -183,7 +257,10 @@ async fn a_node_that_goes_and_comes_back(database: Database) {
     agent.take_down();
     agent.is(&plane, NodeStatus::NotReady).await;
     // Reads go on, and say that they are old.
-    eventually("the rows say so", async || api.containers("").await.iter().all(|c| !c.reachable).then_some(())).await;
+    eventually("the rows say so", async || {
+        api.containers("").await.iter().all(|c| !c.reachable).then_some(())
+    })
+    .await;
     let old = api.container("stays").await;
     assert_eq!((old.status, old.reachable), (ContainerStatus::Running, false));
     // What needs the node says which and what to do.
@@ -196,10 +273,21 @@ async fn a_node_that_goes_and_comes_back(database: Database) {
         api.get(format!("/api/containers/stays/{path}")).await.refused(503, "node_offline");
     }
     api.delete("/api/containers/stays?force=true").await.refused(503, "node_offline");
-    api.patch("/api/containers/stays").json(&json!({ "restart": "always" })).await.refused(503, "node_offline");
-    api.post("/api/containers/stays/exec").json(&json!({ "command": ["true"] })).await.refused(503, "node_offline");
-    api.get(format!("/api/images?nodeId={}", agent.node)).await.refused(503, "node_offline");
-    api.post("/api/containers/images/pull").json(&json!({ "name": "redis" })).await.refused(503, "node_offline");
+    api.patch("/api/containers/stays")
+        .json(&json!({ "restart": "always" }))
+        .await
+        .refused(503, "node_offline");
+    api.post("/api/containers/stays/exec")
+        .json(&json!({ "command": ["true"] }))
+        .await
+        .refused(503, "node_offline");
+    api.get(format!("/api/images?nodeId={}", agent.node))
+        .await
+        .refused(503, "node_offline");
+    api.post("/api/containers/images/pull")
+        .json(&json!({ "name": "redis" }))
+        .await
+        .refused(503, "node_offline");
     assert_eq!(agent.calls(Ask::Stop) + agent.calls(Ask::Remove), 0);
 
     // Things happen there meanwhile.
@@ -212,9 +300,16 @@ async fn a_node_that_goes_and_comes_back(database: Database) {
     agent.ready(&plane).await;
     api.until("ends", ContainerStatus::Stopped).await;
     api.until("goes", ContainerStatus::Exited).await;
-    eventually("the newcomer is listed", async || (api.get("/api/containers/newcomer").await.status == 200).then_some(())).await;
+    eventually("the newcomer is listed", async || {
+        (api.get("/api/containers/newcomer").await.status == 200).then_some(())
+    })
+    .await;
     api.get("/api/containers/beside").await.refused(404, "container_not_found");
-    assert!(began.elapsed() < Duration::from_secs(15), "reconciled within 15 s: {:?}", began.elapsed());
+    assert!(
+        began.elapsed() < Duration::from_secs(15),
+        "reconciled within 15 s: {:?}",
+        began.elapsed()
+    );
     let back = api.container("stays").await;
     assert_eq!((back.status, back.reachable), (ContainerStatus::Running, true));
     assert_eq!(agent.calls(Ask::Restart) + agent.calls(Ask::Start), 0, "nothing was restarted");
@@ -229,13 +324,19 @@ async fn a_link_that_replaces_another() {
     for round in 0..3 {
         let watches = agent.calls(Ask::Watch);
         agent.cut_unheard();
-        eventually("the new link is watched", async || (agent.calls(Ask::Watch) > watches).then_some(())).await;
+        eventually("the new link is watched", async || {
+            (agent.calls(Ask::Watch) > watches).then_some(())
+        })
+        .await;
         for status in [ContainerStatus::Stopped, ContainerStatus::Running] {
             agent.docker_set("web", status);
             api.until("web", status).await;
         }
         agent.docker_run(&format!("beside-{round}"), "redis:7");
-        eventually("new ones are seen", async || (api.get(format!("/api/containers/beside-{round}")).await.status == 200).then_some(())).await;
+        eventually("new ones are seen", async || {
+            (api.get(format!("/api/containers/beside-{round}")).await.status == 200).then_some(())
+        })
+        .await;
     }
     api.post("/api/containers/web/stop").await.is(200);
     agree(&api, &agent, &["web"]).await;
@@ -249,9 +350,16 @@ async fn docker_goes_and_comes_back() {
     agent.is(&plane, NodeStatus::NotReady).await;
     let node = api.get("/api/nodes/alder").await.json();
     assert_eq!(node["data"]["info"]["docker"]["error"], "Docker's socket does not answer");
-    api.post("/api/containers").json(&nginx("new")).await.refused(503, "docker_unavailable");
+    api.post("/api/containers")
+        .json(&nginx("new"))
+        .await
+        .refused(503, "docker_unavailable");
     let view = api.container("web").await;
-    assert_eq!((view.status, view.reachable, view.message), (ContainerStatus::Running, false, None), "not there is not gone");
+    assert_eq!(
+        (view.status, view.reachable, view.message),
+        (ContainerStatus::Running, false, None),
+        "not there is not gone"
+    );
     agent.docker_rm("web");
     agent.docker_available(true);
     agent.ready(&plane).await;
@@ -265,13 +373,33 @@ async fn joining_leaving_and_cordoning() {
     let admin = plane.admin().await;
     // A second machine of the same name gets another, and each is found by its own.
     let twin = FakeAgent::join(&plane, "alder").await;
-    let names: Vec<String> = api.get("/api/nodes").await.json()["data"].as_array().unwrap().iter().map(|n| n["name"].as_str().unwrap().to_owned()).collect();
-    assert!(names.len() == 2 && names[0] != names[1] && names.iter().all(|n| n.starts_with("alder")), "{names:?}");
+    let names: Vec<String> = api.get("/api/nodes").await.json()["data"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|n| n["name"].as_str().unwrap().to_owned())
+        .collect();
+    assert!(
+        names.len() == 2 && names[0] != names[1] && names.iter().all(|n| n.starts_with("alder")),
+        "{names:?}"
+    );
 
     let twin_path = format!("/api/nodes/{}", twin.node);
-    admin.patch(&twin_path).json(&json!({ "name": "alder" })).await.refused(409, "already_exists");
-    let renamed = admin.patch(&twin_path).json(&json!({ "name": "birch", "labels": { "rack": "2" }, "cordoned": true })).await.is(200).json();
-    assert_eq!((renamed["data"]["name"].as_str(), renamed["data"]["status"].as_str()), (Some("birch"), Some("cordoned")));
+    admin
+        .patch(&twin_path)
+        .json(&json!({ "name": "alder" }))
+        .await
+        .refused(409, "already_exists");
+    let renamed = admin
+        .patch(&twin_path)
+        .json(&json!({ "name": "birch", "labels": { "rack": "2" }, "cordoned": true }))
+        .await
+        .is(200)
+        .json();
+    assert_eq!(
+        (renamed["data"]["name"].as_str(), renamed["data"]["status"].as_str()),
+        (Some("birch"), Some("cordoned"))
+    );
     let on_birch = json!({ "name": "web", "image": "nginx", "nodeId": "birch" });
     api.post("/api/containers").json(&on_birch).await.refused(409, "node_cordoned");
     admin.patch(&twin_path).json(&json!({ "cordoned": false })).await.is(200);
@@ -285,7 +413,10 @@ async fn joining_leaving_and_cordoning() {
     admin.delete("/api/nodes/birch").await.is(200);
     api.get("/api/nodes/birch").await.refused(404, "node_not_found");
     assert!(api.containers("").await.is_empty(), "what others made there is no longer shown");
-    eventually("it is kept out", async || (plane.app().fleet.links().get(&twin.node).is_none()).then_some(())).await;
+    eventually("it is kept out", async || {
+        (plane.app().fleet.links().get(&twin.node).is_none()).then_some(())
+    })
+    .await;
     twin.stop().await;
     agent.ready(&plane).await;
     assert_eq!(api.get("/api/nodes").await.json()["count"], 1);

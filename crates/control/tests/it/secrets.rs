@@ -42,10 +42,15 @@ impl Garden {
     fn look_through(&self, what: &str, text: &[u8]) {
         for (place, secret) in self.planted.lock().unwrap().iter() {
             // As it is, and as a log might write bytes.
-            let forms = [secret.clone(), hex(secret.as_bytes()), format!("{:?}", secret.as_bytes()).trim_matches(['[', ']']).to_owned()];
+            let forms = [
+                secret.clone(),
+                hex(secret.as_bytes()),
+                format!("{:?}", secret.as_bytes()).trim_matches(['[', ']']).to_owned(),
+            ];
             for form in forms {
                 let found = text.windows(form.len()).position(|w| w == form.as_bytes());
-                let around = found.map(|at| String::from_utf8_lossy(&text[at.saturating_sub(300)..(at + 100).min(text.len())]).into_owned());
+                let around =
+                    found.map(|at| String::from_utf8_lossy(&text[at.saturating_sub(300)..(at + 100).min(text.len())]).into_owned());
                 assert_eq!(around, None, "{place} is in {what}");
             }
         }
@@ -100,28 +105,59 @@ async fn people(garden: &Garden, plane: &TestControlPlane) {
     let user = json!({ "username": "ada", "password": password, "role": "operator" });
     garden.ask(admin.post("/api/users").json(&user).idempotency_key("u")).await.is(201);
     garden.ask(admin.post("/api/users").json(&user).idempotency_key("u")).await.is(201);
-    garden.ask(admin.post("/api/users").json(&user)).await.refused(409, "username_taken");
-    let login = |name: &str, password: &str| nobody.post("/api/auth/login").json(&json!({ "username": name, "password": password }));
+    garden
+        .ask(admin.post("/api/users").json(&user))
+        .await
+        .refused(409, "username_taken");
+    let login = |name: &str, password: &str| {
+        nobody
+            .post("/api/auth/login")
+            .json(&json!({ "username": name, "password": password }))
+    };
     let signed_in: SignedIn = login("ada", &password).await.data(200);
     garden.note("a session's access token", &signed_in.access_token);
     garden.note("a session's refresh token", &signed_in.refresh_token);
     for wrong in ["ada", "nobody-of-that-name", "admin"] {
-        garden.ask(login(wrong, &garden.plant("a wrong password"))).await.refused(401, "invalid_credentials");
+        garden
+            .ask(login(wrong, &garden.plant("a wrong password")))
+            .await
+            .refused(401, "invalid_credentials");
     }
     // People type passwords where names go.
-    garden.ask(login(&garden.plant("a password typed as a name"), "x")).await.refused(401, "invalid_credentials");
+    garden
+        .ask(login(&garden.plant("a password typed as a name"), "x"))
+        .await
+        .refused(401, "invalid_credentials");
     let refresh = json!({ "refreshToken": signed_in.refresh_token });
     let refreshed: SignedIn = nobody.post("/api/auth/refresh").json(&refresh).await.data(200);
     garden.note("a refreshed access token", &refreshed.access_token);
     garden.note("a second refresh token", &refreshed.refresh_token);
-    garden.ask(nobody.post("/api/auth/refresh").json(&json!({ "refreshToken": garden.plant("a wrong refresh token") }))).await.is(401);
+    garden
+        .ask(
+            nobody
+                .post("/api/auth/refresh")
+                .json(&json!({ "refreshToken": garden.plant("a wrong refresh token") })),
+        )
+        .await
+        .is(401);
     let ada = plane.sign_in("ada", &password).await;
     garden.note("another access token", ada.token());
-    let change = json!({ "currentPassword": garden.plant("a wrong current password"), "newPassword": garden.plant("a refused new password") });
-    garden.ask(ada.post("/api/auth/password").json(&change)).await.refused(403, "wrong_password");
+    let change =
+        json!({ "currentPassword": garden.plant("a wrong current password"), "newPassword": garden.plant("a refused new password") });
+    garden
+        .ask(ada.post("/api/auth/password").json(&change))
+        .await
+        .refused(403, "wrong_password");
     let change = json!({ "currentPassword": password, "newPassword": garden.plant("a changed password") });
     garden.ask(ada.post("/api/auth/password").json(&change)).await.is(200);
-    garden.ask(admin.patch("/api/users/ada").json(&json!({ "password": garden.plant("a reset password") }))).await.is(200);
+    garden
+        .ask(
+            admin
+                .patch("/api/users/ada")
+                .json(&json!({ "password": garden.plant("a reset password") })),
+        )
+        .await
+        .is(200);
 
     let new = json!({ "name": "ci", "role": "viewer" });
     let made: CreatedToken = admin.post("/api/tokens").json(&new).idempotency_key("t").await.data(201);
@@ -130,21 +166,51 @@ async fn people(garden: &Garden, plane: &TestControlPlane) {
     let ticket: StreamTicket = admin.post("/api/auth/tickets").await.data(200);
     garden.note("a stream ticket", &ticket.ticket);
     nobody.get(format!("/api/events?ticket={}", ticket.ticket)).events().await.unwrap();
-    garden.ask(nobody.get(format!("/api/events?ticket={}", ticket.ticket))).await.is(401);
+    garden
+        .ask(nobody.get(format!("/api/events?ticket={}", ticket.ticket)))
+        .await
+        .is(401);
     let join: NewJoinToken = admin.post("/api/nodes/join-tokens").await.data(201);
     garden.note("a join token's secret", join.token.rsplit('.').next().unwrap());
     for header in ["Bearer ", "bearer ", "Basic "] {
         let wrong = format!("{header}{}", garden.plant("a made-up token"));
-        garden.ask(nobody.get("/api/auth/me").header("authorization", &wrong)).await.refused(401, "unauthorized");
+        garden
+            .ask(nobody.get("/api/auth/me").header("authorization", &wrong))
+            .await
+            .refused(401, "unauthorized");
     }
-    garden.ask(nobody.get(format!("/api/events?token={}", garden.plant("a token in the URL")))).await.is(401);
+    garden
+        .ask(nobody.get(format!("/api/events?token={}", garden.plant("a token in the URL"))))
+        .await
+        .is(401);
     // A body that is refused must not come back with the refusal.
     let secret = garden.plant("a password in a broken body");
-    garden.ask(nobody.post("/api/auth/login").body("application/json", format!("{{\"username\":\"ada\",\"password\":\"{secret}\""))).await.is(400);
+    garden
+        .ask(
+            nobody
+                .post("/api/auth/login")
+                .body("application/json", format!("{{\"username\":\"ada\",\"password\":\"{secret}\"")),
+        )
+        .await
+        .is(400);
     let secret = garden.plant("a password too many");
-    garden.ask(nobody.post("/api/auth/login").json(&json!({ "username": "ada", "password": { "is": secret } }))).await.is(422);
+    garden
+        .ask(
+            nobody
+                .post("/api/auth/login")
+                .json(&json!({ "username": "ada", "password": { "is": secret } })),
+        )
+        .await
+        .is(422);
     let long = garden.plant("a password too long").repeat(20);
-    garden.ask(admin.post("/api/users").json(&json!({ "username": "bob", "password": long, "role": "viewer" }))).await.names("password");
+    garden
+        .ask(
+            admin
+                .post("/api/users")
+                .json(&json!({ "username": "bob", "password": long, "role": "viewer" })),
+        )
+        .await
+        .names("password");
 }
 
 /// Environments, commands, and what is typed.
@@ -164,28 +230,48 @@ async fn containers(garden: &Garden, plane: &TestControlPlane, agent: &FakeAgent
     api.post("/api/containers").json(&web).idempotency_key("c").await.is(201);
     api.post("/api/containers").json(&other).respond_async().await.is(202);
     api.until("other", nm_types::container::ContainerStatus::Running).await;
-    garden.ask(api.post("/api/containers").json(&spec("web"))).await.refused(409, "name_taken");
+    garden
+        .ask(api.post("/api/containers").json(&spec("web")))
+        .await
+        .refused(409, "name_taken");
     agent.fail_next(Ask::Create, AgentError::new(AgentErrorCode::PullFailed, "the registry broke off"));
-    garden.ask(api.post("/api/containers").json(&spec("failed"))).await.refused(503, "pull_failed");
+    garden
+        .ask(api.post("/api/containers").json(&spec("failed")))
+        .await
+        .refused(503, "pull_failed");
     let mut bad = spec("bad");
     bad["memoryLimit"] = "lots".into();
     garden.ask(api.post("/api/containers").json(&bad)).await.names("memoryLimit");
     let mut bad = spec("bad");
     bad["environment"]["POSTGRES_PASSWORD"] = json!([garden.plant("a password of the wrong type")]);
     garden.ask(api.post("/api/containers").json(&bad)).await.is(422);
-    let template: ContainerView = api.post("/api/containers/templates/postgresql/run").json(&json!({ "name": "db" })).await.data(201);
+    let template: ContainerView = api
+        .post("/api/containers/templates/postgresql/run")
+        .json(&json!({ "name": "db" }))
+        .await
+        .data(201);
     garden.note("a generated password", &template.environment["POSTGRES_PASSWORD"]);
 
     for verb in ["stop", "start", "restart"] {
-        garden.ask(viewer.post(format!("/api/containers/web/{verb}"))).await.refused(403, "forbidden");
+        garden
+            .ask(viewer.post(format!("/api/containers/web/{verb}")))
+            .await
+            .refused(403, "forbidden");
         api.post(format!("/api/containers/web/{verb}")).await.is(200);
     }
     api.patch("/api/containers/web").json(&json!({ "restart": "always" })).await.is(200);
-    api.post("/api/containers/web/rename").json(&json!({ "name": "web-2" })).await.is(200);
+    api.post("/api/containers/web/rename")
+        .json(&json!({ "name": "web-2" }))
+        .await
+        .is(200);
     let exec = json!({ "command": ["true", garden.plant("a command's argument")], "environment": { "PGPASSWORD": garden.plant("a command's environment") } });
     api.post("/api/containers/web-2/exec").json(&exec).await.is(200);
     let argument = garden.plant("a terminal's argument");
-    let mut terminal = api.get(format!("/api/containers/web-2/terminal?command=login&command={argument}")).terminal().await.unwrap();
+    let mut terminal = api
+        .get(format!("/api/containers/web-2/terminal?command=login&command={argument}"))
+        .terminal()
+        .await
+        .unwrap();
     terminal.until("24x80").await;
     let typed = garden.plant("what was typed into a terminal");
     terminal.send(typed.as_bytes()).await;
@@ -197,30 +283,69 @@ async fn containers(garden: &Garden, plane: &TestControlPlane, agent: &FakeAgent
     api.post("/api/containers/other/start").await.is(200);
 
     let foreign = ForeignSpec {
-        environment: BTreeMap::from([("MYSQL_ROOT_PASSWORD".into(), garden.plant("the environment of a container that others made"))]),
+        environment: BTreeMap::from([(
+            "MYSQL_ROOT_PASSWORD".into(),
+            garden.plant("the environment of a container that others made"),
+        )]),
         ..ForeignSpec::default()
     };
     agent.docker_run_with("beside", "mysql:9", foreign);
-    eventually("it is listed", async || (api.get("/api/containers/beside").await.status == 200).then_some(())).await;
+    eventually("it is listed", async || {
+        (api.get("/api/containers/beside").await.status == 200).then_some(())
+    })
+    .await;
 }
 
 async fn registries(garden: &Garden, plane: &TestControlPlane, agent: &FakeAgent) {
     let (admin, api) = (plane.admin().await, plane.operator().await);
     let login = |password: String| json!({ "host": "registry.example.com", "username": "robot", "password": password });
-    garden.ask(admin.post("/api/registries").json(&login(garden.plant("a registry's first password")))).await.is(201);
-    garden.ask(admin.post("/api/registries").json(&login(garden.plant("a registry's refused password")))).await.refused(409, "registry_exists");
+    garden
+        .ask(
+            admin
+                .post("/api/registries")
+                .json(&login(garden.plant("a registry's first password"))),
+        )
+        .await
+        .is(201);
+    garden
+        .ask(
+            admin
+                .post("/api/registries")
+                .json(&login(garden.plant("a registry's refused password"))),
+        )
+        .await
+        .refused(409, "registry_exists");
     let password = garden.plant("a registry's password");
-    garden.ask(admin.put("/api/registries/registry.example.com").json(&login(password.clone()))).await.is(200);
+    garden
+        .ask(admin.put("/api/registries/registry.example.com").json(&login(password.clone())))
+        .await
+        .is(200);
     let mut unknown = login(garden.plant("a password beside an unknown field"));
     unknown["moon"] = true.into();
     garden.ask(admin.post("/api/registries").json(&unknown)).await.names("moon");
     // It reaches the node that pulls, which is what it is for.
-    garden.ask(api.post("/api/containers/images/pull").json(&json!({ "name": "registry.example.com/team/app:1" }))).await.is(200);
+    garden
+        .ask(
+            api.post("/api/containers/images/pull")
+                .json(&json!({ "name": "registry.example.com/team/app:1" })),
+        )
+        .await
+        .is(200);
     assert_eq!(agent.last_login().unwrap().password, password);
-    api.create(&json!({ "name": "private", "image": "registry.example.com/team/app:2" })).await;
+    api.create(&json!({ "name": "private", "image": "registry.example.com/team/app:2" }))
+        .await;
     assert_eq!(agent.last_login().unwrap().password, password);
-    agent.fail_next(Ask::Pull, AgentError::new(AgentErrorCode::ImageAccessDenied, "the registry refused the login of `robot`"));
-    garden.ask(api.post("/api/containers/images/pull").json(&json!({ "name": "registry.example.com/team/app:3" }))).await.refused(409, "image_access_denied");
+    agent.fail_next(
+        Ask::Pull,
+        AgentError::new(AgentErrorCode::ImageAccessDenied, "the registry refused the login of `robot`"),
+    );
+    garden
+        .ask(
+            api.post("/api/containers/images/pull")
+                .json(&json!({ "name": "registry.example.com/team/app:3" })),
+        )
+        .await
+        .refused(409, "image_access_denied");
     api.create(&json!({ "name": "public", "image": "redis:7" })).await;
     assert!(agent.last_login().is_none(), "nobody else's registry gets it");
 }
@@ -246,14 +371,22 @@ async fn everything_that_can_be_read(garden: &Garden, admin: &Client, viewer: &C
         }
     }
     for container in viewer.containers("").await {
-        let shown = garden.ask(viewer.get(format!("/api/containers/{}", container.id))).await.is(200).json();
+        let shown = garden
+            .ask(viewer.get(format!("/api/containers/{}", container.id)))
+            .await
+            .is(200)
+            .json();
         let environment = shown["data"]["environment"].as_object().unwrap();
         assert!(environment.values().all(|v| v == "********"), "{environment:?}");
         garden.ask(viewer.get(format!("/api/containers/{}/inspect", container.id))).await;
     }
     // Everything that ever happened, as events tell it.
     let mut events = viewer.get("/api/events").header("last-event-id", "0").events().await.unwrap();
-    admin.post("/api/containers").json(&json!({ "name": "the-end", "image": "redis:7" })).await.is(201);
+    admin
+        .post("/api/containers")
+        .json(&json!({ "name": "the-end", "image": "redis:7" }))
+        .await
+        .is(201);
     loop {
         let event = events.next().await.unwrap();
         garden.look_through("an event", event.data.as_bytes());

@@ -23,7 +23,10 @@ async fn fleet(database: Database) -> (TestControlPlane, FakeAgent, Client) {
 async fn told_of(plane: &TestControlPlane, since: i64) -> Vec<i64> {
     let changes = plane.app().store.changes_since(since, 10_000).await.unwrap();
     let is_told = |c: &nm_store::Change| {
-        !matches!(c.subject, nm_store::Subject::Session | nm_store::Subject::Resource(nm_store::Kind::Setting | nm_store::Kind::JoinToken))
+        !matches!(
+            c.subject,
+            nm_store::Subject::Session | nm_store::Subject::Resource(nm_store::Kind::Setting | nm_store::Kind::JoinToken)
+        )
     };
     changes.into_iter().filter(is_told).map(|c| c.revision).collect()
 }
@@ -55,9 +58,18 @@ async fn events_without_gap(database: Database) {
     let wanted: Vec<i64> = told_of(&plane, start).await.into_iter().filter(|r| *r <= last).collect();
     let revisions: Vec<i64> = seen.iter().map(|e| e.revision).collect();
     assert_eq!(revisions, wanted, "each once, in order");
-    let has = |kind: &str, what: &str, name: Option<&str>| seen.iter().any(|e| e.kind == kind && e.what == what && (name.is_none() || e.name.as_deref() == name));
-    assert!(has("container", "created", Some("web-7")) && has("operation", "created", None) && has("container", "deleted", None), "{seen:?}");
-    assert!(seen.iter().any(|e| e.kind == "container" && e.status.as_deref() == Some("running")), "{seen:?}");
+    let has = |kind: &str, what: &str, name: Option<&str>| {
+        seen.iter()
+            .any(|e| e.kind == kind && e.what == what && (name.is_none() || e.name.as_deref() == name))
+    };
+    assert!(
+        has("container", "created", Some("web-7")) && has("operation", "created", None) && has("container", "deleted", None),
+        "{seen:?}"
+    );
+    assert!(
+        seen.iter().any(|e| e.kind == "container" && e.status.as_deref() == Some("running")),
+        "{seen:?}"
+    );
 
     // The reader is cut off, things go on, and it comes back with the last it has.
     let have = revisions[revisions.len() / 3];
@@ -65,7 +77,12 @@ async fn events_without_gap(database: Database) {
     for n in 0..5 {
         api.create(&nginx(&format!("later-{n}"))).await;
     }
-    let mut again = api.get("/api/events").header("last-event-id", &have.to_string()).events().await.unwrap();
+    let mut again = api
+        .get("/api/events")
+        .header("last-event-id", &have.to_string())
+        .events()
+        .await
+        .unwrap();
     again.begun().await;
     api.create(&nginx("last")).await;
     let last = *told_of(&plane, have).await.last().unwrap();
@@ -98,11 +115,18 @@ async fn events_without_gap(database: Database) {
     api.create(&nginx("the-end")).await;
     for reader in readers {
         let (from, seen) = reader.await.unwrap();
-        let wanted: Vec<i64> = told_of(&plane, from).await.into_iter().filter(|r| r <= seen.last().unwrap()).collect();
+        let wanted: Vec<i64> = told_of(&plane, from)
+            .await
+            .into_iter()
+            .filter(|r| r <= seen.last().unwrap())
+            .collect();
         assert_eq!(seen, wanted);
     }
     for bad in ["moon", "", "1.5"] {
-        api.get("/api/events").header("last-event-id", bad).await.refused(400, "malformed_header");
+        api.get("/api/events")
+            .header("last-event-id", bad)
+            .await
+            .refused(400, "malformed_header");
     }
 }
 
@@ -111,17 +135,32 @@ async fn events_that_are_gone(database: Database) {
     for n in 0..3 {
         api.create(&nginx(&format!("web-{n}"))).await;
     }
-    let keep = nm_store::Retention { changes: 2, ..nm_store::Retention::default() };
+    let keep = nm_store::Retention {
+        changes: 2,
+        ..nm_store::Retention::default()
+    };
     let now = nm_testing::TestClock::default();
-    plane.app().store.prune(nm_control::service::clock::Clock::now(&now), keep).await.unwrap();
+    plane
+        .app()
+        .store
+        .prune(nm_control::service::clock::Clock::now(&now), keep)
+        .await
+        .unwrap();
     let gone = api.get("/api/events").header("last-event-id", "1").events().await.unwrap_err();
     let body = gone.refused(410, "events_gone");
     assert!(body.error.contains("Last-Event-ID"), "{body:?}");
     // From here on it goes on as ever.
     let newest = plane.app().store.revision().await.unwrap();
-    let mut events = api.get("/api/events").header("last-event-id", &newest.to_string()).events().await.unwrap();
+    let mut events = api
+        .get("/api/events")
+        .header("last-event-id", &newest.to_string())
+        .events()
+        .await
+        .unwrap();
     api.create(&nginx("new")).await;
-    events.find("the new one", |e| e.data::<Event>().name.as_deref() == Some("new")).await;
+    events
+        .find("the new one", |e| e.data::<Event>().name.as_deref() == Some("new"))
+        .await;
 }
 
 #[tokio::test]
@@ -143,7 +182,10 @@ async fn logs_followed() {
         lines.push(event.data::<LogLine>());
     }
     let texts: Vec<&str> = lines.iter().map(|l| l.line.as_str()).collect();
-    assert_eq!(texts, ["old 3", "old 4", "new \"2\" \u{1f980} \\ \t end", "new \"3\" \u{1f980} \\ \t end"]);
+    assert_eq!(
+        texts,
+        ["old 3", "old 4", "new \"2\" \u{1f980} \\ \t end", "new \"3\" \u{1f980} \\ \t end"]
+    );
     assert_eq!((lines[0].stream, lines[3].stream), (LogStream::Stdout, LogStream::Stderr));
     // As long as it runs.
     agent.docker_set(id, ContainerStatus::Exited);
@@ -151,9 +193,16 @@ async fn logs_followed() {
     // Of what does not run: what there is, and the end.
     let all = api.get("/api/containers/web/logs?follow=true").events().await.unwrap().rest().await;
     assert_eq!((all.len(), all[7].event.as_str()), (8, "end"));
-    api.get("/api/containers/moon/logs?follow=true").await.refused(404, "container_not_found");
-    agent.fail_next(Ask::Logs, AgentError::new(AgentErrorCode::DockerUnavailable, "Docker does not answer"));
-    api.get("/api/containers/web/logs?follow=true").await.refused(503, "docker_unavailable");
+    api.get("/api/containers/moon/logs?follow=true")
+        .await
+        .refused(404, "container_not_found");
+    agent.fail_next(
+        Ask::Logs,
+        AgentError::new(AgentErrorCode::DockerUnavailable, "Docker does not answer"),
+    );
+    api.get("/api/containers/web/logs?follow=true")
+        .await
+        .refused(503, "docker_unavailable");
 }
 
 #[tokio::test]
@@ -163,10 +212,19 @@ async fn stats_followed() {
     let mut events = api.get("/api/containers/web/stats?follow=true").events().await.unwrap();
     events.begun().await;
     for n in 1..4 {
-        agent.uses(id.as_str(), Usage { cpu: f64::from(n), memory: 10.0 });
+        agent.uses(
+            id.as_str(),
+            Usage {
+                cpu: f64::from(n),
+                memory: 10.0,
+            },
+        );
         let event = events.next().await.unwrap();
         let sample: ContainerStats = event.data();
-        assert_eq!((event.event.as_str(), sample.cpu, sample.container_id.as_str()), ("stats", f64::from(n), id.as_str()));
+        assert_eq!(
+            (event.event.as_str(), sample.cpu, sample.container_id.as_str()),
+            ("stats", f64::from(n), id.as_str())
+        );
     }
     agent.docker_set(id.as_str(), ContainerStatus::Stopped);
     assert_eq!(events.rest().await.last().unwrap().event, "end");
@@ -182,7 +240,11 @@ async fn stats_followed() {
 async fn the_terminal() {
     let (plane, agent, api) = fleet(Database::sqlite()).await;
     api.create(&running("web")).await;
-    let mut terminal = api.get("/api/containers/web/terminal?command=sh&command=-l&rows=40&cols=120").terminal().await.unwrap();
+    let mut terminal = api
+        .get("/api/containers/web/terminal?command=sh&command=-l&rows=40&cols=120")
+        .terminal()
+        .await
+        .unwrap();
     terminal.until("[\"sh\",\"-l\"] 40x120\r\n").await;
     terminal.send(b"ls -l\n").await;
     terminal.until("ls -l\n").await;
@@ -206,31 +268,58 @@ async fn the_terminal() {
     terminal.until("[\"sh\"] 24x80").await;
     terminal.end_of_input().await;
     assert_eq!(terminal.next().await, Said::Exit(0));
-    for nonsense in [json!({ "type": "moon" }), json!({ "type": "resize" }), json!({ "type": "resize", "rows": -1, "cols": 2 }), json!([])] {
+    for nonsense in [
+        json!({ "type": "moon" }),
+        json!({ "type": "resize" }),
+        json!({ "type": "resize", "rows": -1, "cols": 2 }),
+        json!([]),
+    ] {
         let mut terminal = api.get("/api/containers/web/terminal").terminal().await.unwrap();
         terminal.until("24x80").await;
         terminal.control(&nonsense).await;
-        assert_eq!((terminal.next().await, terminal.next().await), (Said::Error("malformed_message".into()), Said::Closed), "{nonsense}");
+        assert_eq!(
+            (terminal.next().await, terminal.next().await),
+            (Said::Error("malformed_message".into()), Said::Closed),
+            "{nonsense}"
+        );
     }
     // The link breaks in the middle.
     let mut terminal = api.get("/api/containers/web/terminal").terminal().await.unwrap();
     terminal.until("24x80").await;
     agent.cut();
-    assert_eq!((terminal.next().await, terminal.next().await), (Said::Error("node_offline".into()), Said::Closed));
+    assert_eq!(
+        (terminal.next().await, terminal.next().await),
+        (Said::Error("node_offline".into()), Said::Closed)
+    );
     agent.ready(&plane).await;
 
     // What is refused is a plain answer.
     let refused = async |call: Call| call.terminal().await.unwrap_err();
     api.get("/api/containers/web/terminal").await.refused(400, "websocket_expected");
-    refused(api.get("/api/containers/moon/terminal")).await.refused(404, "container_not_found");
-    for (query, field) in [("rows=0", "rows"), ("cols=1001", "cols"), ("rows=x", "rows"), ("command=a%00b", "command"), ("user=;id", "user"), ("nope=1", "nope")] {
+    refused(api.get("/api/containers/moon/terminal"))
+        .await
+        .refused(404, "container_not_found");
+    for (query, field) in [
+        ("rows=0", "rows"),
+        ("cols=1001", "cols"),
+        ("rows=x", "rows"),
+        ("command=a%00b", "command"),
+        ("user=;id", "user"),
+        ("nope=1", "nope"),
+    ] {
         refused(api.get(format!("/api/containers/web/terminal?{query}"))).await.names(field);
     }
     api.post("/api/containers/web/stop").await.is(200);
     refused(api.get("/api/containers/web/terminal")).await.refused(409, "not_running");
     // Who opened one is in the audit log, and what was typed is not.
     let entries: Vec<Value> = plane.admin().await.get("/api/audit?action=container.terminal").await.data(200);
-    assert!(entries.len() >= 7 && entries.iter().all(|e| e["actor"] == "olga" && e["detail"] == json!({ "program": "sh" })), "{entries:?}");
+    assert!(
+        entries.len() >= 7
+            && entries
+                .iter()
+                .all(|e| e["actor"] == "olga" && e["detail"] == json!({ "program": "sh" })),
+        "{entries:?}"
+    );
 }
 
 async fn ticket(client: &Client) -> String {
@@ -242,7 +331,11 @@ async fn tickets() {
     let (plane, _agent, api) = fleet(Database::sqlite()).await;
     api.create(&running("web")).await;
     let (nobody, viewer) = (plane.anonymous(), plane.viewer().await);
-    let streams = ["/api/events?", "/api/containers/web/logs?follow=true&", "/api/containers/web/stats?follow=true&"];
+    let streams = [
+        "/api/events?",
+        "/api/containers/web/logs?follow=true&",
+        "/api/containers/web/stats?follow=true&",
+    ];
     for stream in streams {
         let one = ticket(viewer).await;
         let path = format!("{stream}ticket={one}");
@@ -259,10 +352,25 @@ async fn tickets() {
     plane.clock().advance(Duration::from_secs(31));
     nobody.get(late).terminal().await.unwrap_err().refused(401, "unauthorized");
     // A ticket is worth no more than who asked for it.
-    nobody.get(path(viewer).await).terminal().await.unwrap_err().refused(403, "forbidden");
-    viewer.get("/api/containers/web/terminal").terminal().await.unwrap_err().refused(403, "forbidden");
+    nobody
+        .get(path(viewer).await)
+        .terminal()
+        .await
+        .unwrap_err()
+        .refused(403, "forbidden");
+    viewer
+        .get("/api/containers/web/terminal")
+        .terminal()
+        .await
+        .unwrap_err()
+        .refused(403, "forbidden");
     let narrow = plane.token(Role::Admin, &["images:write"]).await;
-    nobody.get(path(&narrow).await).terminal().await.unwrap_err().refused(403, "forbidden");
+    nobody
+        .get(path(&narrow).await)
+        .terminal()
+        .await
+        .unwrap_err()
+        .refused(403, "forbidden");
     // And worth nothing once that one may no longer come in.
     let session = plane.session(Role::Operator).await;
     let left = path(&session).await;
@@ -270,22 +378,57 @@ async fn tickets() {
     nobody.get(left).terminal().await.unwrap_err().refused(401, "unauthorized");
 
     // Only where there is a stream, and never a token in its place.
-    nobody.get(format!("/api/containers?ticket={}", ticket(&api).await)).await.refused(401, "unauthorized");
+    nobody
+        .get(format!("/api/containers?ticket={}", ticket(&api).await))
+        .await
+        .refused(401, "unauthorized");
     for name in ["ticket", "token", "access_token", "authorization"] {
         for stream in streams {
-            nobody.get(format!("{stream}{name}={}", api.token())).events().await.unwrap_err().refused(401, "unauthorized");
+            nobody
+                .get(format!("{stream}{name}={}", api.token()))
+                .events()
+                .await
+                .unwrap_err()
+                .refused(401, "unauthorized");
         }
-        nobody.get(format!("/api/containers/web/terminal?{name}={}", api.token())).terminal().await.unwrap_err().refused(401, "unauthorized");
+        nobody
+            .get(format!("/api/containers/web/terminal?{name}={}", api.token()))
+            .terminal()
+            .await
+            .unwrap_err()
+            .refused(401, "unauthorized");
     }
-    nobody.get("/api/events?ticket=").events().await.unwrap_err().refused(401, "unauthorized");
+    nobody
+        .get("/api/events?ticket=")
+        .events()
+        .await
+        .unwrap_err()
+        .refused(401, "unauthorized");
     nobody.get("/api/events").events().await.unwrap_err().refused(401, "unauthorized");
-    nobody.get("/api/containers/web/terminal").terminal().await.unwrap_err().refused(401, "unauthorized");
+    nobody
+        .get("/api/containers/web/terminal")
+        .terminal()
+        .await
+        .unwrap_err()
+        .refused(401, "unauthorized");
 
     // A page of another origin is not let in, with whatever it has.
     for origin in ["https://evil.example", "null", "http://127.0.0.1", "http://127.0.0.1.evil.example"] {
-        nobody.get(path(&api).await).header("origin", origin).terminal().await.unwrap_err().refused(403, "forbidden");
+        nobody
+            .get(path(&api).await)
+            .header("origin", origin)
+            .terminal()
+            .await
+            .unwrap_err()
+            .refused(403, "forbidden");
         let events = format!("/api/events?ticket={}", ticket(&api).await);
-        nobody.get(events).header("origin", origin).events().await.unwrap_err().refused(403, "forbidden");
+        nobody
+            .get(events)
+            .header("origin", origin)
+            .events()
+            .await
+            .unwrap_err()
+            .refused(403, "forbidden");
     }
     let own = format!("http://{}", nobody.address());
     let mut terminal = nobody.get(path(&api).await).header("origin", &own).terminal().await.unwrap();
@@ -354,7 +497,11 @@ async fn revoked(database: Database) {
     client.post("/api/auth/password").json(&change).await.is(200);
     open.end_soon("a changed password, in the other sessions").await;
 
-    for (name, change) in [("disabled", json!({ "disabled": true })), ("demoted", json!({ "role": "viewer" })), ("reset", json!({ "password": "another one, also long" }))] {
+    for (name, change) in [
+        ("disabled", json!({ "disabled": true })),
+        ("demoted", json!({ "role": "viewer" })),
+        ("reset", json!({ "password": "another one, also long" })),
+    ] {
         let client = make(name).await;
         let open = Open::with(&client).await;
         admin.patch(format!("/api/users/{name}")).json(&change).await.is(200);
@@ -390,15 +537,29 @@ async fn twenty_streams_a_user() {
     let other = plane.session(Role::Operator).await;
     let mut events = Vec::new();
     for n in 0..19 {
-        let (client, path) = [(&api, "/api/events"), (&other, "/api/containers/web/logs?follow=true"), (&api, "/api/containers/web/stats?follow=true")][n % 3];
+        let (client, path) = [
+            (&api, "/api/events"),
+            (&other, "/api/containers/web/logs?follow=true"),
+            (&api, "/api/containers/web/stats?follow=true"),
+        ][n % 3];
         events.push(client.get(path).events().await.unwrap());
     }
     let mut terminal = api.get("/api/containers/web/terminal").terminal().await.unwrap();
     terminal.until("24x80").await;
     let asked = agent.calls(Ask::Terminal);
     for client in [&api, &other] {
-        client.get("/api/events").events().await.unwrap_err().refused(429, "too_many_requests");
-        client.get("/api/containers/web/terminal").terminal().await.unwrap_err().refused(429, "too_many_requests");
+        client
+            .get("/api/events")
+            .events()
+            .await
+            .unwrap_err()
+            .refused(429, "too_many_requests");
+        client
+            .get("/api/containers/web/terminal")
+            .terminal()
+            .await
+            .unwrap_err()
+            .refused(429, "too_many_requests");
     }
     assert_eq!(agent.calls(Ask::Terminal), asked, "the node was not bothered");
     // Others have their own, and one that ends makes room.

@@ -72,7 +72,9 @@ impl Hold {
     pub async fn reached(&self, calls: usize) {
         let mut arrived = self.gate.arrived.subscribe();
         let what = format!("{calls} calls at {:?}", self.at);
-        let _seen = crate::wait::soon(&what, arrived.wait_for(|n| *n >= calls)).await.expect("the hold lives");
+        let _seen = crate::wait::soon(&what, arrived.wait_for(|n| *n >= calls))
+            .await
+            .expect("the hold lives");
     }
     /// Lets all go on, and those to come.
     pub fn release(&self) {
@@ -108,9 +110,16 @@ impl Knobs {
         lock(&self.0).latency = latency;
     }
     pub(super) fn hold(&self, ask: Ask, when: When) -> Hold {
-        let gate = Arc::new(Gate { arrived: watch::Sender::new(0), open: watch::Sender::new(false) });
+        let gate = Arc::new(Gate {
+            arrived: watch::Sender::new(0),
+            open: watch::Sender::new(false),
+        });
         lock(&self.0).gates.insert((ask, when), gate.clone());
-        Hold { at: (ask, when), gate, knobs: self.0.clone() }
+        Hold {
+            at: (ask, when),
+            gate,
+            knobs: self.0.clone(),
+        }
     }
     pub(super) fn fail_next(&self, ask: Ask, error: AgentError) {
         lock(&self.0).failures.entry(ask).or_default().push_back(error);
@@ -122,7 +131,12 @@ impl Knobs {
         lock(&self.0).calls.get(&ask).copied().unwrap_or_default()
     }
     pub(super) fn all_calls(&self) -> usize {
-        lock(&self.0).calls.iter().filter(|(ask, _)| !matches!(ask, Ask::Watch | Ask::Info)).map(|(_, n)| n).sum()
+        lock(&self.0)
+            .calls
+            .iter()
+            .filter(|(ask, _)| !matches!(ask, Ask::Watch | Ask::Info))
+            .map(|(_, n)| n)
+            .sum()
     }
 
     /// A call has come: counts it, and gives the refusal it gets.
@@ -155,7 +169,9 @@ impl Knobs {
     }
 
     async fn stop_at(&self, ask: Ask, when: When) {
-        let Some(gate) = lock(&self.0).gates.get(&(ask, when)).cloned() else { return };
+        let Some(gate) = lock(&self.0).gates.get(&(ask, when)).cloned() else {
+            return;
+        };
         gate.arrived.send_modify(|n| *n += 1);
         let mut open = gate.open.subscribe();
         // The gate is in our hands, so its sender lives.

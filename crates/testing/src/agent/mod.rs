@@ -76,10 +76,17 @@ impl FakeAgent {
         let store = IdentityStore::open(dir.path()).expect("a place for the identity");
         let line = Line::to(agents).await;
         let server = format!("https://{}", line.address()).parse().expect("an address");
-        let facts = AgentFacts { hostname: hostname.into(), agent_version: "0.5.0".into(), os: "linux".into(), arch: "x86_64".into() };
+        let facts = AgentFacts {
+            hostname: hostname.into(),
+            agent_version: "0.5.0".into(),
+            os: "linux".into(),
+            arch: "x86_64".into(),
+        };
         let token = JoinToken::parse(token).expect("a join token of the API");
         let options = options();
-        let identity = soon("joining", join(&store, &server, &token, &facts, &options.dial)).await.expect("the machine joins");
+        let identity = soon("joining", join(&store, &server, &token, &facts, &options.dial))
+            .await
+            .expect("the machine joins");
         let node = identity.node().clone();
         let link = AgentLink::new(store, identity, vec![server], options);
         let (world, knobs, stop) = (Arc::new(World::new(hostname)), Arc::new(Knobs::default()), CancellationToken::new());
@@ -91,7 +98,15 @@ impl FakeAgent {
             let stop = stop.clone();
             async move { link.run(service, stop).await }
         }));
-        Self { node, line, world, knobs, stop, running, _dir: dir }
+        Self {
+            node,
+            line,
+            world,
+            knobs,
+            stop,
+            running,
+            _dir: dir,
+        }
     }
 
     /// Waits until the control plane has the node as ready.

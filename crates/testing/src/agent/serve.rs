@@ -10,7 +10,8 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame as BodyFrame, Incoming};
 use nm_link::contract::exec::Frame;
 use nm_link::contract::{
-    Action, AgentError, AgentErrorCode, Command, ContainerKey, LogQuery, Name, Progress, RemoveImage, StatsQuery, TerminalQuery, WatchEvent, path,
+    Action, AgentError, AgentErrorCode, Command, ContainerKey, LogQuery, Name, Progress, RemoveImage, StatsQuery, TerminalQuery,
+    WatchEvent, path,
 };
 use nm_types::container::{ExecCommand, ExecResult};
 use serde::Serialize;
@@ -95,7 +96,9 @@ fn json(status: StatusCode, value: &impl Serialize) -> Response<Body> {
     let bytes = serde_json::to_vec(value).expect("the contract's types are JSON");
     let mut response = Response::new(Full::from(bytes).map_err(|never| match never {}).boxed_unsync());
     *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
     response
 }
 
@@ -215,7 +218,9 @@ async fn of_one(world: Arc<World>, knobs: Arc<Knobs>, request: Request<Incoming>
         let asked: LogQuery = query(&request)?;
         return lines(road(Ask::Logs), || {
             let (there, to_come) = world.logs(&key, &asked)?;
-            let to_come = to_come.map_or(futures_util::stream::empty().left_stream(), |r| UnboundedReceiverStream::new(r).right_stream());
+            let to_come = to_come.map_or(futures_util::stream::empty().left_stream(), |r| {
+                UnboundedReceiverStream::new(r).right_stream()
+            });
             Ok(futures_util::stream::iter(there).chain(to_come))
         })
         .await;
@@ -225,7 +230,10 @@ async fn of_one(world: Arc<World>, knobs: Arc<Knobs>, request: Request<Incoming>
         return road(Ask::Stats).answer(|| world.stats(&key, asked.limit)).await;
     }
     if let Some(key) = keyed(path::STATS_STREAM, target) {
-        return lines(road(Ask::StatsStream), || Ok(UnboundedReceiverStream::new(world.follow_stats(&key)?))).await;
+        return lines(road(Ask::StatsStream), || {
+            Ok(UnboundedReceiverStream::new(world.follow_stats(&key)?))
+        })
+        .await;
     }
     if let Some(key) = keyed(path::EXEC, target).filter(|_| post) {
         let exec: nm_link::contract::Exec = body(request).await?;
@@ -242,7 +250,10 @@ async fn of_one(world: Arc<World>, knobs: Arc<Knobs>, request: Request<Incoming>
     if let Some(key) = keyed(path::ARCHIVE, target) {
         return archive(&world, &knobs, &key, request).await;
     }
-    Ok(json(StatusCode::NOT_FOUND, &AgentError::new(AgentErrorCode::Internal, format!("the contract has no {target}"))))
+    Ok(json(
+        StatusCode::NOT_FOUND,
+        &AgentError::new(AgentErrorCode::Internal, format!("the contract has no {target}")),
+    ))
 }
 
 /// An answer of one JSON value a line, for as long as `source` has some.
@@ -266,7 +277,9 @@ async fn watch(world: &World, knobs: &Knobs) -> Reply {
     if let Err(error) = knobs.before(Ask::Watch).await {
         return Ok(json(StatusCode::CONFLICT, &error));
     }
-    let events = UnboundedReceiverStream::new(world.watch()).map(Some).chain(futures_util::stream::once(async { None }));
+    let events = UnboundedReceiverStream::new(world.watch())
+        .map(Some)
+        .chain(futures_util::stream::once(async { None }));
     let beats = tokio_stream::wrappers::IntervalStream::new(tokio::time::interval(HEARTBEAT)).map(|_| Some(WatchEvent::Heartbeat));
     let both = futures_util::stream::select(events, beats).take_while(|e| std::future::ready(e.is_some()));
     Ok(streaming(both.filter_map(|event| std::future::ready(event.map(|e| Ok(line(&e)))))))
@@ -276,14 +289,30 @@ async fn watch(world: &World, knobs: &Knobs) -> Reply {
 fn run(command: &ExecCommand) -> Answer<ExecResult> {
     let words: Vec<&str> = command.command.iter().map(|w| w.as_str()).collect();
     let (code, stdout, stderr) = match words[0] {
-        "no-such-program" => return Err(AgentError::new(AgentErrorCode::CommandFailed, "`no-such-program` is not in the container")),
+        "no-such-program" => {
+            return Err(AgentError::new(
+                AgentErrorCode::CommandFailed,
+                "`no-such-program` is not in the container",
+            ));
+        }
         "false" => (Some(1), String::new(), "it failed\n".to_owned()),
         "sleep" => (None, String::new(), String::new()),
-        "env" => (Some(0), command.environment.0.iter().map(|(k, v)| format!("{k}={}\n", v.as_str())).collect(), String::new()),
+        "env" => (
+            Some(0),
+            command.environment.0.iter().map(|(k, v)| format!("{k}={}\n", v.as_str())).collect(),
+            String::new(),
+        ),
         _ => (Some(0), format!("{}\n", words.join(" ")), String::new()),
     };
     let output = format!("{stdout}{stderr}");
-    Ok(ExecResult { exit_code: code, output, stdout, stderr, timed_out: code.is_none(), truncated: false })
+    Ok(ExecResult {
+        exit_code: code,
+        output,
+        stdout,
+        stderr,
+        timed_out: code.is_none(),
+        truncated: false,
+    })
 }
 
 /// Says what it was started with, echoes what is typed, tells of each resize, and ends at `exit <code>` or the input's end.
@@ -350,11 +379,23 @@ async fn archive(world: &World, knobs: &Arc<Knobs>, key: &ContainerKey, request:
         while let Some(frame) = body.frame().await {
             bytes += frame?.data_ref().map_or(0, Bytes::len);
         }
-        return Road { knobs: knobs.clone(), ask: Ask::ArchivePut }.answer(|| nothing(world.unpack(key, path, bytes))).await;
+        return Road {
+            knobs: knobs.clone(),
+            ask: Ask::ArchivePut,
+        }
+        .answer(|| nothing(world.unpack(key, path, bytes)))
+        .await;
     }
-    let road = Road { knobs: knobs.clone(), ask: Ask::ArchiveGet };
+    let road = Road {
+        knobs: knobs.clone(),
+        ask: Ask::ArchiveGet,
+    };
     match road.knobs.before(road.ask).await {
-        Ok(()) => Ok(Response::new(Full::from(format!("a tar of {path}")).map_err(|never| match never {}).boxed_unsync())),
+        Ok(()) => Ok(Response::new(
+            Full::from(format!("a tar of {path}"))
+                .map_err(|never| match never {})
+                .boxed_unsync(),
+        )),
         Err(error) => road.say::<()>(Err(error)).await,
     }
 }

@@ -5,13 +5,11 @@
 
 use super::Seen;
 use nm_link::contract::{
-    Action, AgentError, AgentErrorCode, Command, ContainerKey, CreateContainer, CreateNetwork, CreateVolume, LogQuery, Membership, Pull, RegistryLogin,
-    RemoveContainer, WatchEvent,
+    Action, AgentError, AgentErrorCode, Command, ContainerKey, CreateContainer, CreateNetwork, CreateVolume, LogQuery, Membership, Pull,
+    RegistryLogin, RemoveContainer, WatchEvent,
 };
 use nm_types::Timestamp;
-use nm_types::container::{
-    Attachment, ContainerSpec, ContainerStatus, ForeignSpec, LogLine, LogStream, ObservedContainer, PortMapping,
-};
+use nm_types::container::{Attachment, ContainerSpec, ContainerStatus, ForeignSpec, LogLine, LogStream, ObservedContainer, PortMapping};
 use nm_types::image::{ImageView, LayerProgress, Pruned};
 use nm_types::network::NetworkView;
 use nm_types::node::{DockerInfo, NodeInfo};
@@ -77,12 +75,20 @@ fn error(code: AgentErrorCode, message: impl Into<String>) -> AgentError {
 }
 
 fn labels_of(labels: &Labels) -> BTreeMap<String, String> {
-    labels.0.iter().map(|(k, v)| (k.as_str().to_owned(), v.as_str().to_owned())).collect()
+    labels
+        .0
+        .iter()
+        .map(|(k, v)| (k.as_str().to_owned(), v.as_str().to_owned()))
+        .collect()
 }
 
 impl Held {
     fn write(&mut self, stream: LogStream, line: &str) {
-        let line = LogLine { stream, time: now(), line: line.to_owned() };
+        let line = LogLine {
+            stream,
+            time: now(),
+            line: line.to_owned(),
+        };
         self.log_readers.retain(|r| r.send(line.clone()).is_ok());
         self.log.push(line);
     }
@@ -112,13 +118,18 @@ impl Inner {
 
     fn changed(&mut self, docker_id: &str) -> ObservedContainer {
         let observed = self.containers[docker_id].observed.clone();
-        self.tell(WatchEvent::Container { observed: Box::new(observed.clone()) });
+        self.tell(WatchEvent::Container {
+            observed: Box::new(observed.clone()),
+        });
         observed
     }
 
     fn snapshot(&self) -> WatchEvent {
         let all = self.containers.values().filter(|_| self.info.docker.available);
-        WatchEvent::Snapshot { info: self.info.clone(), containers: all.map(|c| c.observed.clone()).collect() }
+        WatchEvent::Snapshot {
+            info: self.info.clone(),
+            containers: all.map(|c| c.observed.clone()).collect(),
+        }
     }
 
     /// Docker's id of a container, by that id, our id or its name.
@@ -138,13 +149,24 @@ impl Inner {
     fn pull(&mut self, image: &ImageRef) -> Answer<ImageView> {
         let tag = image.with_tag();
         if self.unknown_images.contains(&tag) {
-            return Err(error(AgentErrorCode::ImageNotFound, format!("the registry has no image {tag}: check its name and tag")).field("image"));
+            return Err(error(
+                AgentErrorCode::ImageNotFound,
+                format!("the registry has no image {tag}: check its name and tag"),
+            )
+            .field("image"));
         }
         if let Some(there) = self.images.iter().find(|i| i.tags.contains(&tag)) {
             return Ok(there.clone());
         }
         let id = format!("sha256:{}", fresh_hex());
-        let image = ImageView { id, tags: vec![tag], size: 7_340_032, created: now(), containers: 0, node_id: String::new() };
+        let image = ImageView {
+            id,
+            tags: vec![tag],
+            size: 7_340_032,
+            created: now(),
+            containers: 0,
+            node_id: String::new(),
+        };
         self.images.push(image.clone());
         Ok(image)
     }
@@ -153,12 +175,20 @@ impl Inner {
         let mut bound = Vec::new();
         for (n, port) in spec.ports.iter().enumerate() {
             let mut port = port.clone();
-            let taken = |host: u16| self.containers.values().flat_map(|c| &c.observed.ports).any(|p| p.host == host && p.protocol == port.protocol);
+            let taken = |host: u16| {
+                self.containers
+                    .values()
+                    .flat_map(|c| &c.observed.ports)
+                    .any(|p| p.host == host && p.protocol == port.protocol)
+            };
             if port.host == 0 {
                 port.host = self.next_port;
                 self.next_port += 1;
             } else if taken(port.host) {
-                let message = format!("port {} of the node is in use: choose another host port, or stop what uses it", port.host);
+                let message = format!(
+                    "port {} of the node is in use: choose another host port, or stop what uses it",
+                    port.host
+                );
                 return Err(error(AgentErrorCode::PortInUse, message).field(format!("ports[{n}].host")));
             }
             bound.push(port);
@@ -223,7 +253,12 @@ impl Inner {
             networks: networks.into_iter().map(|network| Attachment { network, ip: None }).collect(),
             foreign: None,
         };
-        self.put(observed, Some(command.spec.clone()), Some(command.operation.clone()), command.generation);
+        self.put(
+            observed,
+            Some(command.spec.clone()),
+            Some(command.operation.clone()),
+            command.generation,
+        );
         if command.start
             && let Err(error) = self.start(&docker_id)
         {
@@ -287,17 +322,28 @@ impl Inner {
 
     fn rm(&mut self, docker_id: &str) {
         self.containers.remove(docker_id);
-        self.tell(WatchEvent::Removed { docker_id: docker_id.to_owned() });
+        self.tell(WatchEvent::Removed {
+            docker_id: docker_id.to_owned(),
+        });
     }
 
     fn users_of(&self, takes: impl Fn(&Held) -> bool) -> Vec<String> {
-        self.containers.values().filter(|c| takes(c)).map(|c| c.observed.name.clone()).collect()
+        self.containers
+            .values()
+            .filter(|c| takes(c))
+            .map(|c| c.observed.name.clone())
+            .collect()
     }
 }
 
 impl World {
     pub(super) fn new(hostname: &str) -> Self {
-        let docker = DockerInfo { available: true, version: Some("28.2.2".into()), api_version: Some("1.50".into()), error: None };
+        let docker = DockerInfo {
+            available: true,
+            version: Some("28.2.2".into()),
+            api_version: Some("1.50".into()),
+            error: None,
+        };
         let info = NodeInfo {
             agent_version: "0.5.0".into(),
             hostname: hostname.into(),
@@ -357,7 +403,10 @@ impl World {
         let docker_id = inner.find(key.as_str())?;
         let held = inner.held(&docker_id)?;
         if command.generation < held.generation {
-            return Err(error(AgentErrorCode::Stale, format!("the agent holds generation {} of it", held.generation)));
+            return Err(error(
+                AgentErrorCode::Stale,
+                format!("the agent holds generation {} of it", held.generation),
+            ));
         }
         held.generation = command.generation;
         inner.act(&docker_id, command.action)?;
@@ -378,7 +427,9 @@ impl World {
     pub(super) fn inspect(&self, key: &ContainerKey) -> Answer<serde_json::Value> {
         let mut inner = self.lock();
         let held = inner.held(key.as_str())?;
-        Ok(serde_json::json!({ "Id": held.observed.docker_id, "Name": format!("/{}", held.observed.name), "Config": { "Image": held.observed.image } }))
+        Ok(
+            serde_json::json!({ "Id": held.observed.docker_id, "Name": format!("/{}", held.observed.name), "Config": { "Image": held.observed.image } }),
+        )
     }
 
     /// The lines that are there, and where asked for the ones to come.
@@ -424,10 +475,14 @@ impl World {
         let held = inner.held(key.as_str())?;
         match held.observed.status {
             ContainerStatus::Running => Ok(()),
-            ContainerStatus::Paused => Err(error(AgentErrorCode::Paused, format!("container `{}` is paused", held.observed.name))),
-            ContainerStatus::Created | ContainerStatus::Stopped | ContainerStatus::Exited => {
-                Err(error(AgentErrorCode::NotRunning, format!("container `{}` does not run: start it first", held.observed.name)))
-            }
+            ContainerStatus::Paused => Err(error(
+                AgentErrorCode::Paused,
+                format!("container `{}` is paused", held.observed.name),
+            )),
+            ContainerStatus::Created | ContainerStatus::Stopped | ContainerStatus::Exited => Err(error(
+                AgentErrorCode::NotRunning,
+                format!("container `{}` does not run: start it first", held.observed.name),
+            )),
         }
     }
 
@@ -448,13 +503,24 @@ impl World {
 
     /// What a pull says on its way.
     pub(super) fn layers() -> Vec<LayerProgress> {
-        [10, 60, 100].map(|current| LayerProgress { layer: "a1b2c3d4e5f6".into(), status: "Downloading".into(), current, total: 100 }).into()
+        [10, 60, 100]
+            .map(|current| LayerProgress {
+                layer: "a1b2c3d4e5f6".into(),
+                status: "Downloading".into(),
+                current,
+                total: 100,
+            })
+            .into()
     }
 
     pub(super) fn remove_image(&self, name: &str) -> Answer<()> {
         let mut inner = self.lock();
         let is_it = |i: &ImageView| i.id == name || i.tags.iter().any(|t| t == name || t.strip_suffix(":latest") == Some(name));
-        let found = inner.images.iter().position(is_it).ok_or_else(|| error(AgentErrorCode::ImageNotFound, format!("the node has no image {name}")))?;
+        let found = inner
+            .images
+            .iter()
+            .position(is_it)
+            .ok_or_else(|| error(AgentErrorCode::ImageNotFound, format!("the node has no image {name}")))?;
         let tags = inner.images[found].tags.clone();
         if !inner.users_of(|c| tags.contains(&c.observed.image)).is_empty() {
             return Err(error(AgentErrorCode::InUse, format!("containers use the image {name}")));
@@ -468,7 +534,10 @@ impl World {
         let (unnamed, named) = std::mem::take(&mut inner.images).into_iter().partition(|i| i.tags.is_empty());
         inner.images = named;
         let unnamed: Vec<ImageView> = unnamed;
-        Pruned { freed: unnamed.iter().map(|i| i.size).sum(), removed: unnamed.into_iter().map(|i| i.id).collect() }
+        Pruned {
+            freed: unnamed.iter().map(|i| i.size).sum(),
+            removed: unnamed.into_iter().map(|i| i.id).collect(),
+        }
     }
 
     pub(super) fn volumes(&self) -> Vec<VolumeView> {
@@ -480,17 +549,33 @@ impl World {
         let (name, labels) = (new.name.to_string(), labels_of(&new.labels));
         if let Some(there) = inner.volumes.iter().find(|v| v.name == name) {
             let same = there.labels == labels;
-            return if same { Ok(there.clone()) } else { Err(error(AgentErrorCode::NameTaken, format!("there is a volume `{name}` already")).field("name")) };
+            return if same {
+                Ok(there.clone())
+            } else {
+                Err(error(AgentErrorCode::NameTaken, format!("there is a volume `{name}` already")).field("name"))
+            };
         }
         let mountpoint = format!("/var/lib/docker/volumes/{name}/_data");
-        let volume = VolumeView { name, driver: "local".into(), mountpoint, labels, created: Some(now()), node_id: String::new(), used_by: Vec::new() };
+        let volume = VolumeView {
+            name,
+            driver: "local".into(),
+            mountpoint,
+            labels,
+            created: Some(now()),
+            node_id: String::new(),
+            used_by: Vec::new(),
+        };
         inner.volumes.push(volume.clone());
         Ok(volume)
     }
 
     pub(super) fn remove_volume(&self, name: &str) -> Answer<()> {
         let mut inner = self.lock();
-        let found = inner.volumes.iter().position(|v| v.name == name).ok_or_else(|| error(AgentErrorCode::VolumeNotFound, format!("the node has no volume `{name}`")))?;
+        let found = inner
+            .volumes
+            .iter()
+            .position(|v| v.name == name)
+            .ok_or_else(|| error(AgentErrorCode::VolumeNotFound, format!("the node has no volume `{name}`")))?;
         inner.volumes.remove(found);
         Ok(())
     }
@@ -531,7 +616,10 @@ impl World {
         let found = inner.networks.iter().position(|n| n.name == name).ok_or_else(not_there)?;
         let users = inner.users_of(|c| c.observed.networks.iter().any(|a| a.network == name));
         if !users.is_empty() {
-            return Err(error(AgentErrorCode::InUse, format!("network `{name}` is used by {}", users.join(", "))));
+            return Err(error(
+                AgentErrorCode::InUse,
+                format!("network `{name}` is used by {}", users.join(", ")),
+            ));
         }
         inner.networks.remove(found);
         Ok(())
@@ -540,13 +628,19 @@ impl World {
     pub(super) fn membership(&self, member: &Membership, attach: bool) -> Answer<()> {
         let mut inner = self.lock();
         if !inner.networks.iter().any(|n| n.name == member.network) {
-            return Err(error(AgentErrorCode::NetworkNotFound, format!("the node has no network `{}`", member.network)));
+            return Err(error(
+                AgentErrorCode::NetworkNotFound,
+                format!("the node has no network `{}`", member.network),
+            ));
         }
         let docker_id = inner.find(&member.container)?;
         let on = &mut inner.held(&docker_id)?.observed.networks;
         on.retain(|a| a.network != member.network);
         if attach {
-            on.push(Attachment { network: member.network.clone(), ip: Some("172.18.0.2".into()) });
+            on.push(Attachment {
+                network: member.network.clone(),
+                ip: Some("172.18.0.2".into()),
+            });
         }
         inner.changed(&docker_id);
         Ok(())
@@ -555,11 +649,21 @@ impl World {
     // What a test does or asks.
 
     pub(super) fn containers(&self) -> Vec<Seen> {
-        let seen = |c: &Held| Seen { observed: c.observed.clone(), spec: c.spec.clone(), operation: c.operation.clone() };
+        let seen = |c: &Held| Seen {
+            observed: c.observed.clone(),
+            spec: c.spec.clone(),
+            operation: c.operation.clone(),
+        };
         self.lock().containers.values().map(seen).collect()
     }
     pub(super) fn files(&self, id: &ContainerId) -> Vec<(String, usize)> {
-        self.lock().held(id.as_str()).expect("it is there").files.iter().map(|(path, bytes)| (path.clone(), *bytes)).collect()
+        self.lock()
+            .held(id.as_str())
+            .expect("it is there")
+            .files
+            .iter()
+            .map(|(path, bytes)| (path.clone(), *bytes))
+            .collect()
     }
     pub(super) fn exit_at_once(&self, code: i64, lines: &[&str]) {
         self.lock().exit_at_once = Some((code, lines.iter().map(|l| (*l).to_owned()).collect()));
@@ -642,7 +746,9 @@ impl World {
         };
         held.sample_readers.retain(|r| r.send(sample.clone()).is_ok());
         held.samples.push(sample);
-        inner.tell(WatchEvent::Usage { samples: vec![(docker_id, usage)] });
+        inner.tell(WatchEvent::Usage {
+            samples: vec![(docker_id, usage)],
+        });
     }
     pub(super) fn docker_available(&self, available: bool) {
         let mut inner = self.lock();

@@ -29,7 +29,7 @@ pub struct NodeConfig {
 pub enum ConfigError {
     #[error("can't read {}", .path.display())]
     Read { path: PathBuf, source: std::io::Error },
-    #[error("{} is not right: {source}", .path.display())]
+    #[error("{} is not right: {}", .path.display(), .source.message())]
     Parse { path: PathBuf, source: Box<toml::de::Error> },
     #[error("{}: `allow_binds` has `{}`, which is not an absolute path", .path.display(), .entry.display())]
     Relative { path: PathBuf, entry: PathBuf },

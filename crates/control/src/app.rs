@@ -89,8 +89,23 @@ impl App {
         let nodes = Nodes::new(store.clone(), clock.clone(), fleet.clone(), index.clone());
         let operations = Operations::new(store.clone(), clock.clone());
         let registries = Registries::new(store.clone(), clock.clone());
-        let containers = Containers::new(store.clone(), clock.clone(), fleet.clone(), nodes.clone(), index.clone(), operations.clone(), registries.clone());
-        let resources = Resources::new(store.clone(), clock.clone(), fleet.clone(), nodes.clone(), operations.clone(), registries.clone());
+        let containers = Containers::new(
+            store.clone(),
+            clock.clone(),
+            fleet.clone(),
+            nodes.clone(),
+            index.clone(),
+            operations.clone(),
+            registries.clone(),
+        );
+        let resources = Resources::new(
+            store.clone(),
+            clock.clone(),
+            fleet.clone(),
+            nodes.clone(),
+            operations.clone(),
+            registries.clone(),
+        );
         nodes.load().await?;
         containers.load().await?;
         let enrolment = Enrolment::open(store.clone(), clock.clone(), nodes.clone()).await?;
@@ -121,7 +136,14 @@ impl App {
         let mut tasks = JoinSet::new();
         let cut = CancellationToken::new();
         let gate = self.enrolment.clone();
-        tasks.spawn(nm_link::server::serve(agents, self.enrolment.tls(), gate, self.fleet.links().clone(), self.config.link.clone(), cut.clone()));
+        tasks.spawn(nm_link::server::serve(
+            agents,
+            self.enrolment.tls(),
+            gate,
+            self.fleet.links().clone(),
+            self.config.link.clone(),
+            cut.clone(),
+        ));
         tasks.spawn(watch::run(self.clone()));
         tasks.spawn(housekeeping::run(self.clone()));
         let writer = tokio::spawn(watch::write_behind(self.clone()));
@@ -134,7 +156,9 @@ impl App {
         };
         if let Some(reason) = failed {
             // Nothing that is said from here on could be kept.
-            return Err(format!("the database's disk fails, stopping before anything else is lost: {reason}"));
+            return Err(format!(
+                "the database's disk fails, stopping before anything else is lost: {reason}"
+            ));
         }
         // First no new requests, then what runs, then the links it runs over, and last what is still to be written.
         let _ended = http.await;
@@ -155,7 +179,10 @@ impl App {
     pub async fn ready(&self) -> ApiResult<()> {
         match tokio::time::timeout(Duration::from_secs(2), self.store.ping()).await {
             Ok(result) => Ok(result?),
-            Err(_) => Err(ApiError::unavailable("store_unavailable", "the control plane's database does not answer within 2 seconds")),
+            Err(_) => Err(ApiError::unavailable(
+                "store_unavailable",
+                "the control plane's database does not answer within 2 seconds",
+            )),
         }
     }
 }
@@ -187,10 +214,16 @@ impl Streams {
         let mut open = self.open.lock().unwrap_or_else(|e| e.into_inner());
         let count = open.entry(actor.user.clone()).or_default();
         if *count >= STREAMS_PER_USER {
-            return Err(ApiError::too_many(format!("you have {STREAMS_PER_USER} streams open already: close one"), Duration::from_secs(5)));
+            return Err(ApiError::too_many(
+                format!("you have {STREAMS_PER_USER} streams open already: close one"),
+                Duration::from_secs(5),
+            ));
         }
         *count += 1;
-        Ok(StreamPlace { user: actor.user.clone(), open: self.open.clone() })
+        Ok(StreamPlace {
+            user: actor.user.clone(),
+            open: self.open.clone(),
+        })
     }
 }
 

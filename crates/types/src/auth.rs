@@ -39,8 +39,20 @@ pub struct Scope {
 }
 
 /// The areas of the API that scopes and the policy table name.
-pub const AREAS: &[&str] =
-    &["containers", "images", "volumes", "networks", "registries", "nodes", "operations", "events", "users", "tokens", "audit", "system"];
+pub const AREAS: &[&str] = &[
+    "containers",
+    "images",
+    "volumes",
+    "networks",
+    "registries",
+    "nodes",
+    "operations",
+    "events",
+    "users",
+    "tokens",
+    "audit",
+    "system",
+];
 
 impl Scope {
     pub fn parse(text: &str) -> Option<Self> {
@@ -70,7 +82,12 @@ impl std::fmt::Debug for Scope {
 impl TryFrom<String> for Scope {
     type Error = crate::text::BadText;
     fn try_from(s: String) -> Result<Self, Self::Error> {
-        Self::parse(&s).ok_or_else(|| crate::text::BadText(format!("a scope is `<area>:read` or `<area>:write`; areas: *, {}", AREAS.join(", "))))
+        Self::parse(&s).ok_or_else(|| {
+            crate::text::BadText(format!(
+                "a scope is `<area>:read` or `<area>:write`; areas: *, {}",
+                AREAS.join(", ")
+            ))
+        })
     }
 }
 impl From<Scope> for String {
@@ -80,7 +97,12 @@ impl From<Scope> for String {
 }
 impl utoipa::PartialSchema for Scope {
     fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
-        crate::text::string_schema(&format!("^(?:\\*|{}):(?:read|write)$", AREAS.join("|")), None, None, "`<area>:read` or `<area>:write`; `*` is every area.")
+        crate::text::string_schema(
+            &format!("^(?:\\*|{}):(?:read|write)$", AREAS.join("|")),
+            None,
+            None,
+            "`<area>:read` or `<area>:write`; `*` is every area.",
+        )
     }
 }
 impl ToSchema for Scope {}
@@ -92,12 +114,21 @@ pub struct NewPassword(pub SecretText);
 impl TryFrom<SecretText> for NewPassword {
     type Error = crate::text::BadText;
     fn try_from(s: SecretText) -> Result<Self, Self::Error> {
-        if (10..=200).contains(&s.expose().chars().count()) { Ok(Self(s)) } else { Err(crate::text::BadText("a password has 10 to 200 characters".into())) }
+        if (10..=200).contains(&s.expose().chars().count()) {
+            Ok(Self(s))
+        } else {
+            Err(crate::text::BadText("a password has 10 to 200 characters".into()))
+        }
     }
 }
 impl utoipa::PartialSchema for NewPassword {
     fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
-        crate::text::string_schema("^[^\\x00]+$", Some(10), Some(200), "A password of 10 to 200 characters; never given back.")
+        crate::text::string_schema(
+            "^[^\\x00]+$",
+            Some(10),
+            Some(200),
+            "A password of 10 to 200 characters; never given back.",
+        )
     }
 }
 impl ToSchema for NewPassword {}

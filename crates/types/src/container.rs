@@ -1,6 +1,8 @@
 //! Containers: what users ask for and what was seen.
 
-use crate::text::{Argument, Capability, CheckWord, ContainerName, ContainerPath, Environment, HostName, ImageRef, Labels, NetworkName, RunAs, VolumeName};
+use crate::text::{
+    Capability, ContainerName, ContainerPath, Environment, HostName, ImageRef, Labels, NetworkName, RunAs, VolumeName, Word,
+};
 use crate::units::{Bounded, CpuLimit, MemoryLimit, Port};
 use crate::{ContainerId, NodeId, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -63,7 +65,11 @@ pub enum MountSource {
 impl TryFrom<String> for MountSource {
     type Error = crate::text::BadText;
     fn try_from(s: String) -> Result<Self, Self::Error> {
-        let bad = || crate::text::BadText("a volume's `host` is a volume name, or an absolute path without `:`, `.` and `..` parts or control characters".into());
+        let bad = || {
+            crate::text::BadText(
+                "a volume's `host` is a volume name, or an absolute path without `:`, `.` and `..` parts or control characters".into(),
+            )
+        };
         if !s.starts_with('/') {
             return VolumeName::parse(&s).map(Self::Volume).map_err(|_| bad());
         }
@@ -118,7 +124,7 @@ pub enum RestartPolicy {
 pub struct HealthCheck {
     /// The program and its arguments; no shell.
     #[schema(min_items = 1, max_items = 100)]
-    pub command: Vec<CheckWord>,
+    pub command: Vec<Word>,
     /// Seconds between checks; 30 by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interval: Option<Bounded<1, 86_400>>,
@@ -141,11 +147,11 @@ pub struct ContainerSpec {
     pub image: ImageRef,
     /// Arguments, or the program where the image has no entrypoint.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schema(max_items = 500)]
-    pub command: Vec<Argument>,
+    #[schema(max_items = 100)]
+    pub command: Vec<Word>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schema(max_items = 500)]
-    pub entrypoint: Vec<Argument>,
+    #[schema(max_items = 100)]
+    pub entrypoint: Vec<Word>,
     #[serde(default)]
     pub environment: Environment,
     #[serde(default)]
@@ -207,8 +213,8 @@ impl ContainerSpec {
     pub fn overlong(&self) -> Vec<crate::envelope::FieldProblem> {
         let check = self.health_check.as_ref().map_or(1, |c| c.command.len());
         [
-            ("command", self.command.len(), 0, 500),
-            ("entrypoint", self.entrypoint.len(), 0, 500),
+            ("command", self.command.len(), 0, 100),
+            ("entrypoint", self.entrypoint.len(), 0, 100),
             ("ports", self.ports.len(), 0, 200),
             ("volumes", self.volumes.len(), 0, 100),
             ("networks", self.networks.len(), 0, 20),
@@ -217,7 +223,10 @@ impl ContainerSpec {
         ]
         .into_iter()
         .filter(|(_, len, min, max)| len < min || len > max)
-        .map(|(field, _, min, max)| crate::envelope::FieldProblem { field: field.into(), message: format!("has {min} to {max} entries") })
+        .map(|(field, _, min, max)| crate::envelope::FieldProblem {
+            field: field.into(),
+            message: format!("has {min} to {max} entries"),
+        })
         .collect()
     }
 
@@ -226,11 +235,17 @@ impl ContainerSpec {
         let mut out = Vec::new();
         let mut problem = |field: String, message: String| out.push(crate::envelope::FieldProblem { field, message });
         if self.name.is_reserved() {
-            problem("name".into(), format!("`{}` is reserved: it would be taken for an id or for a path of the API", self.name));
+            problem(
+                "name".into(),
+                format!("`{}` is reserved: it would be taken for an id or for a path of the API", self.name),
+            );
         }
         for (i, port) in self.ports.iter().enumerate() {
             let clash = self.ports[..i].iter().any(|p| {
-                p.protocol == port.protocol && port.host != 0 && p.host == port.host && (p.host_ip == port.host_ip || p.host_ip.is_none() || port.host_ip.is_none())
+                p.protocol == port.protocol
+                    && port.host != 0
+                    && p.host == port.host
+                    && (p.host_ip == port.host_ip || p.host_ip.is_none() || port.host_ip.is_none())
             });
             if clash {
                 problem(format!("ports[{i}].host"), format!("port {} is mapped twice", port.host));
@@ -238,7 +253,10 @@ impl ContainerSpec {
         }
         for (i, volume) in self.volumes.iter().enumerate() {
             if self.volumes[..i].iter().any(|v| v.container == volume.container) {
-                problem(format!("volumes[{i}].container"), format!("`{}` is mounted twice", volume.container));
+                problem(
+                    format!("volumes[{i}].container"),
+                    format!("`{}` is mounted twice", volume.container),
+                );
             }
         }
         for (i, network) in self.networks.iter().enumerate() {
@@ -276,7 +294,9 @@ impl ContainerStatus {
         }
     }
     pub fn parse(text: &str) -> Option<Self> {
-        [Self::Created, Self::Running, Self::Paused, Self::Stopped, Self::Exited].into_iter().find(|s| s.as_str() == text)
+        [Self::Created, Self::Running, Self::Paused, Self::Stopped, Self::Exited]
+            .into_iter()
+            .find(|s| s.as_str() == text)
     }
 }
 
@@ -483,8 +503,8 @@ pub struct ContainerUpdate {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ExecCommand {
     /// The program and its arguments; no shell unless the program is one.
-    #[schema(min_items = 1, max_items = 500)]
-    pub command: Vec<Argument>,
+    #[schema(min_items = 1, max_items = 100)]
+    pub command: Vec<Word>,
     #[serde(default)]
     pub environment: Environment,
     #[serde(default, skip_serializing_if = "Option::is_none")]

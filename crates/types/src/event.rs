@@ -4,7 +4,7 @@ use crate::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// One change, as the data of a server-sent event whose `id` is the revision and whose `event` is `kind`.
+/// One change, as the data of a server-sent event whose `id` is the revision and whose `event` is `change`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Event {

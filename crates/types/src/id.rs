@@ -22,7 +22,9 @@ fn fresh(prefix: &str, now_ms: i64) -> String {
 
 /// Whether `text` is `<prefix>_<digits>_<9 of a-z0-9>`.
 pub fn is_id(prefix: &str, text: &str) -> bool {
-    let Some(rest) = text.strip_prefix(prefix).and_then(|r| r.strip_prefix('_')) else { return false };
+    let Some(rest) = text.strip_prefix(prefix).and_then(|r| r.strip_prefix('_')) else {
+        return false;
+    };
     let Some((ms, tail)) = rest.split_once('_') else { return false };
     (1..=16).contains(&ms.len())
         && ms.bytes().all(|b| b.is_ascii_digit())
@@ -32,8 +34,22 @@ pub fn is_id(prefix: &str, text: &str) -> bool {
 
 /// Prefixes of all ids. No name may start with one of them and an underscore, so that a name is never taken for an id.
 pub const PREFIXES: &[&str] = &[
-    "cont", "node", "server", "inst", "provider", "cluster", "backup_cfg", "backup", "deploy", "op", "user", "token",
-    "reg", "sess", "join", "evt",
+    "cont",
+    "node",
+    "server",
+    "inst",
+    "provider",
+    "cluster",
+    "backup_cfg",
+    "backup",
+    "deploy",
+    "op",
+    "user",
+    "token",
+    "reg",
+    "sess",
+    "join",
+    "evt",
 ];
 
 macro_rules! ids {
@@ -95,7 +111,14 @@ mod tests {
         let id = ContainerId::fresh(1_770_000_000_000);
         assert_eq!(ContainerId::parse(id.as_str()).unwrap(), id);
         assert!(NodeId::parse(id.as_str()).is_err());
-        for bad in ["cont_1_abc", "cont__abcdefghi", "cont_1_ABCDEFGHI", "cont_x_abcdefghi", "cont_1_abcdefghi\n", ""] {
+        for bad in [
+            "cont_1_abc",
+            "cont__abcdefghi",
+            "cont_1_ABCDEFGHI",
+            "cont_x_abcdefghi",
+            "cont_1_abcdefghi\n",
+            "",
+        ] {
             assert!(ContainerId::parse(bad).is_err(), "{bad:?}");
         }
     }

@@ -49,7 +49,11 @@ impl TryFrom<String> for ImageTag {
         let ok = (1..=128).contains(&s.len())
             && !s.starts_with(['.', '-'])
             && s.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'.' || b == b'-');
-        if ok { Ok(Self(s.into())) } else { Err(crate::text::BadText("a tag has 1 to 128 letters, digits, `_`, `.` or `-`".into())) }
+        if ok {
+            Ok(Self(s.into()))
+        } else {
+            Err(crate::text::BadText("a tag has 1 to 128 letters, digits, `_`, `.` or `-`".into()))
+        }
     }
 }
 impl From<ImageTag> for String {

@@ -1,7 +1,7 @@
 //! The four container templates of the specification.
 
 use crate::container::{ContainerSpec, PortMapping, Protocol, RestartPolicy, VolumeMount};
-use crate::text::{Argument, ContainerName, EnvName, Environment, ImageRef};
+use crate::text::{ContainerName, EnvName, Environment, ImageRef, Word};
 use crate::units::{CpuLimit, MemoryLimit, Port};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -44,7 +44,18 @@ pub struct RunTemplate {
 /// The templates, in the specification's order.
 pub fn container_templates() -> Vec<ContainerTemplate> {
     vec![
-        template("nginx", "Nginx Web Server", "High-performance HTTP server", "nginx:latest", &[(80, 8080)], "512m", 1.0, &[], &[], &[]),
+        template(
+            "nginx",
+            "Nginx Web Server",
+            "High-performance HTTP server",
+            "nginx:latest",
+            &[(80, 8080)],
+            "512m",
+            1.0,
+            &[],
+            &[],
+            &[],
+        ),
         template(
             "postgresql",
             "PostgreSQL Database",
@@ -57,7 +68,18 @@ pub fn container_templates() -> Vec<ContainerTemplate> {
             &["POSTGRES_PASSWORD"],
             &[],
         ),
-        template("redis", "Redis Cache", "In-memory data store", "redis:7", &[(6379, 6379)], "512m", 1.0, &[], &[], &[]),
+        template(
+            "redis",
+            "Redis Cache",
+            "In-memory data store",
+            "redis:7",
+            &[(6379, 6379)],
+            "512m",
+            1.0,
+            &[],
+            &[],
+            &[],
+        ),
         template(
             "nodejs",
             "Node.js App",
@@ -68,7 +90,11 @@ pub fn container_templates() -> Vec<ContainerTemplate> {
             2.0,
             &[],
             &[],
-            &["node", "-e", "require('http').createServer((_, r) => r.end('Hello from Node.js\\n')).listen(3000)"],
+            &[
+                "node",
+                "-e",
+                "require('http').createServer((_, r) => r.end('Hello from Node.js\\n')).listen(3000)",
+            ],
         ),
     ]
 }
@@ -91,12 +117,17 @@ fn template(
         name: ContainerName::parse(id).expect(rows_are_valid),
         image: ImageRef::parse(image).expect(rows_are_valid),
         node_id: None,
-        command: command.iter().map(|a| Argument::parse(a).expect(rows_are_valid)).collect(),
+        command: command.iter().map(|a| Word::parse(a).expect(rows_are_valid)).collect(),
         entrypoint: Vec::new(),
         environment: Environment::default(),
         ports: ports
             .iter()
-            .map(|&(container, host)| PortMapping { container: Port::new(container).expect(rows_are_valid), host, protocol: Protocol::Tcp, host_ip: None })
+            .map(|&(container, host)| PortMapping {
+                container: Port::new(container).expect(rows_are_valid),
+                host,
+                protocol: Protocol::Tcp,
+                host_ip: None,
+            })
             .collect(),
         volumes: volumes
             .iter()
@@ -139,7 +170,10 @@ mod tests {
     #[test]
     fn the_rows_are_valid_and_hold_no_secret() {
         let all = container_templates();
-        assert_eq!(all.iter().map(|t| t.name.as_str()).collect::<Vec<_>>(), ["Nginx Web Server", "PostgreSQL Database", "Redis Cache", "Node.js App"]);
+        assert_eq!(
+            all.iter().map(|t| t.name.as_str()).collect::<Vec<_>>(),
+            ["Nginx Web Server", "PostgreSQL Database", "Redis Cache", "Node.js App"]
+        );
         for t in &all {
             assert!(t.config.clone().into_parts().0.problems().is_empty());
             assert!(t.config.environment.0.is_empty());

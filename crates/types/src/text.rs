@@ -125,16 +125,16 @@ texts! {
         says: "a host name has 1 to 63 letters, digits or `-`, and starts and ends with a letter or digit",
         ok: |t| !t.is_empty() && !t.starts_with('-') && !t.ends_with('-') && t.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
     }
-    /// One word of a command line. May be empty; never holds NUL, which no process can be given.
+    /// A value of a variable or label. May be empty; never holds NUL, which no process can be given.
     Argument {
         pattern: "^[^\\x00]*$", max: 65536,
-        says: "an argument has at most 65,536 characters and no NUL character",
+        says: "a value has at most 65,536 characters and no NUL character",
         ok: |t| !t.contains('\0')
     }
-    /// One word of a health check's command line.
-    CheckWord {
-        pattern: "^[^\\x00]*$", max: 4096,
-        says: "a word of a health check has at most 4,096 characters and no NUL character",
+    /// One word of a command line. With at most 100 of them, the longest command line still fits into a request's body.
+    Word {
+        pattern: "^[^\\x00]*$", max: 10000,
+        says: "a word of a command has at most 10,000 characters and no NUL character",
         ok: |t| !t.contains('\0')
     }
     /// The name of an environment variable.
@@ -164,12 +164,18 @@ texts! {
 impl ContainerName {
     /// The name Docker is given: its rule wants two characters at least.
     pub fn docker_name(&self) -> String {
-        if self.0.len() < 2 { format!("nm_{}", self.0) } else { self.0.to_string() }
+        if self.0.len() < 2 {
+            format!("nm_{}", self.0)
+        } else {
+            self.0.to_string()
+        }
     }
     /// Words that stand in the API's own paths, and prefixes of ids: a name must never be taken for them.
     pub fn is_reserved(&self) -> bool {
         matches!(&*self.0, "images" | "templates" | "list" | "stats" | "events")
-            || crate::id::PREFIXES.iter().any(|p| self.0.strip_prefix(p).is_some_and(|r| r.starts_with('_')))
+            || crate::id::PREFIXES
+                .iter()
+                .any(|p| self.0.strip_prefix(p).is_some_and(|r| r.starts_with('_')))
     }
 }
 
@@ -239,7 +245,20 @@ maps! {
 /// Whether a variable of this name usually holds a secret; its value is then shown only to those who may change it.
 pub fn looks_secret(name: &str) -> bool {
     let name = name.to_ascii_uppercase();
-    ["PASSWORD", "PASSWD", "SECRET", "TOKEN", "KEY", "CREDENTIAL", "PRIVATE", "_PASS", "DSN", "DATABASE_URL"].iter().any(|w| name.contains(w))
+    [
+        "PASSWORD",
+        "PASSWD",
+        "SECRET",
+        "TOKEN",
+        "KEY",
+        "CREDENTIAL",
+        "PRIVATE",
+        "_PASS",
+        "DSN",
+        "DATABASE_URL",
+    ]
+    .iter()
+    .any(|w| name.contains(w))
 }
 
 /// What stands in the place of a secret value in a reply.
@@ -249,7 +268,12 @@ impl Environment {
     /// The same variables, with the values of those that look secret covered.
     pub fn masked(&self) -> Environment {
         let mask = Argument(MASK.into());
-        Environment(self.0.iter().map(|(k, v)| (k.clone(), if looks_secret(k.as_str()) { mask.clone() } else { v.clone() })).collect())
+        Environment(
+            self.0
+                .iter()
+                .map(|(k, v)| (k.clone(), if looks_secret(k.as_str()) { mask.clone() } else { v.clone() }))
+                .collect(),
+        )
     }
 }
 
@@ -262,7 +286,11 @@ impl ImageRef {
     pub const PATTERN: &'static str = "^(?:[a-zA-Z0-9](?:[a-zA-Z0-9.-]{0,100}[a-zA-Z0-9])?(?::[0-9]{1,5})?/)?[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*)*(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(?:@sha256:[a-f0-9]{64})?$";
 
     pub fn parse(text: &str) -> Result<Self, BadText> {
-        let bad = || BadText("an image is `name`, `name:tag`, `registry/name:tag` or `name@sha256:<64 hex digits>`, with the name in lower case".into());
+        let bad = || {
+            BadText(
+                "an image is `name`, `name:tag`, `registry/name:tag` or `name@sha256:<64 hex digits>`, with the name in lower case".into(),
+            )
+        };
         if text.len() > 400 || text.is_empty() {
             return Err(bad());
         }
@@ -312,7 +340,11 @@ impl ImageRef {
     /// The same image with `:latest` where neither tag nor digest is named.
     pub fn with_tag(&self) -> String {
         let last = self.0.rsplit('/').next().unwrap_or(&self.0);
-        if last.contains(':') || last.contains('@') { self.0.to_string() } else { format!("{}:latest", self.0) }
+        if last.contains(':') || last.contains('@') {
+            self.0.to_string()
+        } else {
+            format!("{}:latest", self.0)
+        }
     }
 }
 
@@ -382,7 +414,12 @@ impl From<ImageRef> for String {
 }
 impl utoipa::PartialSchema for ImageRef {
     fn schema() -> RefOr<Schema> {
-        string_schema(Self::PATTERN, None, Some(400), "An image: `name`, `name:tag`, `registry/name:tag` or `name@sha256:…`.")
+        string_schema(
+            Self::PATTERN,
+            None,
+            Some(400),
+            "An image: `name`, `name:tag`, `registry/name:tag` or `name@sha256:…`.",
+        )
     }
 }
 impl utoipa::ToSchema for ImageRef {}
@@ -432,10 +469,33 @@ mod tests {
 
     #[test]
     fn images() {
-        for good in ["nginx", "nginx:latest", "postgres:16", "localhost:5000/a/b:1", "ghcr.io/a-b/c__d.e", "a--b", &format!("x@sha256:{}", "a".repeat(64))] {
+        for good in [
+            "nginx",
+            "nginx:latest",
+            "postgres:16",
+            "localhost:5000/a/b:1",
+            "ghcr.io/a-b/c__d.e",
+            "a--b",
+            &format!("x@sha256:{}", "a".repeat(64)),
+        ] {
             assert!(ImageRef::parse(good).is_ok(), "{good}");
         }
-        for bad in ["", "Nginx", "nginx:", "-nginx", "a//b", "nginx:la test", "a@sha256:zz", "a;b", "$(x)", "../a", "a:b:c", "nginx\n", "/a", "a/"] {
+        for bad in [
+            "",
+            "Nginx",
+            "nginx:",
+            "-nginx",
+            "a//b",
+            "nginx:la test",
+            "a@sha256:zz",
+            "a;b",
+            "$(x)",
+            "../a",
+            "a:b:c",
+            "nginx\n",
+            "/a",
+            "a/",
+        ] {
             assert!(ImageRef::parse(bad).is_err(), "{bad}");
         }
         assert_eq!(ImageRef::parse("nginx").unwrap().with_tag(), "nginx:latest");
@@ -460,6 +520,9 @@ mod tests {
         assert!(serde_json::from_str::<Environment>(r#"{"A":"1","A":"2"}"#).is_err());
         assert!(serde_json::from_str::<Environment>(r#"{"A=":"1"}"#).is_err());
         let env: Environment = serde_json::from_str(r#"{"DB_PASSWORD":"x","B":"2"}"#).unwrap();
-        assert_eq!(serde_json::to_string(&env.masked()).unwrap(), r#"{"B":"2","DB_PASSWORD":"********"}"#);
+        assert_eq!(
+            serde_json::to_string(&env.masked()).unwrap(),
+            r#"{"B":"2","DB_PASSWORD":"********"}"#
+        );
     }
 }

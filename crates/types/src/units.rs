@@ -12,7 +12,11 @@ pub struct CpuLimit(u32);
 
 impl CpuLimit {
     pub fn from_cores(cores: f64) -> Result<Self, BadText> {
-        if (0.1..=64.0).contains(&cores) { Ok(Self((cores * 1000.0).round() as u32)) } else { Err(BadText("cpuLimit is a number of cores from 0.1 to 64".into())) }
+        if (0.1..=64.0).contains(&cores) {
+            Ok(Self((cores * 1000.0).round() as u32))
+        } else {
+            Err(BadText("cpuLimit is a number of cores from 0.1 to 64".into()))
+        }
     }
     pub fn cores(self) -> f64 {
         f64::from(self.0) / 1000.0
@@ -24,7 +28,11 @@ impl CpuLimit {
 }
 impl Serialize for CpuLimit {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        if self.0.is_multiple_of(1000) { s.serialize_u32(self.0 / 1000) } else { s.serialize_f64(self.cores()) }
+        if self.0.is_multiple_of(1000) {
+            s.serialize_u32(self.0 / 1000)
+        } else {
+            s.serialize_f64(self.cores())
+        }
     }
 }
 impl<'de> Deserialize<'de> for CpuLimit {
@@ -34,7 +42,12 @@ impl<'de> Deserialize<'de> for CpuLimit {
 }
 impl utoipa::PartialSchema for CpuLimit {
     fn schema() -> RefOr<Schema> {
-        ObjectBuilder::new().schema_type(Type::Number).minimum(Some(0.1)).maximum(Some(64.0)).description(Some("CPU cores.")).into()
+        ObjectBuilder::new()
+            .schema_type(Type::Number)
+            .minimum(Some(0.1))
+            .maximum(Some(64.0))
+            .description(Some("CPU cores."))
+            .into()
     }
 }
 impl utoipa::ToSchema for CpuLimit {}
@@ -114,7 +127,12 @@ impl From<MemoryLimit> for String {
 }
 impl utoipa::PartialSchema for MemoryLimit {
     fn schema() -> RefOr<Schema> {
-        string_schema(Self::PATTERN, None, Some(11), "Memory as Docker writes it: digits and k, m or g; at least 6m.")
+        string_schema(
+            Self::PATTERN,
+            None,
+            Some(11),
+            "Memory as Docker writes it: digits and k, m or g; at least 6m.",
+        )
     }
 }
 impl utoipa::ToSchema for MemoryLimit {}
@@ -140,12 +158,19 @@ impl fmt::Display for Port {
 impl<'de> Deserialize<'de> for Port {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         let n = i64::deserialize(d)?;
-        u16::try_from(n).ok().and_then(Self::new).ok_or_else(|| serde::de::Error::custom("a port is a whole number from 1 to 65535"))
+        u16::try_from(n)
+            .ok()
+            .and_then(Self::new)
+            .ok_or_else(|| serde::de::Error::custom("a port is a whole number from 1 to 65535"))
     }
 }
 impl utoipa::PartialSchema for Port {
     fn schema() -> RefOr<Schema> {
-        ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(1)).maximum(Some(65535)).into()
+        ObjectBuilder::new()
+            .schema_type(Type::Integer)
+            .minimum(Some(1))
+            .maximum(Some(65535))
+            .into()
     }
 }
 impl utoipa::ToSchema for Port {}
@@ -161,7 +186,13 @@ impl<const MIN: i64, const MAX: i64> Bounded<MIN, MAX> {
     }
     /// `n`, moved to the nearest bound where it lies outside.
     pub const fn clamped(n: i64) -> Self {
-        Self(if n < MIN { MIN } else if n > MAX { MAX } else { n })
+        Self(if n < MIN {
+            MIN
+        } else if n > MAX {
+            MAX
+        } else {
+            n
+        })
     }
     pub fn get(self) -> i64 {
         self.0
@@ -175,12 +206,19 @@ impl<'de, const MIN: i64, const MAX: i64> Deserialize<'de> for Bounded<MIN, MAX>
 impl<const MIN: i64, const MAX: i64> std::str::FromStr for Bounded<MIN, MAX> {
     type Err = BadText;
     fn from_str(s: &str) -> Result<Self, BadText> {
-        s.parse().ok().and_then(Self::new).ok_or_else(|| BadText(format!("expected a whole number from {MIN} to {MAX}")))
+        s.parse()
+            .ok()
+            .and_then(Self::new)
+            .ok_or_else(|| BadText(format!("expected a whole number from {MIN} to {MAX}")))
     }
 }
 impl<const MIN: i64, const MAX: i64> utoipa::PartialSchema for Bounded<MIN, MAX> {
     fn schema() -> RefOr<Schema> {
-        ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(MIN as f64)).maximum(Some(MAX as f64)).into()
+        ObjectBuilder::new()
+            .schema_type(Type::Integer)
+            .minimum(Some(MIN as f64))
+            .maximum(Some(MAX as f64))
+            .into()
     }
 }
 impl<const MIN: i64, const MAX: i64> utoipa::ToSchema for Bounded<MIN, MAX> {
@@ -195,10 +233,30 @@ mod tests {
 
     #[test]
     fn memory() {
-        for (text, bytes) in [("512m", 512 << 20), ("1g", 1 << 30), ("6m", 6 << 20), ("65536k", 64 << 20), ("2G", 2 << 30)] {
+        for (text, bytes) in [
+            ("512m", 512 << 20),
+            ("1g", 1 << 30),
+            ("6m", 6 << 20),
+            ("65536k", 64 << 20),
+            ("2G", 2 << 30),
+        ] {
             assert_eq!(MemoryLimit::parse(text).unwrap().bytes(), bytes, "{text}");
         }
-        for bad in ["lots", "", "m", "512", "-1g", "0m", "5m", "1.5g", "1t", "99999999999999999999g", "512mb", " 1g", "10000g"] {
+        for bad in [
+            "lots",
+            "",
+            "m",
+            "512",
+            "-1g",
+            "0m",
+            "5m",
+            "1.5g",
+            "1t",
+            "99999999999999999999g",
+            "512mb",
+            " 1g",
+            "10000g",
+        ] {
             assert!(MemoryLimit::parse(bad).is_err(), "{bad}");
         }
         assert_eq!(MemoryLimit::from_bytes(1 << 30).as_str(), "1g");

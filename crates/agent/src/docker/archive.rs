@@ -49,7 +49,7 @@ impl Docker {
         };
         let name = &record.observed.name;
         let text = if *status == 404 && (message.contains("Could not find the file") || message.contains("No such container:path")) {
-            format!("`{name}` has no file or folder `{path}`.")
+            return AgentError::new(Code::PathNotFound, format!("`{name}` has no file or folder `{path}`.")).field("path");
         } else if message.contains("not a directory") {
             format!("`{path}` in `{name}` is not a folder: files are unpacked into folders.")
         } else if message.contains("marked read-only") || message.contains("read-only file system") {

@@ -373,7 +373,7 @@ fn endpoint(spec: &ContainerSpec, network: &str) -> Option<EndpointConfig> {
 
 fn body(request: &CreateContainer, binds: Vec<String>) -> CreateBody {
     let spec = &request.spec;
-    let words = |all: &[nm_types::text::Argument]| all.iter().map(|w| w.as_str().to_owned()).collect::<Vec<_>>();
+    let words = |all: &[nm_types::text::Word]| all.iter().map(|w| w.as_str().to_owned()).collect::<Vec<_>>();
     let mut all_labels: BTreeMap<String, String> = spec.labels.0.iter().map(|(k, v)| (k.to_string(), v.as_str().to_owned())).collect();
     all_labels.insert(labels::ID.to_owned(), request.id.to_string());
     all_labels.insert(labels::OPERATION.to_owned(), request.operation.to_string());

@@ -217,7 +217,7 @@ fn signal_group(pid: i32, docker_id: &str, signal: Signal) -> bool {
     sent.is_ok()
 }
 
-pub(super) fn words(command: &[nm_types::text::Argument]) -> Result<Vec<String>, AgentError> {
+pub(super) fn words(command: &[nm_types::text::Word]) -> Result<Vec<String>, AgentError> {
     if command.is_empty() {
         return Err(AgentError::new(Code::Invalid, "command has at least one word, the program.").field("command"));
     }

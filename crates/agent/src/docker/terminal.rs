@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt};
 use nm_link::contract::exec::Frame;
 use nm_link::contract::{AgentError, AgentErrorCode as Code, TerminalQuery};
-use nm_types::text::{Argument, RunAs};
+use nm_types::text::{RunAs, Word};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
@@ -27,7 +27,7 @@ impl Docker {
         E: std::fmt::Display + Send,
     {
         let invalid = |field: &str, text: String| AgentError::new(Code::Invalid, text).field(field);
-        let command: Vec<Argument> = serde_json::from_str(&query.command)
+        let command: Vec<Word> = serde_json::from_str(&query.command)
             .map_err(|e| invalid("command", format!("command is a JSON array of the program and its arguments: {e}.")))?;
         let user = query
             .user

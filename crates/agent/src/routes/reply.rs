@@ -36,7 +36,9 @@ impl IntoResponse for Failed {
 /// The one place where codes become statuses. A status says whose fault it is; the code says the rest.
 pub fn status(code: Code) -> StatusCode {
     match code {
-        Code::ContainerNotFound | Code::ImageNotFound | Code::NetworkNotFound | Code::VolumeNotFound => StatusCode::NOT_FOUND,
+        Code::ContainerNotFound | Code::ImageNotFound | Code::NetworkNotFound | Code::VolumeNotFound | Code::PathNotFound => {
+            StatusCode::NOT_FOUND
+        }
         Code::NameTaken | Code::PortInUse | Code::InUse | Code::NotRunning | Code::Paused => StatusCode::CONFLICT,
         Code::Stale => StatusCode::PRECONDITION_FAILED,
         Code::Forbidden => StatusCode::FORBIDDEN,

@@ -13,7 +13,8 @@ use axum::response::{IntoResponse, Response};
 use http::{Method, StatusCode};
 use nm_types::ContainerId;
 use nm_types::container::{
-    ContainerSpec, ContainerStatus, ContainerUpdate, ContainerView, ExecCommand, ExecResult, KillContainer, RenameContainer, Signal, StopContainer,
+    ContainerSpec, ContainerStatus, ContainerUpdate, ContainerView, ExecCommand, ExecResult, KillContainer, RenameContainer, Signal,
+    StopContainer,
 };
 use nm_types::units::Bounded;
 use serde::Deserialize;
@@ -58,19 +59,50 @@ pub fn routes() -> Vec<Route> {
     let read = Policy::read("containers");
     let write = Policy::write("containers");
     vec![
-        route(Method::GET, "/api/containers", read, "List containers, newest first", list).query::<ListQuery>().list::<ContainerView>(),
-        route(Method::POST, "/api/containers", write, "Make a container", create).body::<ContainerSpec>().created::<ContainerView>().or_operation(),
+        route(Method::GET, "/api/containers", read, "List containers, newest first", list)
+            .query::<ListQuery>()
+            .list::<ContainerView>(),
+        route(Method::POST, "/api/containers", write, "Make a container", create)
+            .body::<ContainerSpec>()
+            .created::<ContainerView>()
+            .idempotent()
+            .or_operation(),
         route(Method::GET, "/api/containers/{id}", read, "One container", get).ok::<ContainerView>(),
-        route(Method::PATCH, "/api/containers/{id}", write, "Change limits and restart policy live", update).body::<ContainerUpdate>().ok::<ContainerView>(),
-        route(Method::DELETE, "/api/containers/{id}", write, "Remove a container", remove).query::<RemoveQuery>().ok::<Nothing>(),
-        route(Method::POST, "/api/containers/{id}/start", write, "Start it", start).ok::<ContainerView>().long(),
-        route(Method::POST, "/api/containers/{id}/stop", write, "Stop it", stop).optional_body::<StopContainer>().ok::<ContainerView>().long(),
-        route(Method::POST, "/api/containers/{id}/restart", write, "Restart it", restart).optional_body::<StopContainer>().ok::<ContainerView>().long(),
+        route(
+            Method::PATCH,
+            "/api/containers/{id}",
+            write,
+            "Change limits and restart policy live",
+            update,
+        )
+        .body::<ContainerUpdate>()
+        .ok::<ContainerView>(),
+        route(Method::DELETE, "/api/containers/{id}", write, "Remove a container", remove)
+            .query::<RemoveQuery>()
+            .ok::<Nothing>(),
+        route(Method::POST, "/api/containers/{id}/start", write, "Start it", start)
+            .ok::<ContainerView>()
+            .long(),
+        route(Method::POST, "/api/containers/{id}/stop", write, "Stop it", stop)
+            .optional_body::<StopContainer>()
+            .ok::<ContainerView>()
+            .long(),
+        route(Method::POST, "/api/containers/{id}/restart", write, "Restart it", restart)
+            .optional_body::<StopContainer>()
+            .ok::<ContainerView>()
+            .long(),
         route(Method::POST, "/api/containers/{id}/pause", write, "Pause it", pause).ok::<ContainerView>(),
         route(Method::POST, "/api/containers/{id}/unpause", write, "Let it go on", unpause).ok::<ContainerView>(),
-        route(Method::POST, "/api/containers/{id}/kill", write, "Send it a signal", kill).optional_body::<KillContainer>().ok::<ContainerView>(),
-        route(Method::POST, "/api/containers/{id}/rename", write, "Give it another name", rename).body::<RenameContainer>().ok::<ContainerView>(),
-        route(Method::POST, "/api/containers/{id}/exec", write, "Run a command in it", exec).body::<ExecCommand>().ok::<ExecResult>().long(),
+        route(Method::POST, "/api/containers/{id}/kill", write, "Send it a signal", kill)
+            .optional_body::<KillContainer>()
+            .ok::<ContainerView>(),
+        route(Method::POST, "/api/containers/{id}/rename", write, "Give it another name", rename)
+            .body::<RenameContainer>()
+            .ok::<ContainerView>(),
+        route(Method::POST, "/api/containers/{id}/exec", write, "Run a command in it", exec)
+            .body::<ExecCommand>()
+            .ok::<ExecResult>()
+            .long(),
     ]
 }
 
@@ -124,11 +156,23 @@ async fn get(State(app): State<App>, actor: Actor, Id(id): Id) -> ApiResult<Repl
     Ok(Reply::ok(view).revision(revision))
 }
 
-async fn update(State(app): State<App>, actor: Actor, meta: Meta, Id(id): Id, Json(change): Json<ContainerUpdate>) -> ApiResult<Reply<ContainerView>> {
+async fn update(
+    State(app): State<App>,
+    actor: Actor,
+    meta: Meta,
+    Id(id): Id,
+    Json(change): Json<ContainerUpdate>,
+) -> ApiResult<Reply<ContainerView>> {
     changed(app.containers.update(&actor, &meta, &id, change).await, "was changed")
 }
 
-async fn remove(State(app): State<App>, actor: Actor, meta: Meta, Id(id): Id, Query(query): Query<RemoveQuery>) -> ApiResult<Reply<Nothing>> {
+async fn remove(
+    State(app): State<App>,
+    actor: Actor,
+    meta: Meta,
+    Id(id): Id,
+    Query(query): Query<RemoveQuery>,
+) -> ApiResult<Reply<Nothing>> {
     let id = app.containers.remove(&actor, &meta, &id, query.force, query.volumes).await?;
     Ok(Reply::ok(Nothing {}).message(format!("container {id} was removed")))
 }
@@ -143,12 +187,30 @@ async fn start(State(app): State<App>, actor: Actor, meta: Meta, Id(id): Id) -> 
     changed(app.containers.start(&actor, &meta, &id).await, "was started")
 }
 
-async fn stop(State(app): State<App>, actor: Actor, meta: Meta, Id(id): Id, OptionalJson(body): OptionalJson<StopContainer>) -> ApiResult<Reply<ContainerView>> {
-    changed(app.containers.stop(&actor, &meta, &id, body.grace.map(|g| g.get())).await, "was stopped")
+async fn stop(
+    State(app): State<App>,
+    actor: Actor,
+    meta: Meta,
+    Id(id): Id,
+    OptionalJson(body): OptionalJson<StopContainer>,
+) -> ApiResult<Reply<ContainerView>> {
+    changed(
+        app.containers.stop(&actor, &meta, &id, body.grace.map(|g| g.get())).await,
+        "was stopped",
+    )
 }
 
-async fn restart(State(app): State<App>, actor: Actor, meta: Meta, Id(id): Id, OptionalJson(body): OptionalJson<StopContainer>) -> ApiResult<Reply<ContainerView>> {
-    changed(app.containers.restart(&actor, &meta, &id, body.grace.map(|g| g.get())).await, "was restarted")
+async fn restart(
+    State(app): State<App>,
+    actor: Actor,
+    meta: Meta,
+    Id(id): Id,
+    OptionalJson(body): OptionalJson<StopContainer>,
+) -> ApiResult<Reply<ContainerView>> {
+    changed(
+        app.containers.restart(&actor, &meta, &id, body.grace.map(|g| g.get())).await,
+        "was restarted",
+    )
 }
 
 async fn pause(State(app): State<App>, actor: Actor, meta: Meta, Id(id): Id) -> ApiResult<Reply<ContainerView>> {
@@ -159,14 +221,35 @@ async fn unpause(State(app): State<App>, actor: Actor, meta: Meta, Id(id): Id) -
     changed(app.containers.unpause(&actor, &meta, &id).await, "goes on")
 }
 
-async fn kill(State(app): State<App>, actor: Actor, meta: Meta, Id(id): Id, OptionalJson(body): OptionalJson<KillContainer>) -> ApiResult<Reply<ContainerView>> {
-    changed(app.containers.kill(&actor, &meta, &id, body.signal.unwrap_or(Signal::Kill)).await, "got the signal")
+async fn kill(
+    State(app): State<App>,
+    actor: Actor,
+    meta: Meta,
+    Id(id): Id,
+    OptionalJson(body): OptionalJson<KillContainer>,
+) -> ApiResult<Reply<ContainerView>> {
+    changed(
+        app.containers.kill(&actor, &meta, &id, body.signal.unwrap_or(Signal::Kill)).await,
+        "got the signal",
+    )
 }
 
-async fn rename(State(app): State<App>, actor: Actor, meta: Meta, Id(id): Id, Json(body): Json<RenameContainer>) -> ApiResult<Reply<ContainerView>> {
+async fn rename(
+    State(app): State<App>,
+    actor: Actor,
+    meta: Meta,
+    Id(id): Id,
+    Json(body): Json<RenameContainer>,
+) -> ApiResult<Reply<ContainerView>> {
     changed(app.containers.rename(&actor, &meta, &id, body.name).await, "has its new name")
 }
 
-async fn exec(State(app): State<App>, actor: Actor, meta: Meta, Id(id): Id, Json(command): Json<ExecCommand>) -> ApiResult<Reply<ExecResult>> {
+async fn exec(
+    State(app): State<App>,
+    actor: Actor,
+    meta: Meta,
+    Id(id): Id,
+    Json(command): Json<ExecCommand>,
+) -> ApiResult<Reply<ExecResult>> {
     Ok(Reply::ok(app.containers.exec(&actor, &meta, &id, command).await?))
 }

@@ -47,13 +47,23 @@ fn answer(data: Cow<'static, [u8]>, kind: &str, forever: bool) -> Response {
         Cow::Owned(bytes) => Body::from(bytes),
     };
     let mut response = Response::new(body);
-    let kind = if kind.starts_with("text/") || kind.ends_with("javascript") { format!("{kind}; charset=utf-8") } else { kind.to_owned() };
+    let kind = if kind.starts_with("text/") || kind.ends_with("javascript") {
+        format!("{kind}; charset=utf-8")
+    } else {
+        kind.to_owned()
+    };
     if let Ok(kind) = HeaderValue::from_str(&kind) {
         response.headers_mut().insert(header::CONTENT_TYPE, kind);
     }
     // Assets carry a digest in their names; everything else is asked for anew.
-    let cache = if forever { "public, max-age=31536000, immutable" } else { "no-cache" };
-    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static(cache));
+    let cache = if forever {
+        "public, max-age=31536000, immutable"
+    } else {
+        "no-cache"
+    };
+    response
+        .headers_mut()
+        .insert(header::CACHE_CONTROL, HeaderValue::from_static(cache));
     response
 }
 
@@ -83,7 +93,11 @@ fn docs_page() -> String {
                 Answer::Raw(status, kind) => format!("{status} {kind}"),
             })
             .collect();
-        let body = route.body.as_ref().map(|(shape, _)| format!("<br><small>body: {}</small>", escape(&name_of(&shape.schema)))).unwrap_or_default();
+        let body = route
+            .body
+            .as_ref()
+            .map(|(shape, _)| format!("<br><small>body: {}</small>", escape(&name_of(&shape.schema))))
+            .unwrap_or_default();
         rows.push_str(&format!(
             "<tr><td><code>{} {}</code>{body}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
             route.method,
@@ -109,12 +123,18 @@ fn docs_page() -> String {
 fn name_of(schema: &serde_json::Value) -> String {
     match schema.get("$ref").and_then(|r| r.as_str()) {
         Some(reference) => reference.rsplit('/').next().unwrap_or_default().to_owned(),
-        None => schema.get("items").map(|i| format!("[{}]", name_of(i))).unwrap_or_else(|| "JSON".into()),
+        None => schema
+            .get("items")
+            .map(|i| format!("[{}]", name_of(i)))
+            .unwrap_or_else(|| "JSON".into()),
     }
 }
 
 fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;")
 }
 
 #[cfg(test)]

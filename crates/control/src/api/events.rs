@@ -28,16 +28,34 @@ struct EventsQuery {
 }
 
 pub fn routes() -> Vec<Route> {
-    vec![route(Method::GET, "/api/events", Policy::read("events"), "Every change, as server-sent events", events).query::<EventsQuery>().events()]
+    vec![
+        route(
+            Method::GET,
+            "/api/events",
+            Policy::read("events"),
+            "Every change, as server-sent events",
+            events,
+        )
+        .query::<EventsQuery>()
+        .events(),
+    ]
 }
 
 async fn events(State(app): State<App>, actor: Actor, Query(_): Query<EventsQuery>, headers: HeaderMap) -> ApiResult<Response> {
     let mut watch = app.store.watch();
     let mut backlog = VecDeque::new();
     if let Some(last) = headers.get("last-event-id") {
-        let last: i64 = last.to_str().ok().and_then(|t| t.parse().ok()).ok_or_else(|| ApiError::bad_request("malformed_header", "Last-Event-ID is the id of an event, a number"))?;
+        let last: i64 = last
+            .to_str()
+            .ok()
+            .and_then(|t| t.parse().ok())
+            .ok_or_else(|| ApiError::bad_request("malformed_header", "Last-Event-ID is the id of an event, a number"))?;
         let behind = read_all(&app, last, watch.seen()).await.map_err(|e| match e {
-            StoreError::Compacted { .. } => ApiError::new(http::StatusCode::GONE, "events_gone", "events that old are no longer kept: read the lists anew and follow without Last-Event-ID"),
+            StoreError::Compacted { .. } => ApiError::new(
+                http::StatusCode::GONE,
+                "events_gone",
+                "events that old are no longer kept: read the lists anew and follow without Last-Event-ID",
+            ),
             e => e.into(),
         })?;
         if let Some(last) = behind.last() {
@@ -93,12 +111,26 @@ async fn message(app: &App, change: Change) -> Option<Message> {
     };
     let status = match (change.subject, change.what) {
         (_, What::Deleted) => None,
-        (Subject::Resource(Kind::Container), _) => ContainerId::parse(&change.id).ok().and_then(|id| app.index.get(&id)).map(|r| r.status().as_str().to_owned()),
+        (Subject::Resource(Kind::Container), _) => ContainerId::parse(&change.id)
+            .ok()
+            .and_then(|id| app.index.get(&id))
+            .map(|r| r.status().as_str().to_owned()),
         (Subject::Resource(Kind::Operation), _) => match OperationId::parse(&change.id) {
-            Ok(id) => app.operations.get(id.as_str()).await.ok().and_then(|o| serde_json::to_value(o.state).ok()).and_then(|v| v.as_str().map(str::to_owned)),
+            Ok(id) => app
+                .operations
+                .get(id.as_str())
+                .await
+                .ok()
+                .and_then(|o| serde_json::to_value(o.state).ok())
+                .and_then(|v| v.as_str().map(str::to_owned)),
             Err(_) => None,
         },
-        (Subject::Resource(Kind::Node), _) => app.nodes.get(&change.id).ok().and_then(|(n, _)| serde_json::to_value(n.status).ok()).and_then(|v| v.as_str().map(str::to_owned)),
+        (Subject::Resource(Kind::Node), _) => app
+            .nodes
+            .get(&change.id)
+            .ok()
+            .and_then(|(n, _)| serde_json::to_value(n.status).ok())
+            .and_then(|v| v.as_str().map(str::to_owned)),
         _ => None,
     };
     let event = Event {
@@ -110,5 +142,9 @@ async fn message(app: &App, change: Change) -> Option<Message> {
         status,
         time: change.at,
     };
-    Some(Message { event: "change", id: Some(change.revision), ..Message::json("change", &event) })
+    Some(Message {
+        event: "change",
+        id: Some(change.revision),
+        ..Message::json("change", &event)
+    })
 }

@@ -35,11 +35,17 @@ pub struct Id(pub String);
 pub async fn read_body(body: Body) -> ApiResult<bytes::Bytes> {
     match tokio::time::timeout(BODY_DEADLINE, Limited::new(body, BODY_LIMIT).collect()).await {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(e)) if e.downcast_ref::<LengthLimitError>().is_some() => {
-            Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", "a body has at most 1 MiB"))
-        }
+        Ok(Err(e)) if e.downcast_ref::<LengthLimitError>().is_some() => Err(ApiError::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "body_too_large",
+            "a body has at most 1 MiB",
+        )),
         Ok(Err(_)) => Err(ApiError::bad_request("body_broken", "the body broke off before its end")),
-        Err(_) => Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, "body_too_slow", "the body did not arrive within 20 seconds")),
+        Err(_) => Err(ApiError::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "body_too_slow",
+            "the body did not arrive within 20 seconds",
+        )),
     }
 }
 
@@ -76,7 +82,8 @@ pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> ApiResult<T> {
             _ => ApiError::bad_request("malformed_json", format!("the body is not JSON: {inner}")),
         }
     })?;
-    de.end().map_err(|e| ApiError::bad_request("malformed_json", format!("the body is not one JSON value: {e}")))?;
+    de.end()
+        .map_err(|e| ApiError::bad_request("malformed_json", format!("the body is not one JSON value: {e}")))?;
     Ok(value)
 }
 
@@ -84,7 +91,11 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
     type Rejection = ApiError;
     async fn from_request(request: Request, _: &S) -> ApiResult<Self> {
         if !is_json(request.headers()) {
-            return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", "send the body as `Content-Type: application/json`"));
+            return Err(ApiError::new(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "unsupported_media_type",
+                "send the body as `Content-Type: application/json`",
+            ));
         }
         let bytes = read_body(request.into_body()).await?;
         Ok(Json(parse_json(&bytes)?))
@@ -100,7 +111,11 @@ impl<T: DeserializeOwned + Default, S: Send + Sync> FromRequest<S> for OptionalJ
             return Ok(OptionalJson(T::default()));
         }
         if !json {
-            return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", "send the body as `Content-Type: application/json`"));
+            return Err(ApiError::new(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "unsupported_media_type",
+                "send the body as `Content-Type: application/json`",
+            ));
         }
         Ok(OptionalJson(parse_json(&bytes)?))
     }
@@ -112,7 +127,11 @@ pub fn parse_query<T: DeserializeOwned>(query: &str) -> ApiResult<T> {
     serde_path_to_error::deserialize(de).map_err(|e| {
         let path = e.path().to_string();
         let message = e.into_inner().to_string();
-        let field = if path == "." { message.split('`').nth(1).unwrap_or_default().to_owned() } else { path };
+        let field = if path == "." {
+            message.split('`').nth(1).unwrap_or_default().to_owned()
+        } else {
+            path
+        };
         ApiError::invalid(&field, message)
     })
 }
@@ -142,7 +161,11 @@ impl<S: Send + Sync> FromRequestParts<S> for Actor {
     type Rejection = ApiError;
     async fn from_request_parts(parts: &mut Parts, _: &S) -> ApiResult<Self> {
         // The guard put it there; a route without a guard can't be built.
-        parts.extensions.get::<Actor>().cloned().ok_or_else(|| ApiError::unauthorized("sign in first"))
+        parts
+            .extensions
+            .get::<Actor>()
+            .cloned()
+            .ok_or_else(|| ApiError::unauthorized("sign in first"))
     }
 }
 
@@ -171,7 +194,15 @@ pub struct Meta {
 impl Meta {
     /// For what the control plane does by itself.
     pub fn internal() -> Self {
-        Self { request_id: String::new(), address: None, idempotency_key: None, respond_async: false, if_match: None, method: Method::POST, path: String::new() }
+        Self {
+            request_id: String::new(),
+            address: None,
+            idempotency_key: None,
+            respond_async: false,
+            if_match: None,
+            method: Method::POST,
+            path: String::new(),
+        }
     }
 }
 
@@ -181,18 +212,30 @@ impl<S: Send + Sync> FromRequestParts<S> for Meta {
         let text = |name: &str| -> ApiResult<Option<String>> {
             match parts.headers.get(name) {
                 None => Ok(None),
-                Some(v) => v.to_str().map(|s| Some(s.trim().to_owned())).map_err(|_| ApiError::bad_request("malformed_header", format!("the header {name} holds something that is not ASCII"))),
+                Some(v) => v
+                    .to_str()
+                    .map(|s| Some(s.trim().to_owned()))
+                    .map_err(|_| ApiError::bad_request("malformed_header", format!("the header {name} holds something that is not ASCII"))),
             }
         };
         let idempotency_key = text("idempotency-key")?;
         if let Some(key) = &idempotency_key
             && !(1..=200).contains(&key.len())
         {
-            return Err(ApiError::bad_request("malformed_header", "an Idempotency-Key has 1 to 200 characters"));
+            return Err(ApiError::bad_request(
+                "malformed_header",
+                "an Idempotency-Key has 1 to 200 characters",
+            ));
         }
         let if_match = match text("if-match")?.as_deref() {
             None | Some("*") => None,
-            Some(tag) => Some(tag.trim_matches('"').parse::<i64>().map_err(|_| ApiError::new(StatusCode::PRECONDITION_FAILED, "changed_meanwhile", "If-Match does not name a version this ever had: give an ETag as it was answered"))?),
+            Some(tag) => Some(tag.trim_matches('"').parse::<i64>().map_err(|_| {
+                ApiError::new(
+                    StatusCode::PRECONDITION_FAILED,
+                    "changed_meanwhile",
+                    "If-Match does not name a version this ever had: give an ETag as it was answered",
+                )
+            })?),
         };
         let respond_async = text("prefer")?.is_some_and(|p| p.split(',').any(|w| w.trim().eq_ignore_ascii_case("respond-async")));
         Ok(Meta {
@@ -221,9 +264,15 @@ mod tests {
     fn each_refusal_names_its_field() {
         for (body, want) in [
             (r#"{"name":"a","image":"b","memoryLimit":"lots"}"#, (422, "memoryLimit")),
-            (r#"{"name":"a","image":"b","ports":[{"container":80},{"container":70000}]}"#, (422, "ports[1].container")),
+            (
+                r#"{"name":"a","image":"b","ports":[{"container":80},{"container":70000}]}"#,
+                (422, "ports[1].container"),
+            ),
             (r#"{"name":"a","image":"b","nope":1}"#, (422, "nope")),
-            (r#"{"name":"a","image":"b","ports":[{"container":80,"nope":1}]}"#, (422, "ports[0].nope")),
+            (
+                r#"{"name":"a","image":"b","ports":[{"container":80,"nope":1}]}"#,
+                (422, "ports[0].nope"),
+            ),
             (r#"{"image":"b"}"#, (422, "name")),
             (r#"{"name":"a","name":"b"}"#, (422, "name")),
             (r#"{"name":"a""#, (400, "")),

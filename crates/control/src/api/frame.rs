@@ -36,7 +36,11 @@ pub async fn frame(app: App, mut request: Request, next: Next) -> Response {
     let span = tracing::info_span!("request", request.id = %id, http.method = %method, http.path = %path);
     // What changes something goes on to its end also when the caller hangs up: half a change helps nobody.
     let run = AssertUnwindSafe(next.run(request)).catch_unwind().instrument(span.clone());
-    let done = if method.is_safe() { run.await.ok() } else { tokio::spawn(run).await.ok().and_then(Result::ok) };
+    let done = if method.is_safe() {
+        run.await.ok()
+    } else {
+        tokio::spawn(run).await.ok().and_then(Result::ok)
+    };
     let response = done.unwrap_or_else(|| {
         // The panic hook has logged where; the caller gets what any fault of ours gives.
         tracing::error!(parent: &span, "a handler panicked");
@@ -53,7 +57,12 @@ pub async fn frame(app: App, mut request: Request, next: Next) -> Response {
 pub async fn deadline(request: Request, next: Next) -> Response {
     match tokio::time::timeout(DEADLINE, next.run(request)).await {
         Ok(response) => response,
-        Err(_) => ApiError::new(StatusCode::GATEWAY_TIMEOUT, "timeout", "it took longer than 40 seconds and was given up; what it began may still end well").into_response(),
+        Err(_) => ApiError::new(
+            StatusCode::GATEWAY_TIMEOUT,
+            "timeout",
+            "it took longer than 40 seconds and was given up; what it began may still end well",
+        )
+        .into_response(),
     }
 }
 
@@ -117,7 +126,10 @@ impl Network {
 fn finish(mut response: Response, id: &str, path: &str) -> Response {
     let refusal = response.extensions_mut().remove::<ApiError>();
     let status = response.status();
-    let is_json = response.headers().get(header::CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"application/json"));
+    let is_json = response
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|v| v.as_bytes().starts_with(b"application/json"));
     let refusal = match refusal {
         Some(refusal) => Some(refusal),
         // What the framework refused by itself: 404, 405, 408, 413 and their like.
@@ -144,7 +156,9 @@ fn finish(mut response: Response, id: &str, path: &str) -> Response {
             "default-src 'self'; connect-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'",
         ),
     ] {
-        headers.entry(HeaderName::from_static(name)).or_insert(HeaderValue::from_static(value));
+        headers
+            .entry(HeaderName::from_static(name))
+            .or_insert(HeaderValue::from_static(value));
     }
     if path.starts_with("/api/") {
         headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
@@ -155,9 +169,21 @@ fn finish(mut response: Response, id: &str, path: &str) -> Response {
 fn framework_refusal(status: StatusCode, path: &str) -> ApiError {
     let shown: String = path.chars().take(200).collect();
     match status {
-        StatusCode::NOT_FOUND => ApiError::new(status, "not_found", format!("there is nothing at {shown}; see /docs for what there is")),
-        StatusCode::METHOD_NOT_ALLOWED => ApiError::new(status, "method_not_allowed", "this path does not take that method; the Allow header says which it takes"),
-        _ => ApiError::new(status, "refused", status.canonical_reason().unwrap_or("refused").to_ascii_lowercase()),
+        StatusCode::NOT_FOUND => ApiError::new(
+            status,
+            "not_found",
+            format!("there is nothing at {shown}; see /docs for what there is"),
+        ),
+        StatusCode::METHOD_NOT_ALLOWED => ApiError::new(
+            status,
+            "method_not_allowed",
+            "this path does not take that method; the Allow header says which it takes",
+        ),
+        _ => ApiError::new(
+            status,
+            "refused",
+            status.canonical_reason().unwrap_or("refused").to_ascii_lowercase(),
+        ),
     }
 }
 
@@ -174,10 +200,14 @@ fn refusal_body(refusal: ApiError, id: &str) -> Response {
     let bytes = serde_json::to_vec(&body).unwrap_or_default();
     let mut response = super::reply::json(refusal.status, bytes);
     if let Some(after) = refusal.retry_after {
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)));
+        response
+            .headers_mut()
+            .insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)));
     }
     if refusal.status == StatusCode::UNAUTHORIZED {
-        response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        response
+            .headers_mut()
+            .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
     response
 }

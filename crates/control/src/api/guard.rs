@@ -23,14 +23,17 @@ pub async fn guard(app: App, rule: Guard, mut request: Request, next: Next) -> R
         Err(refusal) => return refusal.into_response(),
     };
     let address = request.extensions().get::<ClientAddress>().map(|a| a.0);
-    let Some(presented) = presented else { return next.run(request).await };
+    let Some(presented) = presented else {
+        return next.run(request).await;
+    };
     let actor = match app.auth.admit(presented, address).await {
         Ok(actor) => actor,
         Err(refusal) => return refusal.into_response(),
     };
     if let Err(refusal) = permitted(rule.policy, &actor) {
         let request_id = request.extensions().get::<RequestId>().map(|r| r.0.as_str());
-        app.auth.refused(&actor, request.method(), request.uri().path(), request_id, address);
+        app.auth
+            .refused(&actor, request.method(), request.uri().path(), request_id, address);
         return refusal.into_response();
     }
     request.extensions_mut().insert(actor);
@@ -50,14 +53,18 @@ fn presented(rule: Guard, request: &Request) -> ApiResult<Option<Presented>> {
             same_origin(request.headers())?;
             Ok(Some(Presented::Ticket(ticket)))
         }
-        None if rule.ticket => Err(ApiError::unauthorized("sign in first: send `Authorization: Bearer …`, or a ticket of POST /api/auth/tickets")),
+        None if rule.ticket => Err(ApiError::unauthorized(
+            "sign in first: send `Authorization: Bearer …`, or a ticket of POST /api/auth/tickets",
+        )),
         None => Err(ApiError::unauthorized("sign in first: send `Authorization: Bearer …`")),
     }
 }
 
 /// Whether the role and the scopes are enough.
 fn permitted(policy: Policy, actor: &Actor) -> ApiResult<()> {
-    let Policy::Needs { role, area, write } = policy else { return Ok(()) };
+    let Policy::Needs { role, area, write } = policy else {
+        return Ok(());
+    };
     if actor.may(role, area, write) {
         return Ok(());
     }
@@ -69,8 +76,12 @@ fn permitted(policy: Policy, actor: &Actor) -> ApiResult<()> {
 }
 
 fn bearer(headers: &HeaderMap) -> ApiResult<Option<String>> {
-    let Some(value) = headers.get(header::AUTHORIZATION) else { return Ok(None) };
-    let text = value.to_str().map_err(|_| ApiError::unauthorized("the Authorization header can't be read"))?;
+    let Some(value) = headers.get(header::AUTHORIZATION) else {
+        return Ok(None);
+    };
+    let text = value
+        .to_str()
+        .map_err(|_| ApiError::unauthorized("the Authorization header can't be read"))?;
     match text.split_once(' ') {
         Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") && !token.trim().is_empty() => Ok(Some(token.trim().to_owned())),
         _ => Err(ApiError::unauthorized("the Authorization header must be `Bearer <token>`")),
@@ -78,7 +89,9 @@ fn bearer(headers: &HeaderMap) -> ApiResult<Option<String>> {
 }
 
 fn ticket(query: Option<&str>) -> Option<String> {
-    form_urlencoded::parse(query?.as_bytes()).find(|(k, _)| k == "ticket").map(|(_, v)| v.into_owned())
+    form_urlencoded::parse(query?.as_bytes())
+        .find(|(k, _)| k == "ticket")
+        .map(|(_, v)| v.into_owned())
 }
 
 /// A browser that opens a stream says where its page comes from; that must be us. Others send no Origin.
@@ -86,5 +99,9 @@ fn same_origin(headers: &HeaderMap) -> ApiResult<()> {
     let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
     let host = headers.get(header::HOST).and_then(|h| h.to_str().ok());
     let origin_host = origin.to_str().ok().and_then(|o| o.split_once("://")).map(|(_, host)| host);
-    if origin_host.is_some() && origin_host == host { Ok(()) } else { Err(ApiError::forbidden("a page of another origin may not open this stream")) }
+    if origin_host.is_some() && origin_host == host {
+        Ok(())
+    } else {
+        Err(ApiError::forbidden("a page of another origin may not open this stream"))
+    }
 }

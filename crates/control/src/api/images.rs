@@ -38,11 +38,29 @@ pub fn routes() -> Vec<Route> {
     let read = Policy::read("images");
     let write = Policy::write("images");
     vec![
-        route(Method::GET, "/api/containers/images/list", read, "List images", list).query::<NodeQuery>().list::<ImageView>(),
-        route(Method::POST, "/api/containers/images/pull", write, "Pull an image", pull).body::<PullImage>().ok::<ImageView>().or_operation(),
-        route(Method::GET, "/api/images", read, "List images", list).query::<NodeQuery>().list::<ImageView>(),
-        route(Method::DELETE, "/api/images", write, "Remove an image", remove).query::<RemoveQuery>().ok::<Nothing>(),
-        route(Method::POST, "/api/images/prune", write, "Remove images that nothing uses and no name points to", prune).query::<NodeQuery>().ok::<Pruned>().long(),
+        route(Method::GET, "/api/containers/images/list", read, "List images", list)
+            .query::<NodeQuery>()
+            .list::<ImageView>(),
+        route(Method::POST, "/api/containers/images/pull", write, "Pull an image", pull)
+            .body::<PullImage>()
+            .ok::<ImageView>()
+            .or_operation(),
+        route(Method::GET, "/api/images", read, "List images", list)
+            .query::<NodeQuery>()
+            .list::<ImageView>(),
+        route(Method::DELETE, "/api/images", write, "Remove an image", remove)
+            .query::<RemoveQuery>()
+            .ok::<Nothing>(),
+        route(
+            Method::POST,
+            "/api/images/prune",
+            write,
+            "Remove images that nothing uses and no name points to",
+            prune,
+        )
+        .query::<NodeQuery>()
+        .ok::<Pruned>()
+        .long(),
     ]
 }
 
@@ -59,10 +77,14 @@ async fn pull(State(app): State<App>, actor: Actor, meta: Meta, Json(body): Json
 }
 
 async fn remove(State(app): State<App>, actor: Actor, meta: Meta, Query(query): Query<RemoveQuery>) -> ApiResult<Reply<Nothing>> {
-    app.resources.remove_image(&actor, &meta, query.node_id.as_deref(), query.name.to_string(), query.force).await?;
+    app.resources
+        .remove_image(&actor, &meta, query.node_id.as_deref(), query.name.to_string(), query.force)
+        .await?;
     Ok(Reply::ok(Nothing {}).message("the image was removed"))
 }
 
 async fn prune(State(app): State<App>, actor: Actor, meta: Meta, Query(query): Query<NodeQuery>) -> ApiResult<Reply<Pruned>> {
-    Ok(Reply::ok(app.resources.prune_images(&actor, &meta, query.node_id.as_deref()).await?))
+    Ok(Reply::ok(
+        app.resources.prune_images(&actor, &meta, query.node_id.as_deref()).await?,
+    ))
 }

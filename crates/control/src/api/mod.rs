@@ -65,18 +65,27 @@ pub fn routes() -> Vec<Route> {
 pub fn router(app: App) -> Router {
     let mut router = Router::new();
     for route in routes() {
-        let rule = guard::Guard { policy: route.policy, ticket: route.ticket };
+        let rule = guard::Guard {
+            policy: route.policy,
+            ticket: route.ticket,
+        };
         let mut handler = route.handler;
         if !route.streams {
             handler = handler.layer(from_fn(frame::deadline));
         }
         let app = app.clone();
-        handler = handler.layer(from_fn_with_state(app, move |State(app): State<App>, request: Request, next: Next| guard::guard(app, rule, request, next)));
+        handler = handler.layer(from_fn_with_state(
+            app,
+            move |State(app): State<App>, request: Request, next: Next| guard::guard(app, rule, request, next),
+        ));
         router = router.route(route.path, handler);
     }
     router
         .method_not_allowed_fallback(|| async { http::StatusCode::METHOD_NOT_ALLOWED })
         .fallback(dashboard::serve)
-        .layer(from_fn_with_state(app.clone(), |State(app): State<App>, request: Request, next: Next| frame::frame(app, request, next)))
+        .layer(from_fn_with_state(
+            app.clone(),
+            |State(app): State<App>, request: Request, next: Next| frame::frame(app, request, next),
+        ))
         .with_state(app)
 }

@@ -15,11 +15,27 @@ pub fn routes() -> Vec<Route> {
     let read = Policy::read("networks");
     let write = Policy::write("networks");
     vec![
-        route(Method::GET, "/api/networks", read, "List networks", list).query::<NodeQuery>().list::<NetworkView>(),
-        route(Method::POST, "/api/networks", write, "Make a network", create).body::<NewNetwork>().created::<NetworkView>(),
-        route(Method::DELETE, "/api/networks/{name}", write, "Remove a network", remove).query::<NodeQuery>().ok::<Nothing>(),
-        route(Method::POST, "/api/networks/{name}/attach", write, "Put a container on it", attach).body::<NetworkMember>().ok::<Nothing>(),
-        route(Method::POST, "/api/networks/{name}/detach", write, "Take a container off it", detach).body::<NetworkMember>().ok::<Nothing>(),
+        route(Method::GET, "/api/networks", read, "List networks", list)
+            .query::<NodeQuery>()
+            .list::<NetworkView>(),
+        route(Method::POST, "/api/networks", write, "Make a network", create)
+            .body::<NewNetwork>()
+            .created::<NetworkView>(),
+        route(Method::DELETE, "/api/networks/{name}", write, "Remove a network", remove)
+            .query::<NodeQuery>()
+            .ok::<Nothing>(),
+        route(Method::POST, "/api/networks/{name}/attach", write, "Put a container on it", attach)
+            .body::<NetworkMember>()
+            .ok::<Nothing>(),
+        route(
+            Method::POST,
+            "/api/networks/{name}/detach",
+            write,
+            "Take a container off it",
+            detach,
+        )
+        .body::<NetworkMember>()
+        .ok::<Nothing>(),
     ]
 }
 
@@ -33,17 +49,39 @@ async fn create(State(app): State<App>, actor: Actor, meta: Meta, Json(body): Js
     Ok(Reply::created(network, message))
 }
 
-async fn remove(State(app): State<App>, actor: Actor, meta: Meta, Id(name): Id, Query(query): Query<NodeQuery>) -> ApiResult<Reply<Nothing>> {
+async fn remove(
+    State(app): State<App>,
+    actor: Actor,
+    meta: Meta,
+    Id(name): Id,
+    Query(query): Query<NodeQuery>,
+) -> ApiResult<Reply<Nothing>> {
     app.resources.remove_network(&actor, &meta, query.node_id.as_deref(), name).await?;
     Ok(Reply::ok(Nothing {}).message("the network was removed"))
 }
 
-async fn attach(State(app): State<App>, actor: Actor, meta: Meta, Id(name): Id, Json(body): Json<NetworkMember>) -> ApiResult<Reply<Nothing>> {
-    app.resources.membership(&actor, &meta, &app.containers, name, &body.container, true).await?;
+async fn attach(
+    State(app): State<App>,
+    actor: Actor,
+    meta: Meta,
+    Id(name): Id,
+    Json(body): Json<NetworkMember>,
+) -> ApiResult<Reply<Nothing>> {
+    app.resources
+        .membership(&actor, &meta, &app.containers, name, &body.container, true)
+        .await?;
     Ok(Reply::ok(Nothing {}).message("the container is on the network"))
 }
 
-async fn detach(State(app): State<App>, actor: Actor, meta: Meta, Id(name): Id, Json(body): Json<NetworkMember>) -> ApiResult<Reply<Nothing>> {
-    app.resources.membership(&actor, &meta, &app.containers, name, &body.container, false).await?;
+async fn detach(
+    State(app): State<App>,
+    actor: Actor,
+    meta: Meta,
+    Id(name): Id,
+    Json(body): Json<NetworkMember>,
+) -> ApiResult<Reply<Nothing>> {
+    app.resources
+        .membership(&actor, &meta, &app.containers, name, &body.container, false)
+        .await?;
     Ok(Reply::ok(Nothing {}).message("the container is off the network"))
 }

@@ -15,9 +15,18 @@ pub fn routes() -> Vec<Route> {
     let admin = Policy::admin("nodes");
     vec![
         route(Method::GET, "/api/nodes", read, "List nodes", list).list::<NodeView>(),
-        route(Method::POST, "/api/nodes/join-tokens", admin, "Make a join token: single use, 15 minutes", join_token).created::<NewJoinToken>(),
+        route(
+            Method::POST,
+            "/api/nodes/join-tokens",
+            admin,
+            "Make a join token: single use, 15 minutes",
+            join_token,
+        )
+        .created::<NewJoinToken>(),
         route(Method::GET, "/api/nodes/{id}", read, "One node", get).ok::<NodeView>(),
-        route(Method::PATCH, "/api/nodes/{id}", admin, "Rename, label or cordon a node", update).body::<NodeUpdate>().ok::<NodeView>(),
+        route(Method::PATCH, "/api/nodes/{id}", admin, "Rename, label or cordon a node", update)
+            .body::<NodeUpdate>()
+            .ok::<NodeView>(),
         route(Method::DELETE, "/api/nodes/{id}", admin, "Take a node out of the fleet", remove).ok::<Nothing>(),
     ]
 }
@@ -28,7 +37,10 @@ async fn list(State(app): State<App>) -> ApiResult<Reply<Vec<NodeView>>> {
 
 async fn join_token(State(app): State<App>, actor: Actor, meta: Meta) -> ApiResult<Reply<NewJoinToken>> {
     let token = app.enrolment.new_token(&actor, &meta).await?;
-    Ok(Reply::created(token, "on the new machine: neuralmesh agent --join TOKEN --server https://THIS-HOST:7443"))
+    Ok(Reply::created(
+        token,
+        "on the new machine: neuralmesh agent --join TOKEN --server https://THIS-HOST:7443",
+    ))
 }
 
 async fn get(State(app): State<App>, Id(id): Id) -> ApiResult<Reply<NodeView>> {

@@ -10,7 +10,9 @@ type Components = BTreeMap<String, Value>;
 
 fn add(components: &mut Components, shape: Shape) -> Value {
     for (name, schema) in shape.components {
-        components.entry(name).or_insert_with(|| serde_json::to_value(schema).unwrap_or_default());
+        components
+            .entry(name)
+            .or_insert_with(|| serde_json::to_value(schema).unwrap_or_default());
     }
     shape.schema
 }
@@ -74,10 +76,12 @@ fn parameters(route: &Route) -> Vec<Value> {
         .collect();
     out.extend(route.parameters.iter().filter_map(|p| serde_json::to_value(p).ok()));
     if route.answers.iter().any(|a| matches!(a, Answer::Operation)) {
-        out.push(json!({ "name": "Prefer", "in": "header", "required": false, "schema": { "type": "string" },
-            "description": "`respond-async`: answer 202 with the operation at once." }));
+        out.push(
+            json!({ "name": "Prefer", "in": "header", "required": false, "schema": { "type": "string" },
+            "description": "`respond-async`: answer 202 with the operation at once." }),
+        );
     }
-    if route.method == http::Method::POST && route.answers.iter().any(|a| matches!(a, Answer::One(201, _))) {
+    if route.idempotent {
         out.push(json!({ "name": "Idempotency-Key", "in": "header", "required": false,
             "schema": { "type": "string", "minLength": 1, "maxLength": 200, "pattern": "^[\\x21-\\x7e]+$" },
             "description": "The same key with the same request answers the same, and does it once; kept 24 hours." }));
@@ -95,7 +99,11 @@ pub fn document(routes: &[Route]) -> Value {
         let mut responses = Map::new();
         for answer in &route.answers {
             let (status, content_type, schema) = match answer {
-                Answer::One(status, shape) => (*status, "application/json", Some(envelope(shape_value(&mut components, shape), false))),
+                Answer::One(status, shape) => (
+                    *status,
+                    "application/json",
+                    Some(envelope(shape_value(&mut components, shape), false)),
+                ),
                 Answer::List(shape) => (200, "application/json", Some(envelope(shape_value(&mut components, shape), true))),
                 Answer::Operation => (202, "application/json", Some(envelope(operation.clone(), false))),
                 Answer::Raw(status, "") => {
@@ -104,7 +112,9 @@ pub fn document(routes: &[Route]) -> Value {
                 }
                 Answer::Raw(status, content_type) => (*status, *content_type, None),
             };
-            let entry = responses.entry(status.to_string()).or_insert_with(|| json!({ "description": describe(status), "content": {} }));
+            let entry = responses
+                .entry(status.to_string())
+                .or_insert_with(|| json!({ "description": describe(status), "content": {} }));
             entry["content"][content_type] = match schema {
                 Some(schema) => json!({ "schema": schema }),
                 None => json!({}),
@@ -131,10 +141,18 @@ pub fn document(routes: &[Route]) -> Value {
             op["requestBody"] = json!({ "required": required, "content": { "application/json": { "schema": schema } } });
         }
         if let Some(content_type) = route.raw_body {
-            op["requestBody"] = json!({ "required": true, "content": { content_type: { "schema": { "type": "string", "format": "binary" } } } });
+            op["requestBody"] =
+                json!({ "required": true, "content": { content_type: { "schema": { "type": "string", "format": "binary" } } } });
         }
-        op["security"] = if route.policy == Policy::Public { json!([]) } else { json!([{ "bearer": [] }]) };
-        paths.entry(route.path).or_default().insert(route.method.as_str().to_ascii_lowercase(), op);
+        op["security"] = if route.policy == Policy::Public {
+            json!([])
+        } else {
+            json!([{ "bearer": [] }])
+        };
+        paths
+            .entry(route.path)
+            .or_default()
+            .insert(route.method.as_str().to_ascii_lowercase(), op);
     }
     json!({
         "openapi": "3.1.0",
@@ -154,7 +172,13 @@ pub fn document(routes: &[Route]) -> Value {
 }
 
 fn shape_value(components: &mut Components, shape: &Shape) -> Value {
-    add(components, Shape { schema: shape.schema.clone(), components: shape.components.clone() })
+    add(
+        components,
+        Shape {
+            schema: shape.schema.clone(),
+            components: shape.components.clone(),
+        },
+    )
 }
 
 fn describe(status: u16) -> &'static str {

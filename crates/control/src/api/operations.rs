@@ -44,15 +44,35 @@ struct GetQuery {
 pub fn routes() -> Vec<Route> {
     let read = Policy::read("operations");
     vec![
-        route(Method::GET, "/api/operations", read, "List operations, newest first", list).query::<ListQuery>().list::<OperationView>(),
-        route(Method::GET, "/api/operations/{id}", read, "One operation", get).query::<GetQuery>().ok::<OperationView>().events(),
-        route(Method::POST, "/api/operations/{id}/cancel", Policy::write("operations"), "End it early", cancel).ok::<OperationView>(),
+        route(Method::GET, "/api/operations", read, "List operations, newest first", list)
+            .query::<ListQuery>()
+            .list::<OperationView>(),
+        route(Method::GET, "/api/operations/{id}", read, "One operation", get)
+            .query::<GetQuery>()
+            .ok::<OperationView>()
+            .events(),
+        route(
+            Method::POST,
+            "/api/operations/{id}/cancel",
+            Policy::write("operations"),
+            "End it early",
+            cancel,
+        )
+        .ok::<OperationView>(),
     ]
 }
 
 async fn list(State(app): State<App>, Query(query): Query<ListQuery>) -> ApiResult<Reply<Vec<OperationView>>> {
     let limit = u32::try_from(query.limit.map_or(50, |l| l.get())).unwrap_or(50);
-    let (rows, next) = app.operations.list(query.target.as_deref(), query.state, query.cursor.as_ref().map(OperationId::as_str), limit).await?;
+    let (rows, next) = app
+        .operations
+        .list(
+            query.target.as_deref(),
+            query.state,
+            query.cursor.as_ref().map(OperationId::as_str),
+            limit,
+        )
+        .await?;
     Ok(Reply::list(rows, next))
 }
 
@@ -71,10 +91,20 @@ async fn get(State(app): State<App>, actor: Actor, Id(id): Id, Query(query): Que
 async fn cancel(State(app): State<App>, actor: Actor, meta: Meta, Id(id): Id) -> ApiResult<Reply<OperationView>> {
     let view = app.operations.get(&id).await?;
     if view.state.is_final() || !app.operations.cancel(&view.id) {
-        return Err(ApiError::conflict("already_ended", format!("operation {} has ended: there is nothing to cancel", view.id)));
+        return Err(ApiError::conflict(
+            "already_ended",
+            format!("operation {} has ended: there is nothing to cancel", view.id),
+        ));
     }
     let mut tx = app.store.begin(app.clock.now()).await?;
-    tx.audit(audit(&actor, &meta, "operation.cancel", Some(view.id.as_str()), serde_json::json!({ "kind": view.kind }))).await?;
+    tx.audit(audit(
+        &actor,
+        &meta,
+        "operation.cancel",
+        Some(view.id.as_str()),
+        serde_json::json!({ "kind": view.kind }),
+    ))
+    .await?;
     tx.commit().await?;
     Ok(Reply::ok(app.operations.get(&id).await?).message("it was asked to end"))
 }

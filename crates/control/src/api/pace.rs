@@ -36,7 +36,10 @@ pub struct Pace {
 impl Pace {
     pub fn new() -> Self {
         // A client that connects has something to say.
-        Self { phase: Arc::new(Mutex::new(Phase::Head(Instant::now() + HEAD))), changed: Arc::default() }
+        Self {
+            phase: Arc::new(Mutex::new(Phase::Head(Instant::now() + HEAD))),
+            changed: Arc::default(),
+        }
     }
     fn phase(&self) -> MutexGuard<'_, Phase> {
         self.phase.lock().unwrap_or_else(|e| e.into_inner())

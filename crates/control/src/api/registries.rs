@@ -15,8 +15,12 @@ pub fn routes() -> Vec<Route> {
     let admin = Policy::admin("registries");
     vec![
         route(Method::GET, "/api/registries", read, "List registry logins", list).list::<RegistryView>(),
-        route(Method::POST, "/api/registries", admin, "Add a registry login", create).body::<NewRegistry>().created::<RegistryView>(),
-        route(Method::PUT, "/api/registries/{id}", admin, "Replace a registry login", replace).body::<NewRegistry>().ok::<RegistryView>(),
+        route(Method::POST, "/api/registries", admin, "Add a registry login", create)
+            .body::<NewRegistry>()
+            .created::<RegistryView>(),
+        route(Method::PUT, "/api/registries/{id}", admin, "Replace a registry login", replace)
+            .body::<NewRegistry>()
+            .ok::<RegistryView>(),
         route(Method::DELETE, "/api/registries/{id}", admin, "Remove a registry login", remove).ok::<Nothing>(),
     ]
 }
@@ -31,7 +35,13 @@ async fn create(State(app): State<App>, actor: Actor, meta: Meta, Json(body): Js
     Ok(Reply::created(registry, message))
 }
 
-async fn replace(State(app): State<App>, actor: Actor, meta: Meta, Id(id): Id, Json(body): Json<NewRegistry>) -> ApiResult<Reply<RegistryView>> {
+async fn replace(
+    State(app): State<App>,
+    actor: Actor,
+    meta: Meta,
+    Id(id): Id,
+    Json(body): Json<NewRegistry>,
+) -> ApiResult<Reply<RegistryView>> {
     Ok(Reply::ok(app.registries.replace(&actor, &meta, &id, body).await?).message("the login was replaced"))
 }
 

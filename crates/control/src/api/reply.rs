@@ -17,7 +17,13 @@ pub struct Reply<T> {
 
 impl<T> Reply<T> {
     fn with(status: StatusCode, data: T) -> Self {
-        Self { status, data, message: None, revision: None, list: None }
+        Self {
+            status,
+            data,
+            message: None,
+            revision: None,
+            list: None,
+        }
     }
     pub fn ok(data: T) -> Self {
         Self::with(StatusCode::OK, data)
@@ -65,7 +71,13 @@ impl<T: Serialize> IntoResponse for Reply<T> {
             Some((count, next)) => (Some(*count), next.as_deref()),
             None => (None, None),
         };
-        let body = Envelope { success: true, data: &self.data, count, next_cursor: next, message: self.message.as_deref() };
+        let body = Envelope {
+            success: true,
+            data: &self.data,
+            count,
+            next_cursor: next,
+            message: self.message.as_deref(),
+        };
         let bytes = match serde_json::to_vec(&body) {
             Ok(bytes) => bytes,
             Err(error) => {
@@ -85,7 +97,9 @@ impl<T: Serialize> IntoResponse for Reply<T> {
 pub fn json(status: StatusCode, bytes: impl Into<axum::body::Body>) -> Response {
     let mut response = Response::new(bytes.into());
     *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 
@@ -97,7 +111,14 @@ pub fn etag(revision: i64) -> HeaderValue {
 pub fn accepted(operation: &OperationView) -> Response {
     let location = format!("/api/operations/{}", operation.id);
     let message = "it goes on; follow the operation";
-    let mut response = Reply { status: StatusCode::ACCEPTED, data: operation, message: Some(message.into()), revision: None, list: None }.into_response();
+    let mut response = Reply {
+        status: StatusCode::ACCEPTED,
+        data: operation,
+        message: Some(message.into()),
+        revision: None,
+        list: None,
+    }
+    .into_response();
     if let Ok(value) = HeaderValue::from_str(&location) {
         response.headers_mut().insert(header::LOCATION, value);
     }

@@ -24,19 +24,35 @@ pub enum Policy {
 impl Policy {
     /// Reading, for everybody who is signed in.
     pub const fn read(area: &'static str) -> Self {
-        Self::Needs { role: Role::Viewer, area, write: false }
+        Self::Needs {
+            role: Role::Viewer,
+            area,
+            write: false,
+        }
     }
     /// Changing, for operators.
     pub const fn write(area: &'static str) -> Self {
-        Self::Needs { role: Role::Operator, area, write: true }
+        Self::Needs {
+            role: Role::Operator,
+            area,
+            write: true,
+        }
     }
     /// Reading what only admins may see.
     pub const fn admin_read(area: &'static str) -> Self {
-        Self::Needs { role: Role::Admin, area, write: false }
+        Self::Needs {
+            role: Role::Admin,
+            area,
+            write: false,
+        }
     }
     /// Changing, for admins.
     pub const fn admin(area: &'static str) -> Self {
-        Self::Needs { role: Role::Admin, area, write: true }
+        Self::Needs {
+            role: Role::Admin,
+            area,
+            write: true,
+        }
     }
 }
 
@@ -92,6 +108,8 @@ pub struct Route {
     pub ticket: bool,
     /// Whether it may take longer than a request otherwise may, and more than a request otherwise may carry.
     pub streams: bool,
+    /// Whether `Idempotency-Key` makes a repeated request answer the same. Where it does not, names keep things single.
+    pub idempotent: bool,
 }
 
 /// Starts a row. `path` is as axum and OpenAPI write it: `/api/containers/{id}`.
@@ -113,6 +131,7 @@ where
         handler: on(filter, handler),
         ticket: false,
         streams: false,
+        idempotent: false,
     }
 }
 
@@ -144,6 +163,11 @@ impl Route {
     }
     pub fn list<T: ToSchema>(mut self) -> Self {
         self.answers.push(Answer::List(Shape::of::<T>()));
+        self
+    }
+    /// It honours `Idempotency-Key`.
+    pub fn idempotent(mut self) -> Self {
+        self.idempotent = true;
         self
     }
     /// It may answer 202 with an operation.

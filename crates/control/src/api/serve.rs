@@ -2,7 +2,7 @@
 //! gracefully.
 
 use super::frame::Peer;
-use super::pace::{Paced, Pace};
+use super::pace::{Pace, Paced};
 use crate::app::stopped;
 use axum::Router;
 use bytes::Bytes;
@@ -53,7 +53,9 @@ pub async fn serve(listener: TcpListener, router: Router, mut stop: watch::Recei
                 requests.handled();
                 let (mut parts, body) = request.into_parts();
                 parts.extensions.insert(Peer(peer));
-                let answer = router.clone().oneshot(http::Request::from_parts(parts, axum::body::Body::new(body)));
+                let answer = router
+                    .clone()
+                    .oneshot(http::Request::from_parts(parts, axum::body::Body::new(body)));
                 let requests = requests.clone();
                 async move { answer.await.map(|a| a.map(|body| Answered { body, pace: requests })) }
             });

@@ -2,8 +2,8 @@
 //!
 //! A stream ends when its caller's permission does, when its source does, or when we stop.
 
-use crate::app::stopped;
 use crate::app::App;
+use crate::app::stopped;
 use crate::service::auth::Actor;
 use axum::response::Response;
 use bytes::{BufMut, Bytes, BytesMut};
@@ -23,7 +23,11 @@ pub struct Message {
 
 impl Message {
     pub fn json<T: serde::Serialize>(event: &'static str, value: &T) -> Self {
-        Self { event, id: None, data: serde_json::to_string(value).unwrap_or_else(|_| "null".into()) }
+        Self {
+            event,
+            id: None,
+            data: serde_json::to_string(value).unwrap_or_else(|_| "null".into()),
+        }
     }
     fn write(&self, out: &mut BytesMut) {
         if let Some(id) = self.id {
@@ -75,8 +79,12 @@ where
         }
     });
     let mut response = Response::new(axum::body::Body::from_stream(body));
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
-    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    response
+        .headers_mut()
+        .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
     Ok(response)
 }

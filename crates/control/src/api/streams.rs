@@ -14,12 +14,15 @@ use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use futures_util::StreamExt;
 use http::{HeaderValue, Method, StatusCode, header};
+use http_body_util::BodyExt;
 use nm_link::contract::{LogQuery, StatsQuery, path};
 use nm_types::Timestamp;
 use nm_types::container::LogLine;
 use nm_types::stats::{ContainerStats, Resolution};
 use nm_types::units::Bounded;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use utoipa::{IntoParams, ToSchema};
 
@@ -91,19 +94,51 @@ pub fn routes() -> Vec<Route> {
     let read = Policy::read("containers");
     let write = Policy::write("containers");
     vec![
-        route(Method::GET, "/api/containers/{id}/logs", read, "What it wrote", logs).query::<LogsQuery>().ok::<Vec<String>>().events(),
-        route(Method::GET, "/api/containers/{id}/stats", read, "What it used", stats).query::<StatsParams>().list::<ContainerStats>().events(),
-        route(Method::GET, "/api/containers/{id}/inspect", read, "Docker's own document of it", inspect).ok::<serde_json::Value>(),
-        route(Method::GET, "/api/containers/{id}/archive", write, "A file or folder of it, as a tar archive", archive_get).query::<ArchiveQuery>().raw("application/x-tar").long(),
-        route(Method::PUT, "/api/containers/{id}/archive", write, "Unpack a tar archive in a folder of it", archive_put)
-            .query::<ArchiveQuery>()
-            .raw_body("application/octet-stream")
-            .ok::<Nothing>(),
+        route(Method::GET, "/api/containers/{id}/logs", read, "What it wrote", logs)
+            .query::<LogsQuery>()
+            .ok::<Vec<String>>()
+            .events(),
+        route(Method::GET, "/api/containers/{id}/stats", read, "What it used", stats)
+            .query::<StatsParams>()
+            .list::<ContainerStats>()
+            .events(),
+        route(
+            Method::GET,
+            "/api/containers/{id}/inspect",
+            read,
+            "Docker's own document of it",
+            inspect,
+        )
+        .ok::<serde_json::Value>(),
+        route(
+            Method::GET,
+            "/api/containers/{id}/archive",
+            write,
+            "A file or folder of it, as a tar archive",
+            archive_get,
+        )
+        .query::<ArchiveQuery>()
+        .raw("application/x-tar")
+        .long(),
+        route(
+            Method::PUT,
+            "/api/containers/{id}/archive",
+            write,
+            "Unpack a tar archive in a folder of it",
+            archive_put,
+        )
+        .query::<ArchiveQuery>()
+        .raw_body("application/octet-stream")
+        .ok::<Nothing>(),
     ]
 }
 
 fn render(line: &LogLine, timestamps: bool) -> String {
-    if timestamps { format!("{} {}", line.time, line.line) } else { line.line.clone() }
+    if timestamps {
+        format!("{} {}", line.time, line.line)
+    } else {
+        line.line.clone()
+    }
 }
 
 async fn logs(State(app): State<App>, actor: Actor, Id(id): Id, Query(query): Query<LogsQuery>) -> ApiResult<Response> {
@@ -116,7 +151,10 @@ async fn logs(State(app): State<App>, actor: Actor, Id(id): Id, Query(query): Qu
         stderr: query.stderr.unwrap_or(true),
         follow: query.follow,
     };
-    let lines = agent.lines::<LogLine>(Method::GET, &with_query(&keyed(path::LOGS, &record), &ask), None).await.map_err(ApiError::from)?;
+    let lines = agent
+        .lines::<LogLine>(Method::GET, &with_query(&keyed(path::LOGS, &record), &ask), None)
+        .await
+        .map_err(ApiError::from)?;
     if query.follow {
         let source = lines.filter_map(|line| async move { line.ok().map(|l| Message::json("log", &l)) });
         return sse::stream(&app, actor, source);
@@ -137,15 +175,28 @@ async fn stats(State(app): State<App>, actor: Actor, Id(id): Id, Query(query): Q
     // Agents know containers that others made by Docker's id; the API knows them by ours.
     let name = record.id.to_string();
     if query.follow {
-        let lines = agent.lines::<ContainerStats>(Method::GET, &keyed(path::STATS_STREAM, &record), None).await.map_err(ApiError::from)?;
+        let lines = agent
+            .lines::<ContainerStats>(Method::GET, &keyed(path::STATS_STREAM, &record), None)
+            .await
+            .map_err(ApiError::from)?;
         let source = lines.filter_map(move |sample| {
             let id = name.clone();
-            async move { sample.ok().map(|s| Message::json("stats", &ContainerStats { container_id: id, ..s })) }
+            async move {
+                sample
+                    .ok()
+                    .map(|s| Message::json("stats", &ContainerStats { container_id: id, ..s }))
+            }
         });
         return sse::stream(&app, actor, source);
     }
-    let ask = StatsQuery { limit: u32::try_from(query.limit.map_or(60, |l| l.get())).unwrap_or(60), resolution: query.resolution.unwrap_or_default() };
-    let mut samples: Vec<ContainerStats> = agent.get(&with_query(&keyed(path::STATS, &record), &ask)).await.map_err(ApiError::from)?;
+    let ask = StatsQuery {
+        limit: u32::try_from(query.limit.map_or(60, |l| l.get())).unwrap_or(60),
+        resolution: query.resolution.unwrap_or_default(),
+    };
+    let mut samples: Vec<ContainerStats> = agent
+        .get(&with_query(&keyed(path::STATS, &record), &ask))
+        .await
+        .map_err(ApiError::from)?;
     for sample in &mut samples {
         sample.container_id.clone_from(&name);
     }
@@ -159,7 +210,8 @@ async fn inspect(State(app): State<App>, Id(id): Id) -> ApiResult<Reply<serde_js
 
 async fn noted(app: &App, actor: &Actor, meta: &Meta, action: &str, id: &str, path: &str) -> ApiResult<()> {
     let mut tx = app.store.begin(app.clock.now()).await?;
-    tx.audit(audit(actor, meta, action, Some(id), serde_json::json!({ "path": path }))).await?;
+    tx.audit(audit(actor, meta, action, Some(id), serde_json::json!({ "path": path })))
+        .await?;
     tx.commit().await?;
     Ok(())
 }
@@ -172,26 +224,87 @@ fn check_path(path: &str) -> ApiResult<()> {
     }
 }
 
-async fn archive_get(State(app): State<App>, actor: Actor, meta: Meta, Id(id): Id, Query(query): Query<ArchiveQuery>) -> ApiResult<Response> {
+async fn archive_get(
+    State(app): State<App>,
+    actor: Actor,
+    meta: Meta,
+    Id(id): Id,
+    Query(query): Query<ArchiveQuery>,
+) -> ApiResult<Response> {
     check_path(&query.path)?;
     let (record, agent) = app.containers.reach(&id)?;
     noted(&app, &actor, &meta, "container.copy-out", record.id.as_str(), &query.path).await?;
     let route = with_query(&keyed(path::ARCHIVE, &record), &query);
-    let answer = agent.duplex(Method::GET, &route, "application/x-tar", http_body_util::Empty::new(), Duration::from_secs(60)).await.map_err(ApiError::from)?;
+    let answer = agent
+        .duplex(
+            Method::GET,
+            &route,
+            "application/x-tar",
+            http_body_util::Empty::new(),
+            Duration::from_secs(60),
+        )
+        .await
+        .map_err(ApiError::from)?;
     let mut response = Response::new(Body::new(answer.into_body()));
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-tar"));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-tar"));
     Ok(response)
 }
 
-async fn archive_put(State(app): State<App>, actor: Actor, meta: Meta, Id(id): Id, Query(query): Query<ArchiveQuery>, request: Request) -> ApiResult<Reply<Nothing>> {
+async fn archive_put(
+    State(app): State<App>,
+    actor: Actor,
+    meta: Meta,
+    Id(id): Id,
+    Query(query): Query<ArchiveQuery>,
+    request: Request,
+) -> ApiResult<Reply<Nothing>> {
     check_path(&query.path)?;
-    if !request.headers().get(header::CONTENT_TYPE).is_some_and(|v| matches!(v.as_bytes(), b"application/octet-stream" | b"application/x-tar")) {
-        return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", "send the archive as `Content-Type: application/octet-stream` or `application/x-tar`"));
+    if !request
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|v| matches!(v.as_bytes(), b"application/octet-stream" | b"application/x-tar"))
+    {
+        return Err(ApiError::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "unsupported_media_type",
+            "send the archive as `Content-Type: application/octet-stream` or `application/x-tar`",
+        ));
+    }
+    let too_large = || {
+        ApiError::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "body_too_large",
+            "an archive has at most 1 GiB; some of it may have been unpacked",
+        )
+    };
+    let claimed = request
+        .headers()
+        .get(header::CONTENT_LENGTH)
+        .and_then(|v| v.to_str().ok())
+        .and_then(|v| v.parse::<u64>().ok());
+    if claimed.is_some_and(|n| n > ARCHIVE_LIMIT as u64) {
+        return Err(too_large());
     }
     let (record, agent) = app.containers.reach(&id)?;
     noted(&app, &actor, &meta, "container.copy-in", record.id.as_str(), &query.path).await?;
     let route = with_query(&keyed(path::ARCHIVE, &record), &query);
-    let body = http_body_util::Limited::new(request.into_body(), ARCHIVE_LIMIT);
-    agent.duplex(Method::PUT, &route, "application/x-tar", body, Duration::from_secs(3600)).await.map_err(ApiError::from)?;
+    // Of a chunked body only the end of what may come tells that there was more.
+    let over = Arc::new(AtomicBool::new(false));
+    let body = http_body_util::Limited::new(request.into_body(), ARCHIVE_LIMIT).map_err({
+        let over = over.clone();
+        move |e| {
+            over.fetch_or(e.downcast_ref::<http_body_util::LengthLimitError>().is_some(), Ordering::Relaxed);
+            e
+        }
+    });
+    let sent = agent
+        .duplex(Method::PUT, &route, "application/x-tar", body, Duration::from_secs(3600))
+        .await;
+    if over.load(Ordering::Relaxed) {
+        return Err(too_large());
+    }
+    sent.map_err(ApiError::from)?;
     Ok(Reply::ok(Nothing {}).message("the archive was unpacked"))
 }

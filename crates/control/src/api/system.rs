@@ -38,7 +38,14 @@ pub fn routes() -> Vec<Route> {
         route(Method::GET, "/healthz", Policy::Public, "Whether the process answers", healthz).ok::<Alive>(),
         route(Method::GET, "/readyz", Policy::Public, "Whether it can do its work", readyz).ok::<Alive>(),
         route(Method::GET, "/metrics", Policy::read("system"), "Figures for Prometheus", metrics).raw("application/openmetrics-text"),
-        route(Method::GET, "/api/system/info", Policy::read("system"), "The control plane in short", info).ok::<SystemInfo>(),
+        route(
+            Method::GET,
+            "/api/system/info",
+            Policy::read("system"),
+            "The control plane in short",
+            info,
+        )
+        .ok::<SystemInfo>(),
         route(Method::GET, "/api/openapi.json", Policy::Own, "This document", openapi).raw("application/json"),
     ]
 }
@@ -55,7 +62,10 @@ async fn readyz(State(app): State<App>) -> ApiResult<Reply<Alive>> {
 async fn metrics(State(app): State<App>) -> ApiResult<Response> {
     let text = app.metrics.text(&app).map_err(|_| ApiError::internal())?;
     let mut response = text.into_response();
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8"));
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8"),
+    );
     Ok(response)
 }
 

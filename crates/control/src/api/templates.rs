@@ -17,11 +17,25 @@ use sha2::{Digest, Sha256};
 
 pub fn routes() -> Vec<Route> {
     vec![
-        route(Method::GET, "/api/containers/templates/list", Policy::read("containers"), "List container templates", list).list::<ContainerTemplate>(),
-        route(Method::POST, "/api/containers/templates/{id}/run", Policy::write("containers"), "Make and start a container of a template", run)
-            .optional_body::<RunTemplate>()
-            .created::<ContainerView>()
-            .or_operation(),
+        route(
+            Method::GET,
+            "/api/containers/templates/list",
+            Policy::read("containers"),
+            "List container templates",
+            list,
+        )
+        .list::<ContainerTemplate>(),
+        route(
+            Method::POST,
+            "/api/containers/templates/{id}/run",
+            Policy::write("containers"),
+            "Make and start a container of a template",
+            run,
+        )
+        .optional_body::<RunTemplate>()
+        .created::<ContainerView>()
+        .idempotent()
+        .or_operation(),
     ]
 }
 
@@ -29,11 +43,27 @@ async fn list() -> Reply<Vec<ContainerTemplate>> {
     Reply::list(container_templates(), None)
 }
 
-async fn run(State(app): State<App>, actor: Actor, meta: Meta, Id(id): Id, OptionalJson(body): OptionalJson<RunTemplate>) -> ApiResult<Response> {
-    let template = container_templates().into_iter().find(|t| t.id == id).ok_or_else(|| ApiError::not_found("template", &id))?;
+async fn run(
+    State(app): State<App>,
+    actor: Actor,
+    meta: Meta,
+    Id(id): Id,
+    OptionalJson(body): OptionalJson<RunTemplate>,
+) -> ApiResult<Response> {
+    let template = container_templates()
+        .into_iter()
+        .find(|t| t.id == id)
+        .ok_or_else(|| ApiError::not_found("template", &id))?;
     // Of what was asked for, before anything random goes in.
     let asked = serde_json::to_vec(&body).map_err(|_| ApiError::internal())?;
-    let hash = hex::encode(Sha256::new().chain_update("run ").chain_update(&id).chain_update("\n").chain_update(&asked).finalize());
+    let hash = hex::encode(
+        Sha256::new()
+            .chain_update("run ")
+            .chain_update(&id)
+            .chain_update("\n")
+            .chain_update(&asked)
+            .finalize(),
+    );
     let spec = fill(template, body)?;
     Ok(match app.containers.create(&actor, &meta, spec, &hash).await? {
         Created::Done(container, revision) => {
@@ -82,8 +112,20 @@ mod tests {
     #[test]
     fn secrets_are_made_unless_given() {
         let postgres = || container_templates().into_iter().find(|t| t.id == "postgresql").unwrap();
-        let password = |spec: &ContainerSpec| spec.environment.0.iter().find(|(k, _)| k.as_str() == "POSTGRES_PASSWORD").unwrap().1.as_str().to_owned();
-        let (one, two) = (fill(postgres(), RunTemplate::default()).unwrap(), fill(postgres(), RunTemplate::default()).unwrap());
+        let password = |spec: &ContainerSpec| {
+            spec.environment
+                .0
+                .iter()
+                .find(|(k, _)| k.as_str() == "POSTGRES_PASSWORD")
+                .unwrap()
+                .1
+                .as_str()
+                .to_owned()
+        };
+        let (one, two) = (
+            fill(postgres(), RunTemplate::default()).unwrap(),
+            fill(postgres(), RunTemplate::default()).unwrap(),
+        );
         assert_eq!(password(&one).len(), 32);
         assert_ne!(password(&one), password(&two));
         let own: RunTemplate = serde_json::from_str(r#"{"name":"db","environment":{"POSTGRES_PASSWORD":"mine"},"ports":[]}"#).unwrap();

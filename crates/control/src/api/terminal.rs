@@ -3,10 +3,10 @@
 //! Binary messages are bytes, both ways. Text messages are JSON: from the client `{"type":"resize","rows":…,"cols":…}` and
 //! `{"type":"eof"}`, from us `{"type":"exit","code":…}` or `{"type":"error","error":…,"code":…}`, and then the close.
 
-use crate::app::stopped;
 use super::error::{ApiError, ApiResult};
 use super::extract::{Id, Meta};
 use super::route::{Policy, Route, route};
+use crate::app::stopped;
 use crate::app::{App, StreamPlace};
 use crate::service::audit::audit;
 use crate::service::auth::Actor;
@@ -20,7 +20,7 @@ use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame as BodyFrame, Incoming};
 use nm_link::contract::exec::Frame;
 use nm_link::contract::{AgentError, TerminalQuery, path};
-use nm_types::text::{Argument, RunAs};
+use nm_types::text::{RunAs, Word};
 use serde::Deserialize;
 use serde_json::json;
 use std::convert::Infallible;
@@ -30,7 +30,16 @@ use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 
 pub fn routes() -> Vec<Route> {
-    vec![route(Method::GET, "/api/containers/{id}/terminal", Policy::write("containers"), "A terminal in it, by WebSocket", terminal).websocket()]
+    vec![
+        route(
+            Method::GET,
+            "/api/containers/{id}/terminal",
+            Policy::write("containers"),
+            "A terminal in it, by WebSocket",
+            terminal,
+        )
+        .websocket(),
+    ]
 }
 
 #[derive(Debug, Deserialize)]
@@ -44,41 +53,75 @@ enum Control {
 fn parse(query: Option<&str>) -> ApiResult<TerminalQuery> {
     let (mut command, mut rows, mut cols, mut user) = (Vec::new(), 24, 80, None);
     for (key, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
-        let size = || value.parse::<u16>().ok().filter(|n| (1..=1000).contains(n)).ok_or_else(|| ApiError::invalid(&key, "a number from 1 to 1000"));
+        let size = || {
+            value
+                .parse::<u16>()
+                .ok()
+                .filter(|n| (1..=1000).contains(n))
+                .ok_or_else(|| ApiError::invalid(&key, "a number from 1 to 1000"))
+        };
         match key.as_ref() {
-            "command" => command.push(Argument::parse(&value).map_err(|e| ApiError::invalid("command", e.to_string()))?),
+            "command" => command.push(Word::parse(&value).map_err(|e| ApiError::invalid("command", e.to_string()))?),
             "rows" => rows = size()?,
             "cols" => cols = size()?,
-            "user" => user = Some(RunAs::parse(&value).map_err(|e| ApiError::invalid("user", e.to_string()))?.to_string()),
+            "user" => {
+                user = Some(
+                    RunAs::parse(&value)
+                        .map_err(|e| ApiError::invalid("user", e.to_string()))?
+                        .to_string(),
+                )
+            }
             "ticket" => {}
             other => return Err(ApiError::invalid(other, "there is no such parameter")),
         }
     }
-    if command.len() > 500 {
-        return Err(ApiError::invalid("command", "at most 500 words"));
+    if command.len() > 100 {
+        return Err(ApiError::invalid("command", "at most 100 words"));
     }
     if command.is_empty() {
-        command.push(Argument::parse("sh").map_err(|_| ApiError::internal())?);
+        command.push(Word::parse("sh").map_err(|_| ApiError::internal())?);
     }
     let command = serde_json::to_string(&command).map_err(|_| ApiError::internal())?;
     Ok(TerminalQuery { command, rows, cols, user })
 }
 
-async fn terminal(State(app): State<App>, actor: Actor, meta: Meta, Id(id): Id, RawQuery(query): RawQuery, upgrade: Result<WebSocketUpgrade, axum::extract::ws::rejection::WebSocketUpgradeRejection>) -> ApiResult<Response> {
+async fn terminal(
+    State(app): State<App>,
+    actor: Actor,
+    meta: Meta,
+    Id(id): Id,
+    RawQuery(query): RawQuery,
+    upgrade: Result<WebSocketUpgrade, axum::extract::ws::rejection::WebSocketUpgradeRejection>,
+) -> ApiResult<Response> {
     let query = parse(query.as_deref())?;
     let (record, agent) = app.containers.reach(&id)?;
-    let upgrade = upgrade.map_err(|e| ApiError::bad_request("websocket_expected", format!("this path speaks WebSocket only: {}", e.body_text())))?;
+    let upgrade =
+        upgrade.map_err(|e| ApiError::bad_request("websocket_expected", format!("this path speaks WebSocket only: {}", e.body_text())))?;
     let place = app.streams.open(&actor)?;
-    let program = serde_json::from_str::<Vec<String>>(&query.command).ok().and_then(|c| c.into_iter().next());
+    let program = serde_json::from_str::<Vec<String>>(&query.command)
+        .ok()
+        .and_then(|c| c.into_iter().next());
     let mut tx = app.store.begin(app.clock.now()).await?;
-    tx.audit(audit(&actor, &meta, "container.terminal", Some(record.id.as_str()), json!({ "program": program }))).await?;
+    tx.audit(audit(
+        &actor,
+        &meta,
+        "container.terminal",
+        Some(record.id.as_str()),
+        json!({ "program": program }),
+    ))
+    .await?;
     tx.commit().await?;
     // To the agent before the upgrade: what it refuses is a plain HTTP answer then.
     let (input, source) = mpsc::channel::<Bytes>(64);
     let body = StreamBody::new(ReceiverStream::new(source).map(|bytes| Ok::<_, Infallible>(BodyFrame::data(bytes))));
     let route = with_query(&keyed(path::TERMINAL, &record), &query);
-    let answer = agent.duplex(Method::POST, &route, "application/octet-stream", body, Duration::from_secs(20)).await.map_err(ApiError::from)?;
-    Ok(upgrade.max_message_size(1 << 20).on_upgrade(move |socket| pump(app, actor, place, socket, input, answer.into_body())))
+    let answer = agent
+        .duplex(Method::POST, &route, "application/octet-stream", body, Duration::from_secs(20))
+        .await
+        .map_err(ApiError::from)?;
+    Ok(upgrade
+        .max_message_size(1 << 20)
+        .on_upgrade(move |socket| pump(app, actor, place, socket, input, answer.into_body())))
 }
 
 async fn pump(app: App, actor: Actor, _place: StreamPlace, mut socket: WebSocket, input: mpsc::Sender<Bytes>, mut output: Incoming) {

@@ -49,7 +49,8 @@ pub fn routes() -> Vec<Route> {
             create,
         )
         .body::<NewToken>()
-        .created::<CreatedToken>(),
+        .created::<CreatedToken>()
+        .idempotent(),
         route(Method::DELETE, "/api/tokens/{id}", write, "End an API token", remove).ok::<Nothing>(),
     ]
 }

@@ -33,7 +33,8 @@ pub fn routes() -> Vec<Route> {
             .list::<UserView>(),
         route(Method::POST, "/api/users", write, "Make a user", create)
             .body::<NewUser>()
-            .created::<UserView>(),
+            .created::<UserView>()
+            .idempotent(),
         route(Method::GET, "/api/users/{id}", read, "One user", get).ok::<UserView>(),
         route(
             Method::PATCH,

@@ -15,9 +15,15 @@ pub fn routes() -> Vec<Route> {
     let read = Policy::read("volumes");
     let write = Policy::write("volumes");
     vec![
-        route(Method::GET, "/api/volumes", read, "List volumes", list).query::<NodeQuery>().list::<VolumeView>(),
-        route(Method::POST, "/api/volumes", write, "Make a volume", create).body::<NewVolume>().created::<VolumeView>(),
-        route(Method::DELETE, "/api/volumes/{name}", write, "Remove a volume", remove).query::<NodeQuery>().ok::<Nothing>(),
+        route(Method::GET, "/api/volumes", read, "List volumes", list)
+            .query::<NodeQuery>()
+            .list::<VolumeView>(),
+        route(Method::POST, "/api/volumes", write, "Make a volume", create)
+            .body::<NewVolume>()
+            .created::<VolumeView>(),
+        route(Method::DELETE, "/api/volumes/{name}", write, "Remove a volume", remove)
+            .query::<NodeQuery>()
+            .ok::<Nothing>(),
     ]
 }
 
@@ -31,7 +37,13 @@ async fn create(State(app): State<App>, actor: Actor, meta: Meta, Json(body): Js
     Ok(Reply::created(volume, message))
 }
 
-async fn remove(State(app): State<App>, actor: Actor, meta: Meta, Id(name): Id, Query(query): Query<NodeQuery>) -> ApiResult<Reply<Nothing>> {
+async fn remove(
+    State(app): State<App>,
+    actor: Actor,
+    meta: Meta,
+    Id(name): Id,
+    Query(query): Query<NodeQuery>,
+) -> ApiResult<Reply<Nothing>> {
     app.resources.remove_volume(&actor, &meta, query.node_id.as_deref(), name).await?;
     Ok(Reply::ok(Nothing {}).message("the volume was removed"))
 }

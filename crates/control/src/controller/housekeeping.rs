@@ -1,7 +1,7 @@
 //! What has to be done now and then: old rows, old tokens, our own certificate.
 
-use crate::app::stopped;
 use crate::app::App;
+use crate::app::stopped;
 use std::time::Duration;
 
 const PERIOD: Duration = Duration::from_secs(3600);

@@ -14,7 +14,9 @@ pub async fn operations(app: &App) -> ApiResult<usize> {
         match asked.kind.as_str() {
             containers::CREATE => app.containers.resume_create(operation, asked.input)?,
             images::PULL => app.resources.resume_pull(operation, asked.input)?,
-            other => tracing::error!(operation.id = %operation.id, kind = other, "an operation of a kind this release does not know stays as it is"),
+            other => {
+                tracing::error!(operation.id = %operation.id, kind = other, "an operation of a kind this release does not know stays as it is")
+            }
         }
     }
     Ok(count)

@@ -1,7 +1,8 @@
 //! Follows every connected node: what its agent sees goes into the index at once and into the store a moment later.
 
-use crate::app::stopped;
+use crate::api::error::ApiResult;
 use crate::app::App;
+use crate::app::stopped;
 use crate::service::fleet::Agent;
 use crate::service::index::{Phase, Record, State, Wanted};
 use futures_util::StreamExt;
@@ -9,6 +10,7 @@ use http::Method;
 use nm_link::contract::{WatchEvent, path};
 use nm_link::server::LinkChange;
 use nm_types::container::ObservedContainer;
+use nm_types::node::NodeInfo;
 use nm_types::{ContainerId, NodeId};
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
@@ -37,7 +39,9 @@ impl Dirty {
         self.wake.notify_one();
     }
     fn take(&self) -> Vec<ContainerId> {
-        std::mem::take(&mut *self.ids.lock().unwrap_or_else(|e| e.into_inner())).into_iter().collect()
+        std::mem::take(&mut *self.ids.lock().unwrap_or_else(|e| e.into_inner()))
+            .into_iter()
+            .collect()
     }
 }
 
@@ -90,8 +94,9 @@ pub async fn run(app: App) {
         };
         match event {
             Ok(event) => match event.change {
-                LinkChange::Connected { .. } => begin(&app, event.node, &mut watching),
-                _ if !app.fleet.is_connected(&event.node) => {
+                // A link that took another's place is a new one: the old one's watch ends with it.
+                LinkChange::Connected | LinkChange::Replaced { .. } => begin(&app, event.node, &mut watching),
+                LinkChange::Disconnected(_) if !app.fleet.is_connected(&event.node) => {
                     if let Some(task) = watching.remove(&event.node) {
                         task.abort();
                     }
@@ -101,7 +106,8 @@ pub async fn run(app: App) {
                         tracing::warn!(error = %error.message, "a node's going could not be written");
                     }
                 }
-                _ => {}
+                // It is back already, and the event that says so is on its way.
+                LinkChange::Disconnected(_) => {}
             },
             Err(RecvError::Lagged(_)) => {
                 for link in app.fleet.links().connected() {
@@ -172,17 +178,17 @@ async fn take(app: &App, node: &NodeId, event: WatchEvent) {
             Ok(())
         }
         WatchEvent::Removed { docker_id } => {
-            if let Some(record) = app.index.by_docker(&docker_id).filter(|r| r.node == *node) {
+            if let Some(record) = app.index.by_docker(node, &docker_id) {
                 gone(app, &record);
             }
             Ok(())
         }
         WatchEvent::Usage { samples } => {
-            app.index.usage(&samples);
+            app.index.usage(node, &samples);
             Ok(())
         }
         WatchEvent::Oom { docker_id, time } => {
-            let record = app.index.by_docker(&docker_id);
+            let record = app.index.by_docker(node, &docker_id);
             tracing::warn!(node.id = %node, container.id = record.map(|r| r.id.to_string()), %time, "a process was killed for want of memory");
             Ok(())
         }
@@ -191,13 +197,23 @@ async fn take(app: &App, node: &NodeId, event: WatchEvent) {
             if let Some(error) = &docker.error {
                 tracing::warn!(node.id = %node, %error, "a node's Docker engine does not answer");
             }
-            app.nodes.docker_changed(node, docker).await
+            if app.nodes.info(node).is_some() {
+                app.nodes.docker_changed(node, docker).await
+            } else {
+                ask_who(app, node).await
+            }
         }
         WatchEvent::Heartbeat => app.nodes.heard(node, None).await,
     };
     if let Err(error) = heard {
         tracing::warn!(node.id = %node, error = %error.message, "what a node said could not be written");
     }
+}
+
+/// What a node is, where nothing was ever heard of it: an agent whose Docker engine is away has no snapshot to send.
+async fn ask_who(app: &App, node: &NodeId) -> ApiResult<()> {
+    let info: NodeInfo = app.fleet.agent(node)?.get(path::INFO).await?;
+    app.nodes.heard(node, Some(info)).await
 }
 
 /// Everything there is on a node: what is not in it is gone.
@@ -217,9 +233,15 @@ fn snapshot(app: &App, node: &NodeId, containers: Vec<ObservedContainer>) {
 fn observe(app: &App, node: &NodeId, observed: ObservedContainer) {
     // An id counts only for the node its container was made on: a node can't speak for another.
     let labelled = observed.id.as_ref().and_then(|id| app.index.get(id));
+    if let (Some(id), None) = (&observed.id, &labelled)
+        && app.index.was_removed(node, id)
+    {
+        tracing::debug!(node.id = %node, container.id = %id, "late word of a container that was removed");
+        return;
+    }
     let known = match &labelled {
         Some(record) if record.node == *node => Some(record.id.clone()),
-        Some(_) | None => app.index.by_docker(&observed.docker_id).filter(|r| r.node == *node).map(|r| r.id.clone()),
+        Some(_) | None => app.index.by_docker(node, &observed.docker_id).map(|r| r.id.clone()),
     };
     let id = match known {
         Some(id) => {
@@ -244,8 +266,15 @@ fn observe(app: &App, node: &NodeId, observed: ObservedContainer) {
                 id: id.clone(),
                 node: node.clone(),
                 created: observed.created,
-                wanted: Wanted { spec: None, running: false },
-                state: State { phase: Phase::Foreign, observed: Some(observed), missing: false },
+                wanted: Wanted {
+                    spec: None,
+                    running: false,
+                },
+                state: State {
+                    phase: Phase::Foreign,
+                    observed: Some(observed),
+                    missing: false,
+                },
                 generation: 1,
                 revision: 0,
             });

@@ -12,6 +12,7 @@ use nm_link::contract::{Action, AgentErrorCode, Command, CreateContainer, Exec, 
 use nm_store::{Kind, Patch, StoreError};
 use nm_types::OperationId;
 use nm_types::container::{ContainerUpdate, ContainerView, ExecCommand, ExecResult, ObservedContainer, Signal};
+use nm_types::envelope::FieldProblem;
 use nm_types::text::ContainerName;
 use std::time::Duration;
 
@@ -23,10 +24,12 @@ impl Containers {
         self.command(actor, meta, key, "container.start", Some(true), Action::Start).await
     }
     pub async fn stop(&self, actor: &Actor, meta: &Meta, key: &str, grace: Option<i64>) -> ApiResult<(ContainerView, i64)> {
-        self.command(actor, meta, key, "container.stop", Some(false), Action::Stop { grace }).await
+        self.command(actor, meta, key, "container.stop", Some(false), Action::Stop { grace })
+            .await
     }
     pub async fn restart(&self, actor: &Actor, meta: &Meta, key: &str, grace: Option<i64>) -> ApiResult<(ContainerView, i64)> {
-        self.command(actor, meta, key, "container.restart", Some(true), Action::Restart { grace }).await
+        self.command(actor, meta, key, "container.restart", Some(true), Action::Restart { grace })
+            .await
     }
     pub async fn pause(&self, actor: &Actor, meta: &Meta, key: &str) -> ApiResult<(ContainerView, i64)> {
         self.command(actor, meta, key, "container.pause", None, Action::Pause).await
@@ -36,13 +39,25 @@ impl Containers {
     }
     pub async fn kill(&self, actor: &Actor, meta: &Meta, key: &str, signal: Signal) -> ApiResult<(ContainerView, i64)> {
         let running = (signal == Signal::Kill).then_some(false);
-        self.command(actor, meta, key, "container.kill", running, Action::Kill { signal }).await
+        self.command(actor, meta, key, "container.kill", running, Action::Kill { signal })
+            .await
     }
 
-    async fn command(&self, actor: &Actor, meta: &Meta, key: &str, name: &str, running: Option<bool>, action: Action) -> ApiResult<(ContainerView, i64)> {
+    async fn command(
+        &self,
+        actor: &Actor,
+        meta: &Meta,
+        key: &str,
+        name: &str,
+        running: Option<bool>,
+        action: Action,
+    ) -> ApiResult<(ContainerView, i64)> {
         let (_held, record, agent) = self.hold(key).await?;
         check_version(meta, &record)?;
-        let wanted = Wanted { running: running.unwrap_or(record.wanted.running), ..record.wanted.clone() };
+        let wanted = Wanted {
+            running: running.unwrap_or(record.wanted.running),
+            ..record.wanted.clone()
+        };
         let generation = self.wish(actor, meta, &record, name, wanted, None).await?;
         if record.state.missing {
             return self.make_anew(actor, &record, &agent, &action).await;
@@ -56,7 +71,10 @@ impl Containers {
         };
         let command = Command { generation, action };
         let extra = Duration::from_secs(u64::try_from(grace).unwrap_or_default());
-        match agent.post::<ObservedContainer>(&keyed(path::COMMAND, &record), &command, extra).await {
+        match agent
+            .post::<ObservedContainer>(&keyed(path::COMMAND, &record), &command, extra)
+            .await
+        {
             Ok(observed) => {
                 self.seen(&record, observed);
                 self.view(actor, record.id.as_str())
@@ -72,13 +90,26 @@ impl Containers {
     /// Docker lost it, and it is asked to run: the spec makes it again.
     async fn make_anew(&self, actor: &Actor, record: &Record, agent: &Agent, action: &Action) -> ApiResult<(ContainerView, i64)> {
         let (Action::Start | Action::Restart { .. }, Some(spec)) = (action, record.wanted.spec.clone()) else {
-            return Err(ApiError::conflict("not_running", format!("container `{}` was removed from Docker: start makes it anew", record.name())));
+            return Err(ApiError::conflict(
+                "not_running",
+                format!("container `{}` was removed from Docker: start makes it anew", record.name()),
+            ));
         };
         let registry = self.registries.login_for(&spec.image).await?;
         let operation = OperationId::fresh(self.clock.now().0);
-        let create = CreateContainer { operation, id: record.id.clone(), generation: record.generation, spec, start: true, registry };
+        let create = CreateContainer {
+            operation,
+            id: record.id.clone(),
+            generation: record.generation,
+            spec,
+            start: true,
+            registry,
+        };
         let mut layers = Layers::default();
-        let observed: ObservedContainer = agent.progress(path::CONTAINERS, &create, |line| layers.note(&line)).await.map_err(ApiError::from)?;
+        let observed: ObservedContainer = agent
+            .progress(path::CONTAINERS, &create, |line| layers.note(&line))
+            .await
+            .map_err(ApiError::from)?;
         self.index.change(&record.id, |r| {
             r.state.missing = false;
             r.state.observed = Some(observed);
@@ -89,7 +120,15 @@ impl Containers {
     }
 
     /// Writes what is wished and who wished it; gives the generation that fences older wishes.
-    async fn wish(&self, actor: &Actor, meta: &Meta, record: &Record, action: &str, wanted: Wanted, name: Option<&ContainerName>) -> ApiResult<i64> {
+    async fn wish(
+        &self,
+        actor: &Actor,
+        meta: &Meta,
+        record: &Record,
+        action: &str,
+        wanted: Wanted,
+        name: Option<&ContainerName>,
+    ) -> ApiResult<i64> {
         let mut tx = self.store.begin(self.clock.now()).await?;
         let mut stored = wanted.clone();
         if let Some(spec) = stored.spec.as_mut() {
@@ -109,7 +148,14 @@ impl Containers {
             }
             Err(e) => return Err(e.into()),
         };
-        tx.audit(audit(actor, meta, action, Some(record.id.as_str()), serde_json::json!({ "name": record.name() }))).await?;
+        tx.audit(audit(
+            actor,
+            meta,
+            action,
+            Some(record.id.as_str()),
+            serde_json::json!({ "name": record.name() }),
+        ))
+        .await?;
         tx.commit().await?;
         let (generation, revision) = written.unwrap_or((record.generation, record.revision));
         self.index.change(&record.id, |r| {
@@ -122,7 +168,13 @@ impl Containers {
     }
 
     async fn failed(&self, actor: &Actor, meta: &Meta, record: &Record, action: &str, error: &ApiError) {
-        let mut entry = audit(actor, meta, action, Some(record.id.as_str()), serde_json::json!({ "error": error.message }));
+        let mut entry = audit(
+            actor,
+            meta,
+            action,
+            Some(record.id.as_str()),
+            serde_json::json!({ "error": error.message }),
+        );
         entry.outcome = error.code.clone();
         let written = async {
             let mut tx = self.store.begin(self.clock.now()).await?;
@@ -130,7 +182,10 @@ impl Containers {
             tx.commit().await
         };
         if let Err(error) = written.await {
-            tracing::warn!(error = &error as &dyn std::error::Error, "the failure of an action could not be written to the audit log");
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "the failure of an action could not be written to the audit log"
+            );
         }
     }
 
@@ -139,14 +194,20 @@ impl Containers {
         self.index.change(&record.id, |r| {
             let changed = r.state.observed.as_ref() != Some(&observed);
             let foreign = r.state.observed.as_mut().and_then(|o| o.foreign.take());
-            r.state.observed = Some(ObservedContainer { foreign: observed.foreign.clone().or(foreign), ..observed });
+            r.state.observed = Some(ObservedContainer {
+                foreign: observed.foreign.clone().or(foreign),
+                ..observed
+            });
             changed
         });
     }
 
     pub async fn rename(&self, actor: &Actor, meta: &Meta, key: &str, name: ContainerName) -> ApiResult<(ContainerView, i64)> {
         if name.is_reserved() {
-            return Err(ApiError::conflict("name_reserved", format!("`{name}` is reserved: it would be taken for an id or for a path of the API")).field("name"));
+            return Err(ApiError::clashing_fields(vec![FieldProblem {
+                field: "name".into(),
+                message: format!("`{name}` is reserved: it would be taken for an id or for a path of the API"),
+            }]));
         }
         let (_held, record, agent) = self.hold(key).await?;
         check_version(meta, &record)?;
@@ -156,7 +217,10 @@ impl Containers {
             spec.name = name.clone();
         }
         let generation = self.wish(actor, meta, &record, "container.rename", wanted, Some(&name)).await?;
-        let command = Command { generation, action: Action::Rename { name } };
+        let command = Command {
+            generation,
+            action: Action::Rename { name },
+        };
         self.change(actor, meta, &record, &agent, command, before).await
     }
 
@@ -175,15 +239,30 @@ impl Containers {
         if record.state.missing || change == ContainerUpdate::default() {
             return self.view(actor, record.id.as_str());
         }
-        let command = Command { generation, action: Action::Update(change) };
+        let command = Command {
+            generation,
+            action: Action::Update(change),
+        };
         self.change(actor, meta, &record, &agent, command, before).await
     }
 
     /// Carries out a change that is written already; a refusal writes back what was there before.
-    async fn change(&self, actor: &Actor, meta: &Meta, record: &Record, agent: &Agent, command: Command, before: Wanted) -> ApiResult<(ContainerView, i64)> {
+    async fn change(
+        &self,
+        actor: &Actor,
+        meta: &Meta,
+        record: &Record,
+        agent: &Agent,
+        command: Command,
+        before: Wanted,
+    ) -> ApiResult<(ContainerView, i64)> {
         let result = match record.state.missing {
             true => return self.view(actor, record.id.as_str()),
-            false => agent.post::<ObservedContainer>(&keyed(path::COMMAND, record), &command, Duration::ZERO).await,
+            false => {
+                agent
+                    .post::<ObservedContainer>(&keyed(path::COMMAND, record), &command, Duration::ZERO)
+                    .await
+            }
         };
         match result {
             Ok(observed) => {
@@ -202,8 +281,8 @@ impl Containers {
 
     /// Runs a command in a container that runs.
     pub async fn exec(&self, actor: &Actor, meta: &Meta, key: &str, command: ExecCommand) -> ApiResult<ExecResult> {
-        if command.command.is_empty() || command.command.len() > 500 {
-            return Err(ApiError::invalid("command", "has 1 to 500 words"));
+        if command.command.is_empty() || command.command.len() > 100 {
+            return Err(ApiError::invalid("command", "has 1 to 100 words"));
         }
         let record = self.find(key)?;
         self.require_present(&record)?;
@@ -211,7 +290,8 @@ impl Containers {
         // The words may hold secrets: the log says which program, not with what.
         let detail = serde_json::json!({ "program": command.command[0].as_str(), "name": record.name() });
         let mut tx = self.store.begin(self.clock.now()).await?;
-        tx.audit(audit(actor, meta, "container.exec", Some(record.id.as_str()), detail)).await?;
+        tx.audit(audit(actor, meta, "container.exec", Some(record.id.as_str()), detail))
+            .await?;
         tx.commit().await?;
         let extra = Duration::from_secs(u64::try_from(command.timeout.map_or(30, |t| t.get())).unwrap_or(30));
         match agent.post(&keyed(path::EXEC, &record), &Exec { command }, extra).await {
@@ -231,12 +311,18 @@ impl Containers {
     /// 409 while it is being made, 404 once Docker lost it.
     pub fn require_present(&self, record: &Record) -> ApiResult<()> {
         match &record.state.phase {
-            Phase::Creating { operation } => {
-                Err(ApiError::conflict("being_created", format!("container {} is still being made", record.id)).with_operation(operation.clone()))
-            }
-            Phase::Ready | Phase::Foreign | Phase::Removing { .. } if record.state.missing => {
-                Err(ApiError::conflict("not_running", format!("container `{}` was removed from Docker outside NeuralMesh: start makes it anew", record.name())))
-            }
+            Phase::Creating { operation } => Err(ApiError::conflict(
+                "being_created",
+                format!("container {} is still being made", record.id),
+            )
+            .with_operation(operation.clone())),
+            Phase::Ready | Phase::Foreign | Phase::Removing { .. } if record.state.missing => Err(ApiError::conflict(
+                "not_running",
+                format!(
+                    "container `{}` was removed from Docker outside NeuralMesh: start makes it anew",
+                    record.name()
+                ),
+            )),
             Phase::Ready | Phase::Foreign | Phase::Removing { .. } => Ok(()),
         }
     }
@@ -256,4 +342,3 @@ fn check_version(meta: &Meta, record: &Record) -> ApiResult<()> {
         Some(_) | None => Ok(()),
     }
 }
-

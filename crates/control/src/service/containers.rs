@@ -10,13 +10,14 @@ use crate::service::audit::audit;
 use crate::service::auth::Actor;
 use crate::service::clock::SharedClock;
 use crate::service::fleet::{Agent, CallError, Fleet, is_passing, keyed};
+use crate::service::idempotency;
 use crate::service::index::{Index, Phase, Record, State, Wanted};
 use crate::service::locks::Locks;
 use crate::service::nodes::Nodes;
 use crate::service::operations::{Failure, Finish, Layers, Operations, Outcome, Running, WAIT};
 use crate::service::registries::Registries;
 use nm_link::contract::{AgentErrorCode, CreateContainer, RemoveContainer, path};
-use nm_store::{Idempotency, Kind, NewResource, Patch, Resource, Secret, Store, StoreError, Tx};
+use nm_store::{Kind, NewResource, Patch, Resource, Secret, Store, StoreError, Tx};
 use nm_types::container::{ContainerSpec, ContainerStatus, ContainerView, ObservedContainer};
 use nm_types::operation::OperationView;
 use nm_types::text::Environment;
@@ -66,7 +67,16 @@ impl Containers {
         operations: Operations,
         registries: Registries,
     ) -> Self {
-        Self { store, clock, fleet, nodes, index, operations, registries, locks: Locks::default() }
+        Self {
+            store,
+            clock,
+            fleet,
+            nodes,
+            index,
+            operations,
+            registries,
+            locks: Locks::default(),
+        }
     }
 
     pub fn index(&self) -> &Index {
@@ -85,7 +95,9 @@ impl Containers {
     }
 
     async fn record_of(&self, row: &Resource) -> ApiResult<Record> {
-        let corrupt = || StoreError::Corrupt { reason: format!("the row of container {} has an id that is none", row.id) };
+        let corrupt = || StoreError::Corrupt {
+            reason: format!("the row of container {} has an id that is none", row.id),
+        };
         let mut wanted: Wanted = row.spec()?;
         if let Some(spec) = wanted.spec.as_mut()
             && row.has_secret()
@@ -114,21 +126,19 @@ impl Containers {
 
     pub fn view(&self, actor: &Actor, key: &str) -> ApiResult<(ContainerView, i64)> {
         let record = self.find(key)?;
-        self.index.view(&record.id, actor.sees_secrets()).ok_or_else(|| ApiError::not_found("container", key))
+        self.index
+            .view(&record.id, actor.sees_secrets())
+            .ok_or_else(|| ApiError::not_found("container", key))
     }
 
     /// The container, its node's agent, and nobody else working on it meanwhile. What others have changed is reread.
     pub(super) async fn hold(&self, key: &str) -> ApiResult<(crate::service::locks::Held<ContainerId>, Arc<Record>, Agent)> {
         let record = self.find(key)?;
+        // Before waiting in line, too: what is being made or removed may take long.
+        require_settled(&record)?;
         let held = self.locks.hold(record.id.clone()).await;
         let record = self.index.get(&record.id).ok_or_else(|| ApiError::not_found("container", key))?;
-        match &record.state.phase {
-            Phase::Creating { operation } => {
-                return Err(ApiError::conflict("being_created", format!("container {} is still being made", record.id)).with_operation(operation.clone()));
-            }
-            Phase::Removing { .. } => return Err(ApiError::conflict("being_removed", format!("container {} is being removed", record.id))),
-            Phase::Ready | Phase::Foreign => {}
-        }
+        require_settled(&record)?;
         let agent = self.fleet.agent(&record.node)?;
         Ok((held, record, agent))
     }
@@ -149,22 +159,43 @@ impl Containers {
         let id = ContainerId::fresh(now.0);
         let mut tx = self.store.begin(now).await?;
         if let Some(key) = &meta.idempotency_key
-            && let Some(operation) = claimed(&mut tx, actor, key, request_hash).await?
+            && let Some(operation) = idempotency::claimed(&mut tx, actor, key, request_hash).await?
         {
             drop(tx);
             return self.created(actor, &operation, meta).await;
         }
-        let input = CreateInput { container: id.clone(), start };
-        let operation = self.operations.create(&mut tx, actor, CREATE, Some(id.as_str()), serde_json::to_value(&input).unwrap_or_default()).await?;
+        let input = CreateInput {
+            container: id.clone(),
+            start,
+        };
+        let operation = self
+            .operations
+            .create(
+                &mut tx,
+                actor,
+                CREATE,
+                Some(id.as_str()),
+                serde_json::to_value(&input).unwrap_or_default(),
+            )
+            .await?;
         if let Some(key) = &meta.idempotency_key {
-            tx.idempotency_operation(actor.user.as_str(), key, operation.id.as_str()).await?;
+            idempotency::carried_by(&mut tx, actor, key, &operation.id).await?;
         }
         let record = Record {
             id: id.clone(),
             node,
             created: now,
-            wanted: Wanted { spec: Some(spec), running: start },
-            state: State { phase: Phase::Creating { operation: operation.id.clone() }, observed: None, missing: false },
+            wanted: Wanted {
+                spec: Some(spec),
+                running: start,
+            },
+            state: State {
+                phase: Phase::Creating {
+                    operation: operation.id.clone(),
+                },
+                observed: None,
+                missing: false,
+            },
             generation: 1,
             revision: 0,
         };
@@ -180,21 +211,36 @@ impl Containers {
 
     async fn insert(&self, tx: &mut Tx, record: &Record) -> ApiResult<i64> {
         let mut wanted = record.wanted.clone();
-        let environment = wanted.spec.as_mut().map(|s| std::mem::take(&mut s.environment)).filter(|e| !e.0.is_empty());
+        let environment = wanted
+            .spec
+            .as_mut()
+            .map(|s| std::mem::take(&mut s.environment))
+            .filter(|e| !e.0.is_empty());
         let mut row = NewResource::new(Kind::Container, record.id.as_str())
             .within(record.node.as_str())
             .spec(&wanted)?
             .status(&record.stored_state())?;
-        row = if record.managed() { row.uniquely_named(record.name()) } else { row.named(record.name()) };
+        row = if record.managed() {
+            row.uniquely_named(record.name())
+        } else {
+            row.named(record.name())
+        };
         if let Some(environment) = environment {
             row = row.secret(Secret::json(&environment)?);
         }
         let name = record.name().to_owned();
         match tx.insert(row).await {
             Ok(row) => Ok(row.revision),
-            Err(StoreError::Conflict { what: nm_store::Unique::ResourceName }) => {
-                Err(ApiError::conflict("name_taken", format!("node {} has a container called `{name}` already: choose another name, or remove that one", record.node)).field("name"))
-            }
+            Err(StoreError::Conflict {
+                what: nm_store::Unique::ResourceName,
+            }) => Err(ApiError::conflict(
+                "name_taken",
+                format!(
+                    "node {} has a container called `{name}` already: choose another name, or remove that one",
+                    record.node
+                ),
+            )
+            .field("name")),
             Err(e) => Err(e.into()),
         }
     }
@@ -216,7 +262,8 @@ impl Containers {
 
     fn run_create(&self, operation: OperationView, input: CreateInput) {
         let this = self.clone();
-        self.operations.run(operation, move |running| async move { this.do_create(running, input).await });
+        self.operations
+            .run(operation, move |running| async move { this.do_create(running, input).await });
     }
 
     /// Begins again a create that a crash cut short.
@@ -232,7 +279,9 @@ impl Containers {
         let Some(record) = self.index.get(&id) else {
             return Err(ApiError::not_found("container", id.as_str()).into());
         };
-        let Some(spec) = record.wanted.spec.clone() else { return Err(ApiError::internal().into()) };
+        let Some(spec) = record.wanted.spec.clone() else {
+            return Err(ApiError::internal().into());
+        };
         match self.create_on_node(&running, &record, spec, input.start).await {
             Ok(observed) => {
                 let mut tx = self.store.begin(self.clock.now()).await?;
@@ -245,9 +294,14 @@ impl Containers {
                     true
                 });
                 let record = updated.ok_or_else(ApiError::internal)?;
-                let row = tx.update(Kind::Container, id.as_str(), Patch::new().status(&record.stored_state())?).await?;
+                let row = tx
+                    .update(Kind::Container, id.as_str(), Patch::new().status(&record.stored_state())?)
+                    .await?;
                 self.index.stored(&id, row.revision);
-                Ok(Outcome { result: serde_json::json!({ "containerId": id }), tx: Some(tx) })
+                Ok(Outcome {
+                    result: serde_json::json!({ "containerId": id }),
+                    tx: Some(tx),
+                })
             }
             Err(error) => {
                 let mut tx = self.store.begin(self.clock.now()).await?;
@@ -262,7 +316,14 @@ impl Containers {
     async fn create_on_node(&self, running: &Running, record: &Record, spec: ContainerSpec, start: bool) -> ApiResult<ObservedContainer> {
         let mut layers = Layers::default();
         let registry = self.registries.login_for(&spec.image).await?;
-        let command = CreateContainer { operation: running.id().clone(), id: record.id.clone(), generation: record.generation, spec, start, registry };
+        let command = CreateContainer {
+            operation: running.id().clone(),
+            id: record.id.clone(),
+            generation: record.generation,
+            spec,
+            start,
+            registry,
+        };
         loop {
             let agent = tokio::select! {
                 agent = self.fleet.connected(&record.node) => agent,
@@ -277,8 +338,10 @@ impl Containers {
                 Err(CallError::Refused(error)) => return Err(error.into()),
                 Err(CallError::Link { error, .. }) if is_passing(&error) => {
                     running.log(format!("{}; asking again once it is back", error.message));
-                    // The broken link leaves the table in a moment; until then there is nothing new to ask.
-                    agent.link().closed().await;
+                    tokio::select! {
+                        () = agent.before_asking_again() => {}
+                        () = running.cancelled().cancelled() => return self.undo_create(record).await,
+                    }
                 }
                 Err(CallError::Link { error, .. }) => return Err(error),
             }
@@ -288,8 +351,14 @@ impl Containers {
     /// A create was cancelled: whatever of it is there goes.
     async fn undo_create(&self, record: &Record) -> ApiResult<ObservedContainer> {
         let agent = self.fleet.agent(&record.node)?;
-        let remove = RemoveContainer { force: true, volumes: true };
-        match agent.post::<serde_json::Value>(&keyed(path::REMOVE, record), &remove, Duration::from_secs(30)).await {
+        let remove = RemoveContainer {
+            force: true,
+            volumes: true,
+        };
+        match agent
+            .post::<serde_json::Value>(&keyed(path::REMOVE, record), &remove, Duration::from_secs(30))
+            .await
+        {
             Ok(_) => {}
             Err(CallError::Refused(e)) if e.code == AgentErrorCode::ContainerNotFound => {}
             Err(e) => return Err(e.into()),
@@ -307,7 +376,11 @@ impl Containers {
         }
         if let Phase::Creating { operation } = &record.state.phase {
             if !force {
-                return Err(ApiError::conflict("being_created", format!("container {} is still being made: wait, or use force=true", record.id)).with_operation(operation.clone()));
+                return Err(ApiError::conflict(
+                    "being_created",
+                    format!("container {} is still being made: wait, or use force=true", record.id),
+                )
+                .with_operation(operation.clone()));
             }
             let operation = operation.clone();
             if self.operations.cancel(&operation) {
@@ -321,14 +394,27 @@ impl Containers {
         let record = self.index.get(&record.id).ok_or_else(|| ApiError::not_found("container", key))?;
         let runs = matches!(record.status(), ContainerStatus::Running | ContainerStatus::Paused);
         if runs && !force {
-            return Err(ApiError::conflict("in_use", format!("container `{}` runs: stop it first, or remove it with force=true", record.name())));
+            return Err(ApiError::conflict(
+                "in_use",
+                format!("container `{}` runs: stop it first, or remove it with force=true", record.name()),
+            ));
         }
         if !record.state.missing {
             self.nodes.require_ready(&record.node)?;
         }
         let before = record.state.phase.clone();
         let phase = Phase::Removing { force, volumes };
-        self.set_phase(&record.id, phase, Some((actor, meta, "container.remove", serde_json::json!({ "name": record.name(), "force": force, "volumes": volumes })))).await?;
+        self.set_phase(
+            &record.id,
+            phase,
+            Some((
+                actor,
+                meta,
+                "container.remove",
+                serde_json::json!({ "name": record.name(), "force": force, "volumes": volumes }),
+            )),
+        )
+        .await?;
         match self.finish_remove(&record, force, volumes).await {
             Ok(()) => Ok(record.id.clone()),
             Err(error) => {
@@ -344,7 +430,14 @@ impl Containers {
     async fn finish_remove(&self, record: &Record, force: bool, volumes: bool) -> ApiResult<()> {
         if !record.state.missing {
             let agent = self.fleet.agent(&record.node)?;
-            match agent.post::<serde_json::Value>(&keyed(path::REMOVE, record), &RemoveContainer { force, volumes }, Duration::from_secs(30)).await {
+            match agent
+                .post::<serde_json::Value>(
+                    &keyed(path::REMOVE, record),
+                    &RemoveContainer { force, volumes },
+                    Duration::from_secs(30),
+                )
+                .await
+            {
                 Ok(_) => {}
                 Err(CallError::Refused(e)) if e.code == AgentErrorCode::ContainerNotFound => {}
                 Err(e) => return Err(e.into()),
@@ -364,7 +457,9 @@ impl Containers {
     pub async fn resume_remove(&self, id: &ContainerId) -> ApiResult<()> {
         let _held = self.locks.hold(id.clone()).await;
         let Some(record) = self.index.get(id) else { return Ok(()) };
-        let Phase::Removing { force, volumes } = record.state.phase else { return Ok(()) };
+        let Phase::Removing { force, volumes } = record.state.phase else {
+            return Ok(());
+        };
         match self.finish_remove(&record, force, volumes).await {
             Err(error) if !is_passing(&error) => {
                 tracing::warn!(container.id = %id, error = %error.message, "a removal that was cut short can't be finished");
@@ -380,7 +475,10 @@ impl Containers {
         let mut changed = Record::clone(&record);
         changed.state.phase = phase.clone();
         // A foreign container may have been seen a moment ago and not be written yet.
-        let revision = match tx.update(Kind::Container, id.as_str(), Patch::new().status(&changed.stored_state())?).await {
+        let revision = match tx
+            .update(Kind::Container, id.as_str(), Patch::new().status(&changed.stored_state())?)
+            .await
+        {
             Ok(row) => row.revision,
             Err(StoreError::NotFound { .. }) => self.insert(&mut tx, &changed).await?,
             Err(e) => return Err(e.into()),
@@ -404,7 +502,10 @@ impl Containers {
         let mut written = Vec::new();
         for id in ids {
             match self.index.get(id) {
-                Some(record) => match tx.update(Kind::Container, id.as_str(), Patch::new().status(&record.stored_state())?).await {
+                Some(record) => match tx
+                    .update(Kind::Container, id.as_str(), Patch::new().status(&record.stored_state())?)
+                    .await
+                {
                     Ok(row) => written.push((id, row.revision)),
                     Err(StoreError::NotFound { .. }) if !record.managed() => written.push((id, self.insert(&mut tx, &record).await?)),
                     // Removed meanwhile.
@@ -425,18 +526,27 @@ impl Containers {
     }
 }
 
-/// The operation that has this idempotency key already; `None` when the key is now ours.
-async fn claimed(tx: &mut Tx, actor: &Actor, key: &str, request_hash: &str) -> ApiResult<Option<nm_types::OperationId>> {
-    match tx.idempotency_begin(actor.user.as_str(), key, request_hash).await? {
-        Idempotency::Fresh => Ok(None),
-        Idempotency::Mismatch => Err(ApiError::conflict("idempotency_key_reused", "this Idempotency-Key was used for another request: take a new one")),
-        Idempotency::InFlight { operation_id: Some(id), .. } => Ok(nm_types::OperationId::parse(&id).ok()),
-        Idempotency::InFlight { operation_id: None, .. } | Idempotency::Done { .. } => {
-            Err(ApiError::conflict("idempotency_key_reused", "this Idempotency-Key was used for another kind of request: take a new one"))
-        }
+/// 409 while it is being made or removed.
+fn require_settled(record: &Record) -> ApiResult<()> {
+    match &record.state.phase {
+        Phase::Creating { operation } => Err(
+            ApiError::conflict("being_created", format!("container {} is still being made", record.id)).with_operation(operation.clone()),
+        ),
+        Phase::Removing { .. } => Err(ApiError::conflict(
+            "being_removed",
+            format!("container {} is being removed", record.id),
+        )),
+        Phase::Ready | Phase::Foreign => Ok(()),
     }
 }
 
 pub(super) fn stale(record: &Record) -> ApiError {
-    ApiError::new(http::StatusCode::PRECONDITION_FAILED, "changed_meanwhile", format!("container {} was changed meanwhile: it is at \"{}\" now; read it again", record.id, record.revision))
+    ApiError::new(
+        http::StatusCode::PRECONDITION_FAILED,
+        "changed_meanwhile",
+        format!(
+            "container {} was changed meanwhile: it is at \"{}\" now; read it again",
+            record.id, record.revision
+        ),
+    )
 }

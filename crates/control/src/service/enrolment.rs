@@ -63,21 +63,35 @@ impl Enrolment {
             Some(row) => {
                 let secret = store.open_sealed(&row).await?.ok_or_else(ApiError::internal)?;
                 let sealed: SealedAuthority = secret.parse()?;
-                Authority::from_pem(&AuthorityPem { certificate: sealed.certificate, key: sealed.key.into() }).map_err(pki)?
+                Authority::from_pem(&AuthorityPem {
+                    certificate: sealed.certificate,
+                    key: sealed.key.into(),
+                })
+                .map_err(pki)?
             }
             None => {
                 let authority = Authority::generate(system_time(now)).map_err(pki)?;
                 let pem = authority.to_pem();
-                let sealed = Secret::json(&SealedAuthority { certificate: pem.certificate.clone(), key: pem.key.to_string() })?;
+                let sealed = Secret::json(&SealedAuthority {
+                    certificate: pem.certificate.clone(),
+                    key: pem.key.to_string(),
+                })?;
                 let mut tx = store.begin(now).await?;
-                tx.insert(NewResource::new(Kind::Setting, AUTHORITY).named(AUTHORITY).secret(sealed)).await?;
+                tx.insert(NewResource::new(Kind::Setting, AUTHORITY).named(AUTHORITY).secret(sealed))
+                    .await?;
                 tx.commit().await?;
                 authority
             }
         };
         let identity = server_identity(&authority, now)?;
         let tls = Arc::new(ServerTls::new(&identity, &authority.trust()).map_err(pki)?);
-        Ok(Self { store, clock, nodes, authority: Arc::new(authority), tls })
+        Ok(Self {
+            store,
+            clock,
+            nodes,
+            authority: Arc::new(authority),
+            tls,
+        })
     }
 
     pub fn tls(&self) -> Arc<ServerTls> {
@@ -95,12 +109,31 @@ impl Enrolment {
         let token = JoinToken::generate(self.authority.spki_sha256()).map_err(pki)?;
         let id = JoinTokenId::fresh(now.0);
         let expires = now.plus_millis(TOKEN_LIFETIME_MS);
-        let spec = TokenSpec { expires, made_by: actor.label() };
+        let spec = TokenSpec {
+            expires,
+            made_by: actor.label(),
+        };
         let mut tx = self.store.begin(now).await?;
-        tx.insert(NewResource::new(Kind::JoinToken, id.as_str()).uniquely_named(token.secret_hash()).spec(&spec)?).await?;
-        tx.audit(audit(actor, meta, "node.join-token", Some(id.as_str()), serde_json::json!({ "expires": expires }))).await?;
+        tx.insert(
+            NewResource::new(Kind::JoinToken, id.as_str())
+                .uniquely_named(token.secret_hash())
+                .spec(&spec)?,
+        )
+        .await?;
+        tx.audit(audit(
+            actor,
+            meta,
+            "node.join-token",
+            Some(id.as_str()),
+            serde_json::json!({ "expires": expires }),
+        ))
+        .await?;
         tx.commit().await?;
-        Ok(NewJoinToken { id, token: token.reveal().to_string(), expires })
+        Ok(NewJoinToken {
+            id,
+            token: token.reveal().to_string(),
+            expires,
+        })
     }
 
     /// Drops join tokens whose time is over.
@@ -120,11 +153,18 @@ impl Enrolment {
 
     fn reply(&self, csr: &Csr, node: NodeId) -> Result<EnrolReply, Refusal> {
         let now = system_time(self.clock.now());
-        let issued = self.authority.issue_agent(csr, &node, Validity::starting(now, AGENT_LIFETIME)).map_err(|error| {
-            tracing::warn!(node.id = %node, error = &error as &dyn std::error::Error, "a certificate was refused");
-            Refusal::new(RefusalCode::CsrRefused, error.to_string())
-        })?;
-        Ok(EnrolReply { node_id: node, certificate: issued.pem, ca_certificates: self.authority.trust().to_pem() })
+        let issued = self
+            .authority
+            .issue_agent(csr, &node, Validity::starting(now, AGENT_LIFETIME))
+            .map_err(|error| {
+                tracing::warn!(node.id = %node, error = &error as &dyn std::error::Error, "a certificate was refused");
+                Refusal::new(RefusalCode::CsrRefused, error.to_string())
+            })?;
+        Ok(EnrolReply {
+            node_id: node,
+            certificate: issued.pem,
+            ca_certificates: self.authority.trust().to_pem(),
+        })
     }
 
     async fn join(&self, joining: Joining) -> Result<EnrolReply, JoinError> {
@@ -132,13 +172,26 @@ impl Enrolment {
         let mut tx = self.store.begin(now).await?;
         let token = tx.named(Kind::JoinToken, &joining.secret.hash(), None).await?.into_iter().next();
         let Some(token) = token.filter(|t| t.spec::<TokenSpec>().is_ok_and(|s| s.expires >= now)) else {
-            return Err(JoinError::Refused(Refusal::new(RefusalCode::TokenUnknown, "the join token is unknown, used or older than 15 minutes: make a new one with `neuralmesh nodes join-token`")));
+            return Err(JoinError::Refused(Refusal::new(
+                RefusalCode::TokenUnknown,
+                "the join token is unknown, used or older than 15 minutes: make a new one with `neuralmesh nodes join-token`",
+            )));
         };
         tx.delete(Kind::JoinToken, &token.id).await?;
         let id = NodeId::fresh(now.0);
         let name = self.free_name(&joining.facts.hostname, &id);
-        let spec = NodeSpec { name: name.clone(), labels: Labels::default(), cordoned: false };
-        let row = NewResource::new(Kind::Node, id.as_str()).uniquely_named(name.as_str()).spec(&spec)?.status(&NodeState { info: None, last_seen: Some(now) })?;
+        let spec = NodeSpec {
+            name: name.clone(),
+            labels: Labels::default(),
+            cordoned: false,
+        };
+        let row = NewResource::new(Kind::Node, id.as_str())
+            .uniquely_named(name.as_str())
+            .spec(&spec)?
+            .status(&NodeState {
+                info: None,
+                last_seen: Some(now),
+            })?;
         let row = tx.insert(row).await?;
         let mut entry = AuditEntry::new(format!("join token {}", token.id), "node.join");
         entry.target = Some(id.to_string());
@@ -156,12 +209,18 @@ impl Enrolment {
     /// The machine's own name, or with the id's ending where another node has it.
     fn free_name(&self, hostname: &str, id: &NodeId) -> NodeName {
         let ending = id.as_str().rsplit('_').next().unwrap_or_default();
-        let clean: String = hostname.chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_')).take(50).collect();
+        let clean: String = hostname
+            .chars()
+            .filter(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_'))
+            .take(50)
+            .collect();
         let clean = clean.trim_start_matches(['.', '-', '_']);
         let base = if clean.is_empty() { "node" } else { clean };
         let taken = self.nodes.find(base).is_ok();
         let text = if taken { format!("{base}-{ending}") } else { base.to_owned() };
-        NodeName::parse(&text).or_else(|_| NodeName::parse(ending)).unwrap_or_else(|_| unreachable!("an id's ending is a valid name"))
+        NodeName::parse(&text)
+            .or_else(|_| NodeName::parse(ending))
+            .unwrap_or_else(|_| unreachable!("an id's ending is a valid name"))
     }
 }
 
@@ -176,19 +235,30 @@ impl From<StoreError> for JoinError {
 }
 
 fn server_identity(authority: &Authority, now: Timestamp) -> ApiResult<nm_link::pki::ServerIdentity> {
-    authority.issue_server::<&str>(&[], Validity::starting(system_time(now), SERVER_LIFETIME)).map_err(pki)
+    authority
+        .issue_server::<&str>(&[], Validity::starting(system_time(now), SERVER_LIFETIME))
+        .map_err(pki)
 }
 
 fn unavailable(error: &StoreError) -> Refusal {
-    tracing::error!(error = error as &dyn std::error::Error, "the gate of the agent port has no answer from the store");
-    Refusal::new(RefusalCode::Unavailable, "the control plane's database does not answer: try again in a moment")
+    tracing::error!(
+        error = error as &dyn std::error::Error,
+        "the gate of the agent port has no answer from the store"
+    );
+    Refusal::new(
+        RefusalCode::Unavailable,
+        "the control plane's database does not answer: try again in a moment",
+    )
 }
 
 impl Gate for Enrolment {
     async fn admit(&self, peer: &Peer) -> Result<(), Refusal> {
         match self.store.get(Kind::Node, peer.node.as_str()).await {
             Ok(Some(_)) => Ok(()),
-            Ok(None) => Err(Refusal::new(RefusalCode::Revoked, "this node was removed from the fleet: join it again with a new token")),
+            Ok(None) => Err(Refusal::new(
+                RefusalCode::Revoked,
+                "this node was removed from the fleet: join it again with a new token",
+            )),
             Err(error) => Err(unavailable(&error)),
         }
     }
@@ -196,10 +266,7 @@ impl Gate for Enrolment {
     async fn enrol(&self, joining: Joining) -> Result<EnrolReply, Refusal> {
         let address = joining.address;
         match self.join(joining).await {
-            Ok(reply) => {
-                tracing::info!(node.id = %reply.node_id, client.address = %address, "a machine joined the fleet");
-                Ok(reply)
-            }
+            Ok(reply) => Ok(reply),
             Err(JoinError::Refused(refusal)) => {
                 tracing::warn!(client.address = %address, reason = %refusal.message, "a machine was not let in");
                 Err(refusal)

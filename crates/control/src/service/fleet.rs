@@ -17,6 +17,8 @@ use std::time::Duration;
 
 /// For an agent's answer to a short call to begin. Docker's own slowest short call, a stop, has its grace on top.
 const SHORT: Duration = Duration::from_secs(20);
+/// Between two attempts at the same call over a link that stands.
+const AGAIN: Duration = Duration::from_secs(1);
 /// The most a short answer may hold.
 const ANSWER_LIMIT: usize = 32 << 20;
 /// The most one line of a long answer may hold.
@@ -64,7 +66,10 @@ impl Fleet {
 }
 
 pub fn offline(node: &NodeId) -> ApiError {
-    ApiError::unavailable("node_offline", format!("node {node} is not connected: check that the machine runs and `neuralmesh agent` on it"))
+    ApiError::unavailable(
+        "node_offline",
+        format!("node {node} is not connected: check that the machine runs and `neuralmesh agent` on it"),
+    )
 }
 
 /// How a call ended that did not end well.
@@ -92,23 +97,44 @@ fn link_error(e: LinkError) -> CallError {
     let error = match e {
         LinkError::NotConnected { .. } | LinkError::Closed { .. } => offline(&node),
         LinkError::Aborted { .. } => ApiError::unavailable("node_aborted", format!("node {node} ended the call before it answered: retry")),
-        LinkError::Timeout { after, .. } => ApiError::unavailable("node_timeout", format!("node {node} did not answer within {} seconds", after.as_secs())),
+        LinkError::Timeout { after, .. } => ApiError::unavailable(
+            "node_timeout",
+            format!("node {node} did not answer within {} seconds", after.as_secs()),
+        ),
     };
     CallError::Link { sent, error }
 }
 
 fn broken(agent: &Agent) -> CallError {
-    CallError::Link { sent: true, error: ApiError::unavailable("node_offline", format!("the link to node {} broke in the middle of an answer", agent.link.node())) }
+    CallError::Link {
+        sent: true,
+        error: ApiError::unavailable(
+            "node_offline",
+            format!("the link to node {} broke in the middle of an answer", agent.link.node()),
+        ),
+    }
 }
 
 fn garbled(agent: &Agent, error: serde_json::Error) -> CallError {
     tracing::error!(node.id = %agent.link.node(), %error, "an agent's answer could not be read");
-    CallError::Link { sent: true, error: ApiError::internal() }
+    CallError::Link {
+        sent: true,
+        error: ApiError::internal(),
+    }
 }
 
 impl Agent {
     pub fn link(&self) -> &LinkHandle {
         &self.link
+    }
+
+    /// Waits until it makes sense to ask again after a call that broke: once a broken link has left the table, or a moment
+    /// later where the link stands and only the one exchange was lost.
+    pub async fn before_asking_again(&self) {
+        tokio::select! {
+            _ = self.link.closed() => {}
+            () = tokio::time::sleep(AGAIN) => {}
+        }
     }
 
     async fn send<B>(&self, request: Request<B>, deadline: Duration) -> Result<Response<Incoming>, CallError>
@@ -121,19 +147,30 @@ impl Agent {
             return Ok(response);
         }
         let status = response.status();
-        let bytes = Limited::new(response.into_body(), 1 << 20).collect().await.map_err(|_| broken(self))?.to_bytes();
+        let bytes = Limited::new(response.into_body(), 1 << 20)
+            .collect()
+            .await
+            .map_err(|_| broken(self))?
+            .to_bytes();
         match serde_json::from_slice::<AgentError>(&bytes) {
             Ok(error) => Err(CallError::Refused(error)),
             Err(_) => {
                 tracing::error!(node.id = %self.link.node(), http.status = status.as_u16(), "an agent answered with something that is not in the contract");
-                Err(CallError::Link { sent: true, error: ApiError::internal() })
+                Err(CallError::Link {
+                    sent: true,
+                    error: ApiError::internal(),
+                })
             }
         }
     }
 
     /// The whole of a short answer.
     pub async fn whole<T: DeserializeOwned>(&self, response: Response<Incoming>) -> Result<T, CallError> {
-        let bytes = Limited::new(response.into_body(), ANSWER_LIMIT).collect().await.map_err(|_| broken(self))?.to_bytes();
+        let bytes = Limited::new(response.into_body(), ANSWER_LIMIT)
+            .collect()
+            .await
+            .map_err(|_| broken(self))?
+            .to_bytes();
         serde_json::from_slice(&bytes).map_err(|e| garbled(self, e))
     }
 
@@ -149,7 +186,12 @@ impl Agent {
     }
 
     /// A call that answers with one JSON value a line, for as long as it takes.
-    pub async fn lines<T: DeserializeOwned>(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> Result<impl Stream<Item = Result<T, CallError>> + Send + use<T>, CallError> {
+    pub async fn lines<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Vec<u8>>,
+    ) -> Result<impl Stream<Item = Result<T, CallError>> + Send + use<T>, CallError> {
         let response = match body {
             Some(bytes) => self.send(with_json(method, path, bytes), SHORT).await?,
             None => self.send(request(method, path, Empty::new()), SHORT).await?,
@@ -158,7 +200,12 @@ impl Agent {
     }
 
     /// Follows a long call to its result; each line that is not the result goes to `on`.
-    pub async fn progress<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize, mut on: impl FnMut(Progress<T>)) -> Result<T, CallError> {
+    pub async fn progress<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+        mut on: impl FnMut(Progress<T>),
+    ) -> Result<T, CallError> {
         let bytes = serde_json::to_vec(body).map_err(|e| garbled(self, e))?;
         let mut lines = std::pin::pin!(self.lines::<Progress<T>>(Method::POST, path, Some(bytes)).await?);
         while let Some(line) = lines.next().await {
@@ -172,13 +219,22 @@ impl Agent {
     }
 
     /// A call with a stream each way: the terminal, archives, loading an image.
-    pub async fn duplex<B>(&self, method: Method, path: &str, content_type: &'static str, body: B, deadline: Duration) -> Result<Response<Incoming>, CallError>
+    pub async fn duplex<B>(
+        &self,
+        method: Method,
+        path: &str,
+        content_type: &'static str,
+        body: B,
+        deadline: Duration,
+    ) -> Result<Response<Incoming>, CallError>
     where
         B: hyper::body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let mut request = request(method, path, body);
-        request.headers_mut().insert(header::CONTENT_TYPE, http::HeaderValue::from_static(content_type));
+        request
+            .headers_mut()
+            .insert(header::CONTENT_TYPE, http::HeaderValue::from_static(content_type));
         self.send(request, deadline).await
     }
 }
@@ -193,7 +249,9 @@ fn request<B>(method: Method, path: &str, body: B) -> Request<B> {
 
 fn with_json(method: Method, path: &str, bytes: Vec<u8>) -> Request<Full<Bytes>> {
     let mut request = request(method, path, Full::new(Bytes::from(bytes)));
-    request.headers_mut().insert(header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+    request
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
     request
 }
 
@@ -218,7 +276,13 @@ fn lines<T: DeserializeOwned>(agent: Agent, body: Incoming) -> impl Stream<Item 
         searched: usize,
         ended: bool,
     }
-    let reader = Reader { agent, body, buffer: BytesMut::new(), searched: 0, ended: false };
+    let reader = Reader {
+        agent,
+        body,
+        buffer: BytesMut::new(),
+        searched: 0,
+        ended: false,
+    };
     futures_util::stream::unfold(reader, |mut r| async move {
         loop {
             if let Some(at) = r.buffer[r.searched..].iter().position(|b| *b == b'\n') {

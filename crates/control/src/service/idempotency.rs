@@ -89,6 +89,18 @@ pub async fn begin(tx: &mut Tx, actor: &Actor, key: &str, fingerprint: &str) -> 
     }
 }
 
+/// As [`begin`], for requests that an operation carries out: the operation of the first such request, if there was one.
+pub async fn claimed(tx: &mut Tx, actor: &Actor, key: &str, fingerprint: &str) -> ApiResult<Option<OperationId>> {
+    match begin(tx, actor, key, fingerprint).await? {
+        Begun::New => Ok(None),
+        Begun::Operation(operation) => Ok(Some(operation)),
+        Begun::Replay(_) => Err(ApiError::conflict(
+            "idempotency_key_reused",
+            "this Idempotency-Key was used for another kind of request: take a new one",
+        )),
+    }
+}
+
 /// Notes the operation that carries the request out.
 pub async fn carried_by(tx: &mut Tx, actor: &Actor, key: &str, operation: &OperationId) -> ApiResult<()> {
     Ok(tx.idempotency_operation(&owner(actor), key, operation.as_str()).await?)

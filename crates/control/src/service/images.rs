@@ -48,14 +48,32 @@ pub struct Resources {
 
 impl Resources {
     pub fn new(store: Store, clock: SharedClock, fleet: Fleet, nodes: Nodes, operations: Operations, registries: Registries) -> Self {
-        Self { store, clock, fleet, nodes, operations, registries }
+        Self {
+            store,
+            clock,
+            fleet,
+            nodes,
+            operations,
+            registries,
+        }
     }
 
     /// The same question to one node, or to every node that can be reached.
-    async fn gather<T: DeserializeOwned>(&self, node: Option<&str>, path: &str, mut place: impl FnMut(&mut T, &NodeId)) -> ApiResult<Vec<T>> {
+    async fn gather<T: DeserializeOwned>(
+        &self,
+        node: Option<&str>,
+        path: &str,
+        mut place: impl FnMut(&mut T, &NodeId),
+    ) -> ApiResult<Vec<T>> {
         let ids = match node {
             Some(key) => vec![self.nodes.find(key)?],
-            None => self.nodes.list().into_iter().map(|(n, _)| n.id).filter(|id| self.fleet.is_connected(id)).collect(),
+            None => self
+                .nodes
+                .list()
+                .into_iter()
+                .map(|(n, _)| n.id)
+                .filter(|id| self.fleet.is_connected(id))
+                .collect(),
         };
         if ids.is_empty() {
             self.nodes.agent(None, false)?;
@@ -80,7 +98,16 @@ impl Resources {
 
     /// Writes to the audit log, then asks the node.
     #[expect(clippy::too_many_arguments, reason = "who, what, where and how of one action")]
-    async fn act<T: DeserializeOwned>(&self, actor: &Actor, meta: &Meta, node: Option<&str>, action: &str, target: &str, path: &str, body: &impl Serialize) -> ApiResult<(NodeId, T)> {
+    async fn act<T: DeserializeOwned>(
+        &self,
+        actor: &Actor,
+        meta: &Meta,
+        node: Option<&str>,
+        action: &str,
+        target: &str,
+        path: &str,
+        body: &impl Serialize,
+    ) -> ApiResult<(NodeId, T)> {
         let (id, agent) = self.nodes.agent(node, false)?;
         self.noted(actor, meta, action, target, json!({ "node": id })).await?;
         let answer = agent.post(path, body, Duration::from_secs(100)).await?;
@@ -88,7 +115,8 @@ impl Resources {
     }
 
     pub async fn images(&self, node: Option<&str>) -> ApiResult<Vec<ImageView>> {
-        self.gather(node, path::IMAGES, |image: &mut ImageView, id| image.node_id = id.to_string()).await
+        self.gather(node, path::IMAGES, |image: &mut ImageView, id| image.node_id = id.to_string())
+            .await
     }
 
     /// Pulls an image as an operation; waits for it as long as a request waits.
@@ -97,14 +125,26 @@ impl Resources {
             None => pull.name,
             Some(tag) => {
                 let joined = format!("{}:{}", pull.name, tag.as_str());
-                ImageRef::parse(&joined).map_err(|_| ApiError::conflict("image_named_twice", "the name has a tag or digest already: leave `tag` out").field("tag"))?
+                ImageRef::parse(&joined).map_err(|_| {
+                    ApiError::conflict("image_named_twice", "the name has a tag or digest already: leave `tag` out").field("tag")
+                })?
             }
         };
         let (node, _) = self.nodes.agent(pull.node_id.as_deref(), false)?;
         let mut tx = self.store.begin(self.clock.now()).await?;
         let input = PullInput { node: node.clone(), image };
-        let operation = self.operations.create(&mut tx, actor, PULL, Some(node.as_str()), serde_json::to_value(&input).unwrap_or_default()).await?;
-        tx.audit(audit(actor, meta, PULL, Some(input.image.as_str()), json!({ "node": node }))).await?;
+        let operation = self
+            .operations
+            .create(
+                &mut tx,
+                actor,
+                PULL,
+                Some(node.as_str()),
+                serde_json::to_value(&input).unwrap_or_default(),
+            )
+            .await?;
+        tx.audit(audit(actor, meta, PULL, Some(input.image.as_str()), json!({ "node": node })))
+            .await?;
         tx.commit().await?;
         let id = operation.id.clone();
         self.run_pull(operation, input);
@@ -147,7 +187,10 @@ impl Resources {
                     // A pull can be asked for again at any time: layers that are there stay.
                     Err(CallError::Link { error, .. }) if is_passing(&error) => {
                         running.log(format!("{}; pulling again once it is back", error.message));
-                        agent.link().closed().await;
+                        tokio::select! {
+                            () = agent.before_asking_again() => {}
+                            () = running.cancelled().cancelled() => return Err(ApiError::conflict("cancelled", "the pull was cancelled").into()),
+                        }
                     }
                     Err(error) => return Err(ApiError::from(error).into()),
                 }
@@ -164,58 +207,125 @@ impl Resources {
     pub async fn load_image(&self, node: &NodeId, archive: tokio::fs::File) -> ApiResult<Vec<String>> {
         let stream = tokio_util::io::ReaderStream::with_capacity(archive, 1 << 18).map(|chunk| chunk.map(hyper::body::Frame::data));
         let agent = self.fleet.agent(node)?;
-        let answer = agent.duplex(http::Method::POST, path::LOAD, "application/x-tar", http_body_util::StreamBody::new(stream), Duration::from_secs(300)).await?;
+        let answer = agent
+            .duplex(
+                http::Method::POST,
+                path::LOAD,
+                "application/x-tar",
+                http_body_util::StreamBody::new(stream),
+                Duration::from_secs(300),
+            )
+            .await?;
         Ok(agent.whole(answer).await?)
     }
 
     pub async fn remove_image(&self, actor: &Actor, meta: &Meta, node: Option<&str>, image: String, force: bool) -> ApiResult<()> {
         let target = image.clone();
-        self.act::<Value>(actor, meta, node, "image.remove", &target, path::IMAGE_REMOVE, &RemoveImage { image, force }).await?;
+        self.act::<Value>(
+            actor,
+            meta,
+            node,
+            "image.remove",
+            &target,
+            path::IMAGE_REMOVE,
+            &RemoveImage { image, force },
+        )
+        .await?;
         Ok(())
     }
     pub async fn prune_images(&self, actor: &Actor, meta: &Meta, node: Option<&str>) -> ApiResult<Pruned> {
-        Ok(self.act(actor, meta, node, "image.prune", "images", path::IMAGES_PRUNE, &json!({})).await?.1)
+        Ok(self
+            .act(actor, meta, node, "image.prune", "images", path::IMAGES_PRUNE, &json!({}))
+            .await?
+            .1)
     }
 
     pub async fn volumes(&self, node: Option<&str>) -> ApiResult<Vec<VolumeView>> {
-        self.gather(node, path::VOLUMES, |volume: &mut VolumeView, id| volume.node_id = id.to_string()).await
+        self.gather(node, path::VOLUMES, |volume: &mut VolumeView, id| volume.node_id = id.to_string())
+            .await
     }
     pub async fn create_volume(&self, actor: &Actor, meta: &Meta, new: NewVolume) -> ApiResult<VolumeView> {
-        let body = CreateVolume { name: new.name, labels: new.labels };
-        let (id, mut volume): (_, VolumeView) = self.act(actor, meta, new.node_id.as_deref(), "volume.create", body.name.as_str(), path::VOLUME_CREATE, &body).await?;
+        let body = CreateVolume {
+            name: new.name,
+            labels: new.labels,
+        };
+        let (id, mut volume): (_, VolumeView) = self
+            .act(
+                actor,
+                meta,
+                new.node_id.as_deref(),
+                "volume.create",
+                body.name.as_str(),
+                path::VOLUME_CREATE,
+                &body,
+            )
+            .await?;
         volume.node_id = id.to_string();
         Ok(volume)
     }
     pub async fn remove_volume(&self, actor: &Actor, meta: &Meta, node: Option<&str>, name: String) -> ApiResult<()> {
         let target = name.clone();
-        self.act::<Value>(actor, meta, node, "volume.remove", &target, path::VOLUME_REMOVE, &Name { name }).await?;
+        self.act::<Value>(actor, meta, node, "volume.remove", &target, path::VOLUME_REMOVE, &Name { name })
+            .await?;
         Ok(())
     }
 
     pub async fn networks(&self, node: Option<&str>) -> ApiResult<Vec<NetworkView>> {
-        self.gather(node, path::NETWORKS, |network: &mut NetworkView, id| network.node_id = id.to_string()).await
+        self.gather(node, path::NETWORKS, |network: &mut NetworkView, id| {
+            network.node_id = id.to_string()
+        })
+        .await
     }
     pub async fn create_network(&self, actor: &Actor, meta: &Meta, new: NewNetwork) -> ApiResult<NetworkView> {
-        let body = CreateNetwork { name: new.name, internal: new.internal, labels: new.labels };
-        let (id, mut network): (_, NetworkView) = self.act(actor, meta, new.node_id.as_deref(), "network.create", body.name.as_str(), path::NETWORK_CREATE, &body).await?;
+        let body = CreateNetwork {
+            name: new.name,
+            internal: new.internal,
+            labels: new.labels,
+        };
+        let (id, mut network): (_, NetworkView) = self
+            .act(
+                actor,
+                meta,
+                new.node_id.as_deref(),
+                "network.create",
+                body.name.as_str(),
+                path::NETWORK_CREATE,
+                &body,
+            )
+            .await?;
         network.node_id = id.to_string();
         Ok(network)
     }
     pub async fn remove_network(&self, actor: &Actor, meta: &Meta, node: Option<&str>, name: String) -> ApiResult<()> {
         let target = name.clone();
-        self.act::<Value>(actor, meta, node, "network.remove", &target, path::NETWORK_REMOVE, &Name { name }).await?;
+        self.act::<Value>(actor, meta, node, "network.remove", &target, path::NETWORK_REMOVE, &Name { name })
+            .await?;
         Ok(())
     }
     /// Puts a container on a network of its own node, or takes it off.
-    pub async fn membership(&self, actor: &Actor, meta: &Meta, containers: &Containers, network: String, container: &str, attach: bool) -> ApiResult<()> {
+    pub async fn membership(
+        &self,
+        actor: &Actor,
+        meta: &Meta,
+        containers: &Containers,
+        network: String,
+        container: &str,
+        attach: bool,
+    ) -> ApiResult<()> {
         let (record, agent) = containers.reach(container)?;
-        let (action, route) = if attach { ("network.attach", path::NETWORK_ATTACH) } else { ("network.detach", path::NETWORK_DETACH) };
+        let (action, route) = if attach {
+            ("network.attach", path::NETWORK_ATTACH)
+        } else {
+            ("network.detach", path::NETWORK_DETACH)
+        };
         self.noted(actor, meta, action, &network, json!({ "container": record.id })).await?;
         let key = match (record.managed(), record.docker_id()) {
             (false, Some(docker_id)) => docker_id.to_owned(),
             (true, _) | (false, None) => record.id.to_string(),
         };
-        agent.post::<Value>(route, &Membership { network, container: key }, Duration::from_secs(10)).await?;
+        agent
+            .post::<Value>(route, &Membership { network, container: key }, Duration::from_secs(10))
+            .await?;
         Ok(())
     }
 }

@@ -9,7 +9,7 @@ use nm_types::stats::Usage;
 use nm_types::text::{MASK, looks_secret};
 use nm_types::{ContainerId, NodeId, OperationId, Timestamp};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::ops::Bound;
 use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -103,7 +103,12 @@ impl Record {
         let spec = self.wanted.spec.as_ref();
         let running = matches!(self.status(), ContainerStatus::Running | ContainerStatus::Paused);
         let environment = match (spec, foreign) {
-            (Some(s), _) => s.environment.0.iter().map(|(k, v)| (k.as_str().to_owned(), v.as_str().to_owned())).collect(),
+            (Some(s), _) => s
+                .environment
+                .0
+                .iter()
+                .map(|(k, v)| (k.as_str().to_owned(), v.as_str().to_owned()))
+                .collect(),
             (None, Some(f)) => f.environment.clone(),
             (None, None) => BTreeMap::new(),
         };
@@ -111,13 +116,22 @@ impl Record {
         ContainerView {
             id: self.id.clone(),
             name: self.name().to_owned(),
-            image: spec.map(|s| s.image.to_string()).or_else(|| observed.map(|o| o.image.clone())).unwrap_or_default(),
+            image: spec
+                .map(|s| s.image.to_string())
+                .or_else(|| observed.map(|o| o.image.clone()))
+                .unwrap_or_default(),
             status: self.status(),
             node_id: self.node.clone(),
             ports: self.ports(),
             resources: Resources {
-                cpu_limit: spec.and_then(|s| s.cpu_limit).map(|c| c.cores()).or(foreign.and_then(|f| f.cpu_limit)),
-                memory_limit: spec.and_then(|s| s.memory_limit.as_ref()).map(ToString::to_string).or_else(|| foreign.and_then(|f| f.memory_limit.clone())),
+                cpu_limit: spec
+                    .and_then(|s| s.cpu_limit)
+                    .map(|c| c.cores())
+                    .or(foreign.and_then(|f| f.cpu_limit)),
+                memory_limit: spec
+                    .and_then(|s| s.memory_limit.as_ref())
+                    .map(ToString::to_string)
+                    .or_else(|| foreign.and_then(|f| f.memory_limit.clone())),
                 cpu_usage: if running { usage.cpu } else { 0.0 },
                 memory_usage: if running { usage.memory } else { 0.0 },
             },
@@ -125,14 +139,23 @@ impl Record {
                 (Some(s), _) => s
                     .volumes
                     .iter()
-                    .map(|v| MountView { container: v.container.to_string(), host: v.host.as_ref().map(ToString::to_string).unwrap_or_default(), mode: v.mode })
+                    .map(|v| MountView {
+                        container: v.container.to_string(),
+                        host: v.host.as_ref().map(ToString::to_string).unwrap_or_default(),
+                        mode: v.mode,
+                    })
                     .collect(),
                 (None, Some(f)) => f.volumes.clone(),
                 (None, None) => Vec::new(),
             },
             environment: environment.into_iter().map(cover).collect(),
             labels: match (spec, foreign) {
-                (Some(s), _) => s.labels.0.iter().map(|(k, v)| (k.as_str().to_owned(), v.as_str().to_owned())).collect(),
+                (Some(s), _) => s
+                    .labels
+                    .0
+                    .iter()
+                    .map(|(k, v)| (k.as_str().to_owned(), v.as_str().to_owned()))
+                    .collect(),
                 (None, Some(f)) => f.labels.clone(),
                 (None, None) => BTreeMap::new(),
             },
@@ -153,14 +176,22 @@ impl Record {
 
     /// What was asked for, with the real host port where one was left to the node.
     fn ports(&self) -> Vec<PortMapping> {
-        let seen: &[PortMapping] = self.state.observed.as_ref().filter(|_| !self.state.missing).map(|o| o.ports.as_slice()).unwrap_or_default();
+        let seen: &[PortMapping] = self
+            .state
+            .observed
+            .as_ref()
+            .filter(|_| !self.state.missing)
+            .map(|o| o.ports.as_slice())
+            .unwrap_or_default();
         let Some(spec) = &self.wanted.spec else { return seen.to_vec() };
         spec.ports
             .iter()
             .map(|p| {
                 let mut p = p.clone();
                 if p.host == 0
-                    && let Some(bound) = seen.iter().find(|s| s.container == p.container && s.protocol == p.protocol && s.host != 0)
+                    && let Some(bound) = seen
+                        .iter()
+                        .find(|s| s.container == p.container && s.protocol == p.protocol && s.host != 0)
                 {
                     p.host = bound.host;
                 }
@@ -223,9 +254,34 @@ struct Entry {
 #[derive(Debug, Default)]
 struct Inner {
     entries: BTreeMap<ContainerId, Entry>,
-    by_docker: HashMap<Box<str>, ContainerId>,
+    /// By node, for a node may say any id of Docker's, also one that another node has.
+    by_docker: HashMap<NodeId, HashMap<Box<str>, ContainerId>>,
     by_name: HashMap<Box<str>, Vec<ContainerId>>,
     reachable: HashSet<NodeId>,
+    removed: Removed,
+}
+
+/// The containers that were removed last, and from which node. No id is given twice, so none of them comes back.
+#[derive(Debug, Default)]
+struct Removed {
+    nodes: HashMap<ContainerId, NodeId>,
+    order: VecDeque<ContainerId>,
+}
+
+impl Removed {
+    /// Word of a removed container is late by seconds; so many are not removed in that time.
+    const MOST: usize = 10_000;
+
+    fn add(&mut self, id: &ContainerId, node: &NodeId) {
+        if self.nodes.insert(id.clone(), node.clone()).is_none() {
+            self.order.push_back(id.clone());
+        }
+        if self.order.len() > Self::MOST
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.nodes.remove(&oldest);
+        }
+    }
 }
 
 /// All containers. Cheap to clone; clones are the same table.
@@ -241,11 +297,18 @@ impl Entry {
     fn new(record: Record, usage: Usage, reachable: bool) -> Self {
         let text = serde_json::to_string(&record.view(Usage::default(), reachable, false)).unwrap_or_default();
         // `resources` comes before every field whose text a user chooses freely but name and image, which hold no quotes.
-        let row = match text.find(CPU_MARK).and_then(|cpu| text[cpu..].find('}').map(|end| (cpu + CPU_MARK.len(), cpu + end))) {
+        let row = match text
+            .find(CPU_MARK)
+            .and_then(|cpu| text[cpu..].find('}').map(|end| (cpu + CPU_MARK.len(), cpu + end)))
+        {
             Some((head, tail)) => (text[..head].into(), text[tail..].into()),
             None => (text.clone().into(), "".into()),
         };
-        Self { record: Arc::new(record), usage, row }
+        Self {
+            record: Arc::new(record),
+            usage,
+            row,
+        }
     }
 
     fn write(&self, out: &mut Vec<u8>) {
@@ -287,10 +350,15 @@ impl Index {
     pub fn get(&self, id: &ContainerId) -> Option<Arc<Record>> {
         self.read().entries.get(id).map(|e| e.record.clone())
     }
-    pub fn by_docker(&self, docker_id: &str) -> Option<Arc<Record>> {
+    /// The container of `node` that Docker knows by this id.
+    pub fn by_docker(&self, node: &NodeId, docker_id: &str) -> Option<Arc<Record>> {
         let inner = self.read();
-        let id = inner.by_docker.get(docker_id)?;
+        let id = inner.by_docker.get(node)?.get(docker_id)?;
         inner.entries.get(id).map(|e| e.record.clone())
+    }
+    /// Whether it was removed from this node not long ago: late word of it must not bring it back.
+    pub fn was_removed(&self, node: &NodeId, id: &ContainerId) -> bool {
+        self.read().removed.nodes.get(id) == Some(node)
     }
     /// By id, or by name where exactly one has it; `Err` says how many do.
     pub fn find(&self, key: &str) -> Result<Arc<Record>, usize> {
@@ -322,7 +390,12 @@ impl Index {
         self.read().entries.values().filter(|e| e.record.node == *node).count() as u64
     }
     pub fn on_node(&self, node: &NodeId) -> Vec<Arc<Record>> {
-        self.read().entries.values().filter(|e| e.record.node == *node).map(|e| e.record.clone()).collect()
+        self.read()
+            .entries
+            .values()
+            .filter(|e| e.record.node == *node)
+            .map(|e| e.record.clone())
+            .collect()
     }
     /// How many there are of each status.
     pub fn counts(&self) -> BTreeMap<&'static str, u64> {
@@ -392,11 +465,13 @@ impl Index {
     pub fn remove(&self, id: &ContainerId) -> Option<Arc<Record>> {
         self.write().remove(id)
     }
-    pub fn usage(&self, samples: &[(String, Usage)]) {
+    /// What containers of `node` use, by Docker's ids.
+    pub fn usage(&self, node: &NodeId, samples: &[(String, Usage)]) {
         let mut inner = self.write();
         let Inner { entries, by_docker, .. } = &mut *inner;
+        let Some(of_node) = by_docker.get(node) else { return };
         for (docker_id, usage) in samples {
-            if let Some(entry) = by_docker.get(docker_id.as_str()).and_then(|id| entries.get_mut(id)) {
+            if let Some(entry) = of_node.get(docker_id.as_str()).and_then(|id| entries.get_mut(id)) {
                 entry.usage = *usage;
             }
         }
@@ -404,7 +479,11 @@ impl Index {
     /// A node came within reach, or went out of it; its containers' rows say so.
     pub fn reach(&self, node: &NodeId, reachable: bool) {
         let mut inner = self.write();
-        let changed = if reachable { inner.reachable.insert(node.clone()) } else { inner.reachable.remove(node) };
+        let changed = if reachable {
+            inner.reachable.insert(node.clone())
+        } else {
+            inner.reachable.remove(node)
+        };
         if changed {
             for entry in inner.entries.values_mut().filter(|e| e.record.node == *node) {
                 *entry = Entry::new(Record::clone(&entry.record), entry.usage, reachable);
@@ -418,7 +497,10 @@ impl Inner {
         let id = record.id.clone();
         let usage = self.remove_keys(&id);
         if let Some(docker_id) = record.docker_id() {
-            self.by_docker.insert(docker_id.into(), id.clone());
+            self.by_docker
+                .entry(record.node.clone())
+                .or_default()
+                .insert(docker_id.into(), id.clone());
         }
         self.by_name.entry(record.name().into()).or_default().push(id.clone());
         let reachable = self.reachable.contains(&record.node);
@@ -427,15 +509,23 @@ impl Inner {
 
     fn remove(&mut self, id: &ContainerId) -> Option<Arc<Record>> {
         self.remove_keys(id);
-        self.entries.remove(id).map(|e| e.record)
+        let record = self.entries.remove(id).map(|e| e.record)?;
+        self.removed.add(id, &record.node);
+        Some(record)
     }
 
     fn remove_keys(&mut self, id: &ContainerId) -> Usage {
-        let Some(entry) = self.entries.get(id) else { return Usage::default() };
+        let Some(entry) = self.entries.get(id) else {
+            return Usage::default();
+        };
         if let Some(docker_id) = entry.record.docker_id()
-            && self.by_docker.get(docker_id) == Some(id)
+            && let Some(of_node) = self.by_docker.get_mut(&entry.record.node)
+            && of_node.get(docker_id) == Some(id)
         {
-            self.by_docker.remove(docker_id);
+            of_node.remove(docker_id);
+            if of_node.is_empty() {
+                self.by_docker.remove(&entry.record.node);
+            }
         }
         let name: Box<str> = entry.record.name().into();
         if let Some(ids) = self.by_name.get_mut(&name) {
@@ -447,7 +537,6 @@ impl Inner {
         entry.usage
     }
 }
-
 
 #[cfg(test)]
 mod tests {
@@ -463,8 +552,15 @@ mod tests {
             id: ContainerId::parse(&format!("cont_{n}_aaaaaaaaa")).unwrap(),
             node: NodeId::parse("node_1_aaaaaaaaa").unwrap(),
             created: Timestamp(n),
-            wanted: Wanted { spec: Some(spec), running: false },
-            state: State { phase: Phase::Ready, observed: None, missing: false },
+            wanted: Wanted {
+                spec: Some(spec),
+                running: false,
+            },
+            state: State {
+                phase: Phase::Ready,
+                observed: None,
+                missing: false,
+            },
             generation: 1,
             revision: n,
         }
@@ -493,14 +589,62 @@ mod tests {
     }
 
     #[test]
+    fn a_node_speaks_for_its_own_and_not_of_what_is_removed() {
+        let (index, id) = (Index::default(), ContainerId::parse("cont_1_aaaaaaaaa").unwrap());
+        let (own, other) = (NodeId::parse("node_1_aaaaaaaaa").unwrap(), NodeId::parse("node_2_aaaaaaaaa").unwrap());
+        let seen = |node: &NodeId| {
+            let observed = serde_json::json!({
+                "dockerId": "d1", "name": "web", "image": "nginx", "status": "running", "created": "2026-02-03T02:30:00.000Z", "ports": [], "networks": []
+            });
+            let mut record = Record { node: node.clone(), ..record(1, "web") };
+            record.state.observed = Some(serde_json::from_value(observed).unwrap());
+            record
+        };
+        index.put(seen(&own));
+        index.put(Record { id: ContainerId::parse("cont_2_aaaaaaaaa").unwrap(), ..seen(&other) });
+        assert_eq!(index.by_docker(&own, "d1").unwrap().id, id);
+        index.usage(&other, &[("d1".into(), Usage { cpu: 9.0, memory: 9.0 })]);
+        assert_eq!(index.view(&id, false).unwrap().0.resources.cpu_usage, 0.0);
+        index.remove(&ContainerId::parse("cont_2_aaaaaaaaa").unwrap());
+        assert_eq!(index.by_docker(&own, "d1").unwrap().id, id);
+        assert!(index.by_docker(&other, "d1").is_none());
+        index.remove(&id);
+        assert!(index.was_removed(&own, &id) && !index.was_removed(&other, &id));
+    }
+
+    #[test]
     fn filters_and_names() {
         let index = Index::default();
         index.load(vec![record(1, "web"), record(2, "web-2"), record(3, "web")]);
         let count = |f: Filter| index.page(&f, None, 50).count;
-        assert_eq!(count(Filter { name: Some("web-".into()), ..Filter::default() }), 1);
-        assert_eq!(count(Filter { label: Some(("app".into(), Some("web".into()))), ..Filter::default() }), 3);
-        assert_eq!(count(Filter { label: Some(("app".into(), Some("db".into()))), ..Filter::default() }), 0);
-        assert_eq!(count(Filter { status: Some(ContainerStatus::Running), ..Filter::default() }), 0);
+        assert_eq!(
+            count(Filter {
+                name: Some("web-".into()),
+                ..Filter::default()
+            }),
+            1
+        );
+        assert_eq!(
+            count(Filter {
+                label: Some(("app".into(), Some("web".into()))),
+                ..Filter::default()
+            }),
+            3
+        );
+        assert_eq!(
+            count(Filter {
+                label: Some(("app".into(), Some("db".into()))),
+                ..Filter::default()
+            }),
+            0
+        );
+        assert_eq!(
+            count(Filter {
+                status: Some(ContainerStatus::Running),
+                ..Filter::default()
+            }),
+            0
+        );
         assert_eq!(index.find("web").unwrap_err(), 2);
         assert_eq!(index.find("web-2").unwrap().id.as_str(), "cont_2_aaaaaaaaa");
         index.remove(&ContainerId::parse("cont_3_aaaaaaaaa").unwrap());

@@ -37,7 +37,11 @@ impl<K: Hash + Eq + Clone> Locks<K> {
     pub async fn hold(&self, key: K) -> Held<K> {
         let lock = table(&self.table).entry(key.clone()).or_default().clone();
         let guard = lock.lock_owned().await;
-        Held { key, table: self.table.clone(), guard: Some(guard) }
+        Held {
+            key,
+            table: self.table.clone(),
+            guard: Some(guard),
+        }
     }
 }
 

@@ -1,12 +1,12 @@
 //! Nodes: who they are, whether they are there, and which one a request means.
 
 use crate::api::error::{ApiError, ApiResult};
+use crate::api::extract::Meta;
 use crate::service::audit::audit;
 use crate::service::auth::Actor;
 use crate::service::clock::SharedClock;
 use crate::service::fleet::{Agent, Fleet, offline};
 use crate::service::index::Index;
-use crate::api::extract::Meta;
 use nm_store::{Kind, Patch, Resource, Store};
 use nm_types::node::{NodeInfo, NodeStatus, NodeUpdate, NodeView};
 use nm_types::text::{Labels, NodeName};
@@ -56,7 +56,13 @@ pub struct Nodes {
 
 impl Nodes {
     pub fn new(store: Store, clock: SharedClock, fleet: Fleet, index: Index) -> Self {
-        Self { store, clock, fleet, index, known: Arc::default() }
+        Self {
+            store,
+            clock,
+            fleet,
+            index,
+            known: Arc::default(),
+        }
     }
 
     /// Reads all nodes from the store.
@@ -77,7 +83,15 @@ impl Nodes {
         {
             state = old.state.clone();
         }
-        known.insert(id, Known { spec, state, created: row.created_at, revision: row.revision });
+        known.insert(
+            id,
+            Known {
+                spec,
+                state,
+                created: row.created_at,
+                revision: row.revision,
+            },
+        );
         Ok(())
     }
 
@@ -116,12 +130,19 @@ impl Nodes {
             info: known.state.info.clone(),
             containers: self.index.count_on(id),
             created: known.created,
-            last_seen: if self.fleet.is_connected(id) { Some(self.clock.now()) } else { known.state.last_seen },
+            last_seen: if self.fleet.is_connected(id) {
+                Some(self.clock.now())
+            } else {
+                known.state.last_seen
+            },
         }
     }
 
     pub fn list(&self) -> Vec<(NodeView, i64)> {
-        self.read().iter().map(|(id, known)| (self.view(id, known), known.revision)).collect()
+        self.read()
+            .iter()
+            .map(|(id, known)| (self.view(id, known), known.revision))
+            .collect()
     }
     pub fn len(&self) -> usize {
         self.read().len()
@@ -148,7 +169,11 @@ impl Nodes {
         {
             return Ok(id);
         }
-        known.iter().find(|(_, n)| n.spec.name.as_str() == key).map(|(id, _)| id.clone()).ok_or_else(|| ApiError::not_found("node", key).field("nodeId"))
+        known
+            .iter()
+            .find(|(_, n)| n.spec.name.as_str() == key)
+            .map(|(id, _)| id.clone())
+            .ok_or_else(|| ApiError::not_found("node", key).field("nodeId"))
     }
 
     /// The node a request means: the one it names, or the only one there is.
@@ -160,10 +185,17 @@ impl Nodes {
         let mut ids = known.keys();
         match (ids.next(), ids.next()) {
             (Some(id), None) => Ok(id.clone()),
-            (None, _) => Err(ApiError::conflict("no_nodes", "the fleet has no node yet: make a join token and run `neuralmesh agent` on a machine")),
+            (None, _) => Err(ApiError::conflict(
+                "no_nodes",
+                "the fleet has no node yet: make a join token and run `neuralmesh agent` on a machine",
+            )),
             (Some(_), Some(_)) => {
                 let names: Vec<&str> = known.values().map(|n| n.spec.name.as_str()).collect();
-                Err(ApiError::conflict("node_not_named", format!("there are several nodes, say which one: {}", names.join(", "))).field("nodeId"))
+                Err(ApiError::conflict(
+                    "node_not_named",
+                    format!("there are several nodes, say which one: {}", names.join(", ")),
+                )
+                .field("nodeId"))
             }
         }
     }
@@ -221,15 +253,24 @@ impl Nodes {
         Ok(())
     }
 
+    /// What its agent last said of it.
+    pub fn info(&self, id: &NodeId) -> Option<NodeInfo> {
+        self.read().get(id).and_then(|n| n.state.info.clone())
+    }
+
     /// The Docker part of what is known of a node changed.
     pub async fn docker_changed(&self, id: &NodeId, docker: nm_types::node::DockerInfo) -> ApiResult<()> {
-        let info = self.read().get(id).and_then(|n| n.state.info.clone()).map(|info| NodeInfo { docker, ..info });
+        let info = self.info(id).map(|info| NodeInfo { docker, ..info });
         self.heard(id, info).await
     }
 
     pub async fn update(&self, actor: &Actor, meta: &Meta, key: &str, change: NodeUpdate) -> ApiResult<(NodeView, i64)> {
         let id = self.find(key)?;
-        let row = self.store.get(Kind::Node, id.as_str()).await?.ok_or_else(|| ApiError::not_found("node", key))?;
+        let row = self
+            .store
+            .get(Kind::Node, id.as_str())
+            .await?
+            .ok_or_else(|| ApiError::not_found("node", key))?;
         let mut spec: NodeSpec = row.spec()?;
         let detail = serde_json::to_value(&change).unwrap_or_default();
         if let Some(name) = change.name {
@@ -260,7 +301,10 @@ impl Nodes {
         let containers = self.index.on_node(&id);
         let managed = containers.iter().filter(|c| c.managed()).count();
         if managed > 0 {
-            return Err(ApiError::conflict("node_in_use", format!("node {id} still has {managed} containers of ours: remove them first")));
+            return Err(ApiError::conflict(
+                "node_in_use",
+                format!("node {id} still has {managed} containers of ours: remove them first"),
+            ));
         }
         let mut tx = self.store.begin(self.clock.now()).await?;
         for container in &containers {
@@ -270,7 +314,8 @@ impl Nodes {
             }
         }
         tx.delete(Kind::Node, id.as_str()).await?;
-        tx.audit(audit(actor, meta, "node.remove", Some(id.as_str()), serde_json::json!({}))).await?;
+        tx.audit(audit(actor, meta, "node.remove", Some(id.as_str()), serde_json::json!({})))
+            .await?;
         tx.commit().await?;
         self.write().remove(&id);
         self.fleet.links().close(&id);

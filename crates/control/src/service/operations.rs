@@ -52,7 +52,10 @@ pub struct Failure {
 
 impl<E: Into<ApiError>> From<E> for Failure {
     fn from(error: E) -> Self {
-        Failure { error: error.into(), tx: None }
+        Failure {
+            error: error.into(),
+            tx: None,
+        }
     }
 }
 
@@ -83,7 +86,12 @@ pub struct Running {
 
 impl Operations {
     pub fn new(store: Store, clock: SharedClock) -> Self {
-        Self { store, clock, live: Arc::default(), tasks: TaskTracker::new() }
+        Self {
+            store,
+            clock,
+            live: Arc::default(),
+            tasks: TaskTracker::new(),
+        }
     }
 
     fn live(&self) -> MutexGuard<'_, HashMap<OperationId, Live>> {
@@ -91,7 +99,14 @@ impl Operations {
     }
 
     /// Writes a new operation into `tx`. Nothing runs until [`Operations::run`], after the commit.
-    pub async fn create(&self, tx: &mut Tx, actor: &Actor, kind: &str, target: Option<&str>, input: Value) -> Result<OperationView, StoreError> {
+    pub async fn create(
+        &self,
+        tx: &mut Tx,
+        actor: &Actor,
+        kind: &str,
+        target: Option<&str>,
+        input: Value,
+    ) -> Result<OperationView, StoreError> {
         let now = tx.now();
         let view = OperationView {
             id: OperationId::fresh(now.0),
@@ -109,8 +124,19 @@ impl Operations {
             updated: now,
             finished: None,
         };
-        let asked = Asked { kind: kind.into(), actor: actor.label(), input };
-        tx.insert(NewResource::new(Kind::Operation, view.id.as_str()).named(kind).within(target.unwrap_or_default()).spec(&asked)?.status(&view)?).await?;
+        let asked = Asked {
+            kind: kind.into(),
+            actor: actor.label(),
+            input,
+        };
+        tx.insert(
+            NewResource::new(Kind::Operation, view.id.as_str())
+                .named(kind)
+                .within(target.unwrap_or_default())
+                .spec(&asked)?
+                .status(&view)?,
+        )
+        .await?;
         Ok(view)
     }
 
@@ -121,9 +147,16 @@ impl Operations {
         Fut: Future<Output = Finish> + Send + 'static,
     {
         let id = view.id.clone();
-        let live = Live { view: watch::Sender::new(Arc::new(view)), cancel: CancellationToken::new() };
+        let live = Live {
+            view: watch::Sender::new(Arc::new(view)),
+            cancel: CancellationToken::new(),
+        };
         self.live().insert(id.clone(), live.clone());
-        let running = Running { id: id.clone(), live: live.clone(), clock: self.clock.clone() };
+        let running = Running {
+            id: id.clone(),
+            live: live.clone(),
+            clock: self.clock.clone(),
+        };
         let future = work(running);
         let this = self.clone();
         self.tasks.spawn(async move {
@@ -132,7 +165,10 @@ impl Operations {
                 Ok(finish) => finish,
                 Err(error) => {
                     tracing::error!(operation.id = %id, %error, "an operation's work panicked");
-                    Err(Failure { error: ApiError::internal(), tx: None })
+                    Err(Failure {
+                        error: ApiError::internal(),
+                        tx: None,
+                    })
                 }
             };
             this.finish(&id, &live, finish).await;
@@ -150,7 +186,11 @@ impl Operations {
                 tx
             }
             Err(Failure { error, tx }) => {
-                view.state = if view.cancel_requested { OperationState::Cancelled } else { OperationState::Failed };
+                view.state = if view.cancel_requested {
+                    OperationState::Cancelled
+                } else {
+                    OperationState::Failed
+                };
                 view.error = Some(error.into());
                 tx
             }
@@ -194,7 +234,9 @@ impl Operations {
 
     /// Follows an operation: its present state, then each change until its end.
     pub async fn follow(&self, id: &str) -> ApiResult<Follow> {
-        let live = OperationId::parse(id).ok().and_then(|id| self.live().get(&id).map(|l| l.view.subscribe()));
+        let live = OperationId::parse(id)
+            .ok()
+            .and_then(|id| self.live().get(&id).map(|l| l.view.subscribe()));
         match live {
             Some(mut changes) => {
                 changes.mark_changed();
@@ -205,16 +247,31 @@ impl Operations {
     }
 
     /// Newest first.
-    pub async fn list(&self, target: Option<&str>, state: Option<OperationState>, after: Option<&str>, limit: u32) -> ApiResult<(Vec<OperationView>, Option<String>)> {
+    pub async fn list(
+        &self,
+        target: Option<&str>,
+        state: Option<OperationState>,
+        after: Option<&str>,
+        limit: u32,
+    ) -> ApiResult<(Vec<OperationView>, Option<String>)> {
         let mut out = Vec::new();
         let mut after = after.map(str::to_owned);
         loop {
-            let query = ListQuery { kind: Kind::Operation, parent: target, after: after.as_deref(), newest_first: true, limit };
+            let query = ListQuery {
+                kind: Kind::Operation,
+                parent: target,
+                after: after.as_deref(),
+                newest_first: true,
+                limit,
+            };
             let rows = self.store.list(query).await?;
             let full = rows.len() == limit as usize;
             for row in rows {
                 after = Some(row.id.clone());
-                let view = match OperationId::parse(&row.id).ok().and_then(|id| self.live().get(&id).map(|l| l.view.borrow().clone())) {
+                let view = match OperationId::parse(&row.id)
+                    .ok()
+                    .and_then(|id| self.live().get(&id).map(|l| l.view.borrow().clone()))
+                {
                     Some(live) => OperationView::clone(&live),
                     None => view_of(&row)?,
                 };
@@ -234,7 +291,9 @@ impl Operations {
     /// Waits for the end, at most `most`.
     pub async fn wait(&self, id: &OperationId, most: Duration) -> ApiResult<OperationView> {
         let changes = self.live().get(id).map(|l| l.view.subscribe());
-        let Some(mut changes) = changes else { return self.get(id.as_str()).await };
+        let Some(mut changes) = changes else {
+            return self.get(id.as_str()).await;
+        };
         let ended = {
             let last = tokio::time::timeout(most, changes.wait_for(|v| v.state.is_final())).await;
             last.ok().and_then(Result::ok).map(|view| OperationView::clone(&view))
@@ -353,7 +412,12 @@ impl Running {
                 last.detail = None;
                 last.layers.clear();
             }
-            v.steps.push(OperationStep { name: name.into(), state: OperationState::Running, detail: None, layers: Vec::new() });
+            v.steps.push(OperationStep {
+                name: name.into(),
+                state: OperationState::Running,
+                detail: None,
+                layers: Vec::new(),
+            });
         });
     }
     pub fn log(&self, line: impl Into<String>) {
@@ -431,7 +495,10 @@ impl Layers {
             _ => {}
         }
         known.shown = Some(layer);
-        let (done, all) = self.layers.values().fold((0, 0), |(d, a), l| (d + l.come + l.unpacked, a + 2 * l.total));
+        let (done, all) = self
+            .layers
+            .values()
+            .fold((0, 0), |(d, a), l| (d + l.come + l.unpacked, a + 2 * l.total));
         if all > 0 {
             self.reached = self.reached.max((done as f64 / all as f64 * 1000.0).round() / 10.0);
         }
@@ -458,10 +525,28 @@ mod tests {
             ("b", "Extracting", 150, 300),
             ("b", "Pull complete", 0, 0),
         ] {
-            let (progress, _) = layers.add(LayerProgress { layer: layer.into(), status: status.into(), current, total });
+            let (progress, _) = layers.add(LayerProgress {
+                layer: layer.into(),
+                status: status.into(),
+                current,
+                total,
+            });
             seen.push(progress);
         }
-        assert_eq!(seen, [None, Some(25.0), Some(25.0), Some(25.0), Some(50.0), Some(62.5), Some(62.5), Some(81.3), Some(100.0)]);
+        assert_eq!(
+            seen,
+            [
+                None,
+                Some(25.0),
+                Some(25.0),
+                Some(25.0),
+                Some(50.0),
+                Some(62.5),
+                Some(62.5),
+                Some(81.3),
+                Some(100.0)
+            ]
+        );
         assert_eq!(layers.shown().len(), 2);
     }
 }

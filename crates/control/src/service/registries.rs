@@ -40,38 +40,76 @@ impl Registries {
     /// The login for the registry an image comes from, where there is one.
     pub async fn login_for(&self, image: &ImageRef) -> ApiResult<Option<RegistryLogin>> {
         let host = image.registry().unwrap_or(DEFAULT_HOST);
-        let Some(row) = self.store.named(Kind::Registry, host, None).await?.into_iter().next() else { return Ok(None) };
+        let Some(row) = self.store.named(Kind::Registry, host, None).await?.into_iter().next() else {
+            return Ok(None);
+        };
         let spec: RegistrySpec = row.spec()?;
-        let Some(secret) = self.store.open_sealed(&row).await? else { return Ok(None) };
+        let Some(secret) = self.store.open_sealed(&row).await? else {
+            return Ok(None);
+        };
         let password = String::from_utf8(secret.expose().to_vec()).map_err(|_| ApiError::internal())?;
-        Ok(Some(RegistryLogin { host: host.to_owned(), username: spec.username.to_string(), password }))
+        Ok(Some(RegistryLogin {
+            host: host.to_owned(),
+            username: spec.username.to_string(),
+            password,
+        }))
     }
 
     pub async fn create(&self, actor: &Actor, meta: &Meta, new: NewRegistry) -> ApiResult<RegistryView> {
         let now = self.clock.now();
         let id = RegistryId::fresh(now.0);
-        let spec = RegistrySpec { host: new.host, username: new.username };
+        let spec = RegistrySpec {
+            host: new.host,
+            username: new.username,
+        };
         let mut tx = self.store.begin(now).await?;
-        let row = NewResource::new(Kind::Registry, id.as_str()).uniquely_named(spec.host.as_str()).spec(&spec)?.secret(Secret::from(&new.password));
+        let row = NewResource::new(Kind::Registry, id.as_str())
+            .uniquely_named(spec.host.as_str())
+            .spec(&spec)?
+            .secret(Secret::from(&new.password));
         let row = tx.insert(row).await.map_err(|e| match e {
-            StoreError::Conflict { .. } => ApiError::conflict("registry_exists", format!("there is a login for `{}` already: change that one", spec.host)).field("host"),
+            StoreError::Conflict { .. } => ApiError::conflict(
+                "registry_exists",
+                format!("there is a login for `{}` already: change that one", spec.host),
+            )
+            .field("host"),
             e => e.into(),
         })?;
-        tx.audit(audit(actor, meta, "registry.create", Some(id.as_str()), serde_json::json!({ "host": spec.host, "username": spec.username }))).await?;
+        tx.audit(audit(
+            actor,
+            meta,
+            "registry.create",
+            Some(id.as_str()),
+            serde_json::json!({ "host": spec.host, "username": spec.username }),
+        ))
+        .await?;
         tx.commit().await?;
         view(&row)
     }
 
     pub async fn replace(&self, actor: &Actor, meta: &Meta, key: &str, new: NewRegistry) -> ApiResult<RegistryView> {
         let id = self.find(key).await?.id;
-        let spec = RegistrySpec { host: new.host, username: new.username };
-        let mut patch = Patch::new().spec(&spec)?.name(spec.host.as_str()).secret(Some(Secret::from(&new.password)));
+        let spec = RegistrySpec {
+            host: new.host,
+            username: new.username,
+        };
+        let mut patch = Patch::new()
+            .spec(&spec)?
+            .name(spec.host.as_str())
+            .secret(Some(Secret::from(&new.password)));
         if let Some(revision) = meta.if_match {
             patch = patch.if_revision(revision);
         }
         let mut tx = self.store.begin(self.clock.now()).await?;
         let row = tx.update(Kind::Registry, &id, patch).await?;
-        tx.audit(audit(actor, meta, "registry.replace", Some(&id), serde_json::json!({ "host": spec.host, "username": spec.username }))).await?;
+        tx.audit(audit(
+            actor,
+            meta,
+            "registry.replace",
+            Some(&id),
+            serde_json::json!({ "host": spec.host, "username": spec.username }),
+        ))
+        .await?;
         tx.commit().await?;
         view(&row)
     }
@@ -80,7 +118,8 @@ impl Registries {
         let id = self.find(key).await?.id;
         let mut tx = self.store.begin(self.clock.now()).await?;
         tx.delete(Kind::Registry, &id).await?;
-        tx.audit(audit(actor, meta, "registry.remove", Some(&id), serde_json::json!({}))).await?;
+        tx.audit(audit(actor, meta, "registry.remove", Some(&id), serde_json::json!({})))
+            .await?;
         tx.commit().await?;
         Ok(())
     }
@@ -90,12 +129,23 @@ impl Registries {
         if let Some(row) = self.store.get(Kind::Registry, key).await? {
             return Ok(row);
         }
-        self.store.named(Kind::Registry, key, None).await?.into_iter().next().ok_or_else(|| ApiError::not_found("registry", key))
+        self.store
+            .named(Kind::Registry, key, None)
+            .await?
+            .into_iter()
+            .next()
+            .ok_or_else(|| ApiError::not_found("registry", key))
     }
 }
 
 fn view(row: &Resource) -> ApiResult<RegistryView> {
     let spec: RegistrySpec = row.spec()?;
     let id = RegistryId::parse(&row.id).map_err(|_| ApiError::internal())?;
-    Ok(RegistryView { id, host: spec.host, username: spec.username, created: row.created_at, updated: row.updated_at })
+    Ok(RegistryView {
+        id,
+        host: spec.host,
+        username: spec.username,
+        created: row.created_at,
+        updated: row.updated_at,
+    })
 }

@@ -16,6 +16,8 @@ pub enum AgentErrorCode {
     PullFailed,
     NetworkNotFound,
     VolumeNotFound,
+    /// The container has no such file or folder.
+    PathNotFound,
     /// Docker has another container, volume or network of that name.
     NameTaken,
     /// A host port is in use.

@@ -24,7 +24,7 @@ pub enum ClientError {
     Cancelled { id: String },
     /// Nobody could be reached; nothing was sent.
     #[error("can't reach NeuralMesh at {server}: {reason}")]
-    Unreachable { server: String, reason: String, refused: bool },
+    Unreachable { server: String, reason: String, cause: Unreached },
     /// The connection broke after the request was sent: it may have been carried out.
     #[error("the connection to {server} broke off: {reason}")]
     Broken { server: String, reason: String },
@@ -45,6 +45,17 @@ pub enum ClientError {
     LoginEnded { server: String },
     #[error(transparent)]
     Credentials(#[from] CredentialsError),
+}
+
+/// Why nobody could be reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unreached {
+    /// Nobody listens there.
+    Refused,
+    /// Somebody does, but is not trusted.
+    Distrusted,
+    /// No such host, no way there, no answer.
+    Other,
 }
 
 /// Where the token of a call came from.
@@ -121,13 +132,21 @@ impl ClientError {
                 .as_ref()
                 .map(|id| format!("its steps and log: neuralmesh operations get {id}")),
             Self::Operation { id, .. } => Some(format!("its steps and log: neuralmesh operations get {id}")),
-            Self::Unreachable { refused: true, server, .. } => Some(format!(
+            Self::Unreachable {
+                cause: Unreached::Refused,
+                server,
+                ..
+            } => Some(format!(
                 "is the server up there? Start one with `neuralmesh up`, or name another with --server-url or NEURALMESH_SERVER (now {server}); \
                  `neuralmesh doctor` looks closer"
             )),
-            Self::Unreachable { .. } => {
-                Some("check the URL (--server-url, NEURALMESH_SERVER) and the network; `neuralmesh doctor` looks closer".to_owned())
-            }
+            Self::Unreachable {
+                cause: Unreached::Distrusted,
+                ..
+            } => Some("an authority of your own is trusted when --ca-file or NEURALMESH_CA_FILE names its certificate".to_owned()),
+            Self::Unreachable {
+                cause: Unreached::Other, ..
+            } => Some("check the URL (--server-url, NEURALMESH_SERVER) and the network; `neuralmesh doctor` looks closer".to_owned()),
             Self::Foreign { redirect: Some(to), .. } => Some(format!("it sends callers on to {to}; use that as the server's URL")),
             Self::Foreign { server, .. } => Some(format!(
                 "is {server} the right URL? A proxy in front of it may be answering in its place"
@@ -162,16 +181,26 @@ pub fn reason(error: &reqwest::Error) -> String {
     out
 }
 
-/// Whether nobody listens at that address.
-pub fn is_refused(error: &reqwest::Error) -> bool {
+/// Why a connection could not be made.
+pub fn unreached(error: &reqwest::Error) -> Unreached {
     let mut cause: Option<&dyn std::error::Error> = Some(error);
     while let Some(e) = cause {
-        if e.downcast_ref::<std::io::Error>()
-            .is_some_and(|io| io.kind() == std::io::ErrorKind::ConnectionRefused)
-        {
-            return true;
+        if let Some(io) = e.downcast_ref::<std::io::Error>() {
+            if io.kind() == std::io::ErrorKind::ConnectionRefused {
+                return Unreached::Refused;
+            }
+            if is_distrust(io) {
+                return Unreached::Distrusted;
+            }
         }
         cause = e.source();
     }
-    false
+    Unreached::Other
+}
+
+/// Whether TLS did not like the other's certificate. What an I/O error wraps is not among its sources, and it may wrap another.
+fn is_distrust(error: &std::io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| {
+        matches!(inner.downcast_ref(), Some(rustls::Error::InvalidCertificate(_))) || inner.downcast_ref().is_some_and(is_distrust)
+    })
 }

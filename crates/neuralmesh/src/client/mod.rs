@@ -18,7 +18,7 @@ pub use session::{Credential, Session, now};
 pub use url::ServerUrl;
 pub use websocket::{Socket, SocketMessage};
 
-use error::{is_refused, reason};
+use error::{Unreached, reason, unreached};
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, ETAG, LOCATION, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use nm_types::envelope::ErrorBody;
@@ -279,7 +279,7 @@ impl Client {
                 Ok(response) => response,
                 Err(e) => {
                     // Nobody listens there at all: say so now. Later refusals may be a restart.
-                    let hopeless = (attempt == 1 && is_refused(&e)) || e.is_timeout() || e.is_builder();
+                    let hopeless = (attempt == 1 && unreached(&e) == Unreached::Refused) || e.is_timeout() || e.is_builder();
                     if once || hopeless || attempt >= ATTEMPTS || !call.repeatable() {
                         return Err(self.transport(call, &e));
                     }
@@ -335,36 +335,30 @@ impl Client {
 
     fn transport(&self, call: &Call, error: &reqwest::Error) -> ClientError {
         let server = self.server.to_string();
-        let refused = is_refused(error);
+        let cause = unreached(error);
         if error.is_connect() && error.is_timeout() {
             let reason = format!("no answer within {} seconds", CONNECT_DEADLINE.as_secs());
-            ClientError::Unreachable {
-                server,
-                reason,
-                refused: false,
-            }
-        } else if error.is_timeout() {
-            ClientError::Timeout {
+            return ClientError::Unreachable { server, reason, cause };
+        }
+        match cause {
+            _ if error.is_timeout() => ClientError::Timeout {
                 server,
                 after: call.timeout,
-            }
-        } else if refused {
-            ClientError::Unreachable {
+            },
+            Unreached::Refused => ClientError::Unreachable {
                 server,
                 reason: "connection refused".to_owned(),
-                refused,
-            }
-        } else if error.is_connect() {
-            ClientError::Unreachable {
+                cause,
+            },
+            Unreached::Distrusted | Unreached::Other if error.is_connect() => ClientError::Unreachable {
                 server,
                 reason: reason(error),
-                refused,
-            }
-        } else {
-            ClientError::Broken {
+                cause,
+            },
+            Unreached::Distrusted | Unreached::Other => ClientError::Broken {
                 server,
                 reason: reason(error),
-            }
+            },
         }
     }
 

@@ -214,6 +214,33 @@ async fn a_failed_operation_fails_the_program() {
 }
 
 #[tokio::test]
+async fn an_interrupted_wait_says_that_the_work_goes_on() {
+    let asked = Arc::new(tokio::sync::Notify::new());
+    let told = asked.clone();
+    let follow = move || async move {
+        told.notify_one();
+        let silent = futures_util::stream::pending::<Result<bytes::Bytes, std::io::Error>>();
+        ([("content-type", "text/event-stream")], axum::body::Body::from_stream(silent))
+    };
+    let router = Router::new()
+        .route("/api/containers", post(|| async { data(202, operation("pending", json!({}))) }))
+        .route("/api/operations/{id}", get(follow));
+    let fake = Fake::start(router).await;
+    let child = fake
+        .command(&["containers", "run", "nginx"])
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    asked.notified().await;
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id().unwrap()).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
+    let ended = child.wait_with_output().await.unwrap();
+    let said = String::from_utf8(ended.stderr).unwrap();
+    assert_eq!(ended.status.code(), Some(130), "{said}");
+    assert!(said.contains("neuralmesh operations ls"), "{said}");
+}
+
+#[tokio::test]
 async fn nobody_has_to_wait() {
     let fake = Fake::start(slow_create(Vec::new())).await;
     let ended = fake.run(&["containers", "run", "--no-wait", "nginx"]).await.ok();

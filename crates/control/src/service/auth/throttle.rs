@@ -395,9 +395,14 @@ mod tests {
                 tokio::spawn(async move { throttle.attempt(Some("ada"), None, &clock).await.map(Attempt::forgive) })
             })
             .collect();
-        while throttle.waiting.available_permits() > 0 {
-            tokio::task::yield_now().await;
-        }
+        let all_wait = async {
+            while throttle.waiting.available_permits() > 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), all_wait)
+            .await
+            .expect("they all wait");
         assert_eq!(throttle.attempt(Some("ada"), None, &clock).await.unwrap_err(), Refusal::Crowded);
         throttle.attempt(Some("bob"), None, &clock).await.unwrap();
         under_way.forgive();

@@ -288,7 +288,7 @@ async fn look(client: &Client, id: &str, path: &str) -> anyhow::Result<Option<(S
 
 /// Whether the path is what is wrong: the container is known to be there, and the path to be one.
 fn is_missing(error: &ClientError) -> bool {
-    error.status() == Some(404) || (error.status() == Some(422) && error.details().iter().any(|p| p.field == "path"))
+    error.status() == Some(404) || error.details().iter().any(|p| p.field == "path")
 }
 
 /// Where a link in `folder` leads, by its text alone.

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use clap::Args;
 use crossterm::terminal;
 use nm_types::container::{ExecCommand, ExecResult};
-use nm_types::text::{Argument, ContainerPath, EnvName, Environment, RunAs};
+use nm_types::text::{Argument, ContainerPath, EnvName, Environment, RunAs, Word};
 use serde::Deserialize;
 use serde_json::json;
 use std::io::{self, IsTerminal, Write};
@@ -54,7 +54,7 @@ pub struct ExecArgs {
     pub container: String,
     /// The program and its arguments
     #[arg(value_name = "COMMAND", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
-    pub command: Vec<Argument>,
+    pub command: Vec<Word>,
 }
 
 /// A program's exit code as this program's.

@@ -2,7 +2,7 @@
 
 use anyhow::Context as _;
 use nm_types::container::{MountSource, PortMapping, Protocol, RestartPolicy, VolumeMode, VolumeMount};
-use nm_types::text::{Argument, CheckWord, ContainerPath, EnvName, LabelKey};
+use nm_types::text::{Argument, ContainerPath, EnvName, LabelKey, Word};
 use nm_types::units::{CpuLimit, MemoryLimit, Port};
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -239,7 +239,7 @@ pub fn moment(text: &str) -> Result<nm_types::Timestamp, String> {
 }
 
 /// A command line in one text, cut into words as a shell would, without anything else a shell does.
-pub fn words(text: &str) -> Result<Vec<CheckWord>, String> {
+pub fn words(text: &str) -> Result<Vec<Word>, String> {
     let (mut out, mut word, mut in_word) = (Vec::new(), String::new(), false);
     let mut chars = text.chars();
     while let Some(c) = chars.next() {
@@ -276,7 +276,7 @@ pub fn words(text: &str) -> Result<Vec<CheckWord>, String> {
     if out.is_empty() {
         return Err("it holds no command".to_owned());
     }
-    out.iter().map(|w| CheckWord::parse(w).map_err(|e| e.to_string())).collect()
+    out.iter().map(|w| Word::parse(w).map_err(|e| e.to_string())).collect()
 }
 
 #[cfg(test)]

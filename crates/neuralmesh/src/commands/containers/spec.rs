@@ -6,6 +6,7 @@ use clap::Args;
 use nm_types::container::{ContainerSpec, HealthCheck, RestartPolicy, VolumeMount};
 use nm_types::text::{
     Argument, Capability, ContainerName, ContainerPath, EnvName, Environment, HostName, ImageRef, LabelKey, Labels, NetworkName, RunAs,
+    Word,
 };
 use nm_types::units::{Bounded, CpuLimit, MemoryLimit};
 use std::path::PathBuf;
@@ -51,7 +52,7 @@ pub struct SpecArgs {
     pub user: Option<RunAs>,
     /// The program to run in place of the image's
     #[arg(long, value_name = "PROGRAM")]
-    pub entrypoint: Option<Argument>,
+    pub entrypoint: Option<Word>,
     /// The folder to start in
     #[arg(short, long, value_name = "PATH")]
     pub workdir: Option<ContainerPath>,
@@ -106,7 +107,7 @@ pub struct SpecArgs {
     pub image: ImageRef,
     /// Arguments for the image's program, or a program with its arguments
     #[arg(value_name = "COMMAND", trailing_var_arg = true, allow_hyphen_values = true)]
-    pub command: Vec<Argument>,
+    pub command: Vec<Word>,
 }
 
 impl SpecArgs {

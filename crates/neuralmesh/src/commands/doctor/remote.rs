@@ -1,7 +1,7 @@
 //! The ports a control plane here would take, and the control plane that commands go to.
 
 use super::{Finding, Verdict};
-use crate::client::error::SignedInBy;
+use crate::client::error::{SignedInBy, Unreached};
 use crate::client::{Call, ClientError, now};
 use crate::context::Context;
 use crate::output::human;
@@ -86,9 +86,9 @@ pub async fn control_plane(cx: &Context) -> Vec<Finding> {
         Ok(answer) => answer,
         Err(e) => {
             let fix = match &e {
-                ClientError::Unreachable { refused: true, .. } => {
-                    "Start one with `neuralmesh up`, or name another with --server-url or NEURALMESH_SERVER."
-                }
+                ClientError::Unreachable {
+                    cause: Unreached::Refused, ..
+                } => "Start one with `neuralmesh up`, or name another with --server-url or NEURALMESH_SERVER.",
                 _ => "Check the URL and the network between.",
             };
             // A machine that is being set up has no control plane yet.

@@ -2,6 +2,7 @@
 //
 //   NM_URL                   the control plane, as http://127.0.0.1:3001
 //   NM_ADMIN_PASSWORD_FILE   where the admin's password is
+//   NM_TEST_REGISTRY         a registry that has busybox:latest, as 127.0.0.1:5000
 //   NM_CHROMIUM              the browser; /usr/bin/chromium by default
 //   NM_SHOTS                 a folder for a picture of the page where a test failed
 

@@ -36,6 +36,63 @@ it("a pull that fails says why, and is kept as an operation", async () => {
   await page.locator(".notice.tone-red").waitFor();
 });
 
+it("an image is pulled and removed", async () => {
+  const image = `${process.env.NM_TEST_REGISTRY}/busybox:latest`;
+  const page = await browser.signedIn();
+  await page.goto("/images");
+  await page.getByRole("button", { name: "Pull", exact: true }).click();
+  const dialog = page.getByRole("dialog");
+  await dialog.getByLabel("Image").fill(image);
+  await dialog.getByRole("button", { name: "Pull", exact: true }).click();
+  await toast(page, `Pulled ${image}`);
+  await dialog.waitFor({ state: "detached" });
+  await page.getByLabel("Search images").fill(image);
+  await page.locator("tbody tr", { hasText: image }).waitFor();
+  // The operation that did it has its steps and its result.
+  const [operation] = await api.call("GET", "/api/operations?limit=1");
+  assert.equal(operation.kind, "image.pull");
+  await page.goto(`/operations/${operation.id}`);
+  await page.locator("h1 .status", { hasText: "succeeded" }).waitFor();
+  await page.getByRole("heading", { name: "Result" }).waitFor();
+  // By its name: Docker may know the same content by others, which stay.
+  await api.call("DELETE", `/api/images?name=${encodeURIComponent(image)}`);
+  await page.goto(`/images?search=${encodeURIComponent(image)}`);
+  await page.getByText("No image fits").waitFor();
+  assert.deepEqual(page.complaints, []);
+});
+
+it("a registry login is added, changed and removed, its password never shown", async () => {
+  const host = `${PREFIX}.example.com`;
+  const page = await browser.signedIn();
+  await page.goto("/registries");
+  for (const attempt of [1, 2]) {
+    await page.getByRole("button", { name: "Add a login" }).first().click();
+    const dialog = page.getByRole("dialog");
+    await dialog.getByLabel("Registry").fill(host);
+    await dialog.getByLabel("Username").fill("robot");
+    await dialog.getByLabel(/^Password/).fill("a-secret-of-the-registry");
+    await dialog.getByRole("button", { name: "Save" }).click();
+    if (attempt === 1) {
+      await toast(page, `Saved the login of ${host}`);
+    } else {
+      await dialog.locator(".problem").waitFor();
+      await page.keyboard.press("Escape");
+    }
+    await dialog.waitFor({ state: "detached" });
+  }
+  assert.ok(!(await page.content()).includes("a-secret-of-the-registry"));
+  await page.getByRole("button", { name: `Change the login of ${host}` }).click();
+  const dialog = page.getByRole("dialog");
+  assert.equal(await dialog.getByLabel(/^Password/).inputValue(), "");
+  await dialog.getByLabel("Username").fill("another");
+  await dialog.getByLabel(/^Password/).fill("another-secret");
+  await dialog.getByRole("button", { name: "Save" }).click();
+  await page.locator("tbody tr", { hasText: host }).getByText("another").waitFor();
+  await page.getByRole("button", { name: `Remove the login of ${host}` }).click();
+  await page.getByRole("dialog").getByRole("button", { name: "Remove" }).click();
+  await page.locator("tbody tr", { hasText: host }).waitFor({ state: "detached" });
+});
+
 it("volumes and networks are made, shown with who uses them, and removed", async () => {
   const volume = `${PREFIX}-data`;
   const network = `${PREFIX}-net`;
@@ -106,6 +163,17 @@ it("a node joins with the command that is shown", async () => {
   await page.getByRole("dialog").getByRole("button", { name: "Done" }).click();
   await page.locator("tbody tr a").first().click();
   await page.getByText("Docker", { exact: true }).first().waitFor();
+  await page.locator("h1 .status", { hasText: "ready" }).waitFor();
+});
+
+it("a node is cordoned and takes work again", async () => {
+  const page = await browser.signedIn();
+  await page.goto("/nodes");
+  await page.locator("tbody a").first().click();
+  await page.getByRole("button", { name: "Cordon" }).click();
+  await page.locator("h1 .status", { hasText: "cordoned" }).waitFor();
+  await page.getByText("It takes no new containers.", { exact: false }).first().waitFor();
+  await page.getByRole("button", { name: "Uncordon" }).click();
   await page.locator("h1 .status", { hasText: "ready" }).waitFor();
 });
 

@@ -4,7 +4,7 @@
 #   e2e/browser/run.sh [FILE...]
 #
 # NM_BINARY names the binary, target/debug/neuralmesh by default; NM_CHROMIUM the browser. With NM_URL and NM_ADMIN_PASSWORD_FILE
-# set, what runs there is tested. Where a test fails, a picture of its pages is kept in NM_SHOTS, target/browser-shots by default.
+# set, what runs there is tested. NM_TEST_REGISTRY, where set, is a registry without TLS that has busybox:latest. Where a test fails, a picture of its pages is kept in NM_SHOTS, target/browser-shots by default.
 # Prints `N passed` and `N failed` last.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -46,6 +46,10 @@ if [ -z "${NM_URL:-}" ]; then
     (cd ../../web && { [ -e node_modules ] || npm ci; } && npm run build) >&2
   fi
   start_mesh
+fi
+if [ -z "${NM_TEST_REGISTRY:-}" ]; then
+  ensure_registry
+  registry_push busybox:latest
 fi
 
 rm -rf "$NM_SHOTS"

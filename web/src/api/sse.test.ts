@@ -143,6 +143,19 @@ describe("a stream", () => {
     expect(h.asked).toHaveLength(1);
   });
 
+  it("goes on from now where the past is no longer kept", async () => {
+    const h = harness();
+    at(h.asked, 0).send("id: 5\ndata: a\n\n");
+    await settle();
+    at(h.asked, 0).close();
+    await vi.advanceTimersByTimeAsync(1000);
+    expect(at(h.asked, 1).lastId).toBe("5");
+    at(h.asked, 1).refuse(new ApiError({ status: 410, code: "events_gone", message: "" }));
+    await vi.advanceTimersByTimeAsync(2000);
+    expect(at(h.asked, 2).lastId).toBeUndefined();
+    h.stop();
+  });
+
   it("takes a silent connection for dead", async () => {
     const h = harness({ silence: 30_000 });
     at(h.asked, 0).send("data: a\n\n");

@@ -175,6 +175,8 @@ export function openStream(options: StreamOptions): () => void {
       over = await read(own);
     } catch (cause) {
       if (cause instanceof ApiError) error = cause;
+      // What came since the last event is no longer kept: go on from now.
+      if (error?.status === 410) lastId = undefined;
     }
     // Aborted while it was open: a sound connection is let go of, and nothing lingers.
     own.abort();
@@ -215,5 +217,5 @@ export function openStream(options: StreamOptions): () => void {
 
 /** Whether asking again can't help: the request itself is refused. */
 function isFinal(error: ApiError): boolean {
-  return error.status >= 400 && error.status < 500 && error.status !== 408 && error.status !== 429;
+  return error.status >= 400 && error.status < 500 && ![408, 410, 429].includes(error.status);
 }

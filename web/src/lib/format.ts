@@ -76,7 +76,8 @@ export function relative(time: string, now: number): string {
   const at = Date.parse(time);
   if (Number.isNaN(at)) return "–";
   const ms = now - at;
-  if (Math.abs(ms) < 5_000) return "just now";
+  // A little ahead is no time to come but a clock that differs.
+  if (ms > -10_000 && ms < 5_000) return "just now";
   return ms > 0 ? `${span(ms)} ago` : `in ${span(-ms)}`;
 }
 

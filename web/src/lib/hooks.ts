@@ -22,7 +22,11 @@ function subscribeClock(listener: () => void): () => void {
 
 /** The time in milliseconds, every second anew. */
 export function useNow(): number {
-  return useSyncExternalStore(subscribeClock, () => now);
+  return useSyncExternalStore(subscribeClock, () => {
+    // While nobody listens, nothing ticks.
+    if (ticking.size === 0) now = Math.floor(Date.now() / 1000) * 1000;
+    return now;
+  });
 }
 
 /** `value`, once it has stayed the same for `ms`. */

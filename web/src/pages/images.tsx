@@ -111,7 +111,11 @@ export function ImagesPage() {
                 cell: (i) => (i.containers === 0 ? <span className="faint">nothing</span> : plural(i.containers, "container")),
               },
               ...(many ? [{ key: "node", head: "Node", cell: (i: Image) => nodeName(i.nodeId) }] : []),
-              { key: "created", head: "Built", cell: (i) => <Time at={i.created} /> },
+              {
+                key: "created",
+                head: "Built",
+                cell: (i) => (Date.parse(i.created) > 0 ? <Time at={i.created} /> : <span className="faint">not said</span>),
+              },
             ]}
             menuOnly
             {...(may

@@ -225,7 +225,6 @@ function ContainerTable(props: { label: string; rows: Container[] | undefined; m
   ];
   return (
     <>
-      {may && chosen.length > 0 && <SelectionBar chosen={chosen} clear={() => setIds(new Set())} />}
       <Table
         label={props.label}
         columns={columns}
@@ -235,6 +234,7 @@ function ContainerTable(props: { label: string; rows: Container[] | undefined; m
         selectLabel={(c) => c.name}
         {...(may ? { actions: (c: Container) => <RowActions container={c} /> } : {})}
       />
+      {may && chosen.length > 0 && <SelectionBar chosen={chosen} clear={() => setIds(new Set())} />}
     </>
   );
 }

@@ -190,7 +190,7 @@ function RecentOperations({ id }: { id: string }) {
 }
 
 function Uptime({ since }: { since: string }) {
-  return <>{duration(useNow() - Date.parse(since))}</>;
+  return <>{duration(Math.max(1_000, useNow() - Date.parse(since)))}</>;
 }
 
 export function Tile(props: { label: string; value: ReactNode; of?: ReactNode; children?: ReactNode }) {

@@ -20,7 +20,7 @@ const RANGES: Record<Range, { span: number; resolution: "second" | "minute"; lim
 };
 
 /** The samples of a range: its history, and in the short one each new sample as it is taken. */
-function useSamples(id: string, range: Range, running: boolean) {
+function useSamples(id: string, range: Range, running: boolean, started: string | undefined) {
   const { resolution, limit } = RANGES[range];
   const live = resolution === "second";
   const history = useQuery({
@@ -34,6 +34,7 @@ function useSamples(id: string, range: Range, running: boolean) {
   const [fresh, setFresh] = useState<ContainerStats[]>([]);
   const [error, setError] = useState<ApiError | null>(null);
   const { refetch } = history;
+  // biome-ignore lint/correctness/useExhaustiveDependencies: the stream ends with each run of the container, and the next one has its own
   useEffect(() => {
     setFresh([]);
     setError(null);
@@ -56,7 +57,7 @@ function useSamples(id: string, range: Range, running: boolean) {
         if (state === "failed") setError(cause ?? null);
       },
     });
-  }, [id, live, running, refetch]);
+  }, [id, live, running, started, refetch]);
 
   const samples = useMemo(() => {
     const past = history.data ?? [];
@@ -69,7 +70,7 @@ function useSamples(id: string, range: Range, running: boolean) {
 export function StatsTab({ container }: { container: Container }) {
   const [range, setRange] = useState<Range>("5m");
   const running = container.status === "running" || container.status === "paused";
-  const { samples, error, loading, refetch } = useSamples(container.id, range, running);
+  const { samples, error, loading, refetch } = useSamples(container.id, range, running, container.started);
   const times = useMemo(() => samples.map((s) => Date.parse(s.timestamp)), [samples]);
   const flows = useMemo(
     () => ({
@@ -93,7 +94,9 @@ export function StatsTab({ container }: { container: Container }) {
     [times, samples],
   );
   const { cpuLimit, memoryLimit } = container.resources;
-  const { span } = RANGES[range];
+  // A container that was just started gets a chart it can fill.
+  const covered = (times.at(-1) ?? 0) - (times[0] ?? 0);
+  const span = Math.min(RANGES[range].span, Math.max(covered, RANGES[range].span / 5));
   const last = samples.at(-1);
   if (!running && samples.length === 0 && !loading) {
     return (

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
-import { Api, Browser, eventually, hasStatus, pictured, PREFIX, toast } from "./lib.mjs";
+import { Api, Browser, eventually, hasStatus, pictured, PREFIX, toast, URL_ } from "./lib.mjs";
 
 let browser;
 let api;
@@ -184,12 +184,52 @@ it("what the server refuses stands at the field it names", async () => {
   await page.getByRole("button", { name: "Create and start" }).click();
   const field = page.getByLabel("Name", { exact: true });
   await eventually("the name is marked", async () => (await field.getAttribute("aria-invalid")) === "true");
+  await eventually("it has the focus", () => field.evaluate((e) => e === document.activeElement));
   const told = await field.evaluate((e) => document.getElementById(e.getAttribute("aria-describedby"))?.textContent);
   assert.match(told, /already|taken/);
   await field.fill(`${name}-2`);
   assert.equal(await field.getAttribute("aria-invalid"), null, "touching the field takes the complaint away");
   await page.getByRole("button", { name: "Create and start" }).click();
   await page.getByRole("heading", { level: 1, name: `${name}-2` }).waitFor();
+});
+
+it("a program that is not there, a port that is taken, a folder that is not allowed: each stands at its field", async () => {
+  const page = await browser.signedIn();
+  const tell = async (label, pattern) => {
+    await page.getByRole("button", { name: "Create and start" }).click();
+    const field = page.getByLabel(label);
+    await eventually(`${label} is marked`, async () => (await field.getAttribute("aria-invalid")) === "true", 30_000);
+    assert.match(await field.evaluate((e) => document.getElementById(e.getAttribute("aria-describedby"))?.textContent), pattern);
+    await eventually("it has the focus", () => field.evaluate((e) => e === document.activeElement));
+    return field;
+  };
+  await page.goto("/containers/new");
+  await page.getByLabel("Name", { exact: true }).fill(`${PREFIX}-fields`);
+  await page.getByLabel("Image", { exact: true }).fill("busybox:latest");
+  await page.getByText("Volumes", { exact: true }).last().click();
+  await page.getByRole("button", { name: "Add a volume" }).click();
+  await page.getByLabel("Volume 1, path in the container").fill("/x");
+  await page.getByLabel("Volume 1, name or path on the node").fill("/etc");
+  await (await tell("Volume 1, name or path on the node", /\/etc/)).fill("");
+  await page.getByRole("button", { name: "Add a port" }).click();
+  await page.getByLabel("Port 1, of the container").fill("80");
+  await page.getByLabel("Port 1, of the node").fill(new URL(URL_).port);
+  await (await tell("Port 1, of the node", new RegExp(new URL(URL_).port))).fill("");
+  await page.getByText("Command", { exact: true }).first().click();
+  await page.getByLabel(/^Command/).first().fill("no-such-program");
+  await tell(/^Command/, /no-such-program/);
+  assert.deepEqual(await api.call("GET", `/api/containers?name=${PREFIX}-fields`), [], "nothing is left of them");
+});
+
+it("a container that ends at once says why", async () => {
+  const page = await browser.signedIn();
+  await page.goto("/containers/new");
+  await page.getByLabel("Name", { exact: true }).fill(`${PREFIX}-ends`);
+  await page.getByLabel("Image", { exact: true }).fill("busybox:latest");
+  await page.getByText("Command", { exact: true }).first().click();
+  await page.getByLabel(/^Command/).first().fill("sh -c 'echo the reason why >&2; exit 3'");
+  await page.getByRole("button", { name: "Create and start" }).click();
+  await page.locator(".notice", { hasText: "the reason why" }).first().waitFor();
 });
 
 it("an image that is not there is told in words", async () => {

@@ -145,6 +145,7 @@ impl App {
             cut.clone(),
         ));
         tasks.spawn(watch::run(self.clone()));
+        tasks.spawn(resume::run(self.clone()));
         tasks.spawn(housekeeping::run(self.clone()));
         let writer = tokio::spawn(watch::write_behind(self.clone()));
         resume::operations(self).await.map_err(|e| e.message)?;

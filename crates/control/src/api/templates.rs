@@ -14,6 +14,7 @@ use nm_types::container::{ContainerSpec, ContainerView};
 use nm_types::template::{ContainerTemplate, RunTemplate, container_templates};
 use nm_types::text::{Argument, ContainerName, EnvName};
 use sha2::{Digest, Sha256};
+use std::collections::btree_map::Entry;
 
 pub fn routes() -> Vec<Route> {
     vec![
@@ -86,9 +87,8 @@ fn fill(template: ContainerTemplate, asked: RunTemplate) -> ApiResult<ContainerS
     }
     for name in template.generated {
         let name = EnvName::parse(&name).map_err(|_| ApiError::internal())?;
-        if !spec.environment.0.contains_key(&name) {
-            let secret = Argument::parse(&random_text(32)?).map_err(|_| ApiError::internal())?;
-            spec.environment.0.insert(name, secret);
+        if let Entry::Vacant(place) = spec.environment.0.entry(name) {
+            place.insert(Argument::parse(&random_text(32)?).map_err(|_| ApiError::internal())?);
         }
     }
     spec.ports = asked.ports.unwrap_or(spec.ports);

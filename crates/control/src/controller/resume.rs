@@ -1,9 +1,28 @@
-//! Takes up again what a crash cut short.
+//! Takes up again what a crash, a lost node or a database that was away cut short.
 
 use crate::api::error::ApiResult;
-use crate::app::App;
+use crate::app::{App, stopped};
 use crate::service::index::Phase;
 use crate::service::{containers, images};
+use std::time::Duration;
+
+/// How often removals that could not be ended are tried again. Those of a node that comes back are tried at once.
+const PERIOD: Duration = Duration::from_secs(10);
+
+/// Tries removals again, until we are to stop.
+pub async fn run(app: App) {
+    let mut stop = app.stop.clone();
+    let mut tick = tokio::time::interval(PERIOD);
+    loop {
+        tokio::select! {
+            () = stopped(&mut stop) => return,
+            _ = tick.tick() => {}
+        }
+        for link in app.fleet.links().connected() {
+            removals(&app, link.node()).await;
+        }
+    }
+}
 
 /// Begins every unfinished operation again. Removals go on when their node is heard of.
 pub async fn operations(app: &App) -> ApiResult<usize> {

@@ -111,7 +111,7 @@ pub async fn run(app: App) {
             },
             Err(RecvError::Lagged(_)) => {
                 for link in app.fleet.links().connected() {
-                    if !watching.get(link.node()).is_some_and(|t| !t.is_finished()) {
+                    if watching.get(link.node()).is_none_or(|t| t.is_finished()) {
                         begin(&app, link.node().clone(), &mut watching);
                     }
                 }

@@ -14,7 +14,7 @@ use crate::service::idempotency;
 use crate::service::index::{Index, Phase, Record, State, Wanted};
 use crate::service::locks::Locks;
 use crate::service::nodes::Nodes;
-use crate::service::operations::{Failure, Finish, Layers, Operations, Outcome, Running, WAIT};
+use crate::service::operations::{Failure, Finish, Layers, Operations, Outcome, Running, WAIT, written};
 use crate::service::registries::Registries;
 use nm_link::contract::{AgentErrorCode, CreateContainer, RemoveContainer, path};
 use nm_store::{Kind, NewResource, Patch, Resource, Secret, Store, StoreError, Tx};
@@ -43,6 +43,16 @@ pub enum Created {
     Done(Box<ContainerView>, i64),
     GoesOn(Box<OperationView>),
 }
+
+/// Why there is no container after a create.
+struct NotMade {
+    error: ApiError,
+    /// Whether the node may have it all the same.
+    may_be_there: bool,
+}
+
+/// Between two attempts to read what a create needs, while the store does not answer.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// All containers. Cheap to clone.
 #[derive(Clone)]
@@ -284,38 +294,68 @@ impl Containers {
         };
         match self.create_on_node(&running, &record, spec, input.start).await {
             Ok(observed) => {
-                let mut tx = self.store.begin(self.clock.now()).await?;
-                let updated = self.index.change(&id, |r| {
-                    r.state.phase = Phase::Ready;
-                    // The watch may have seen something newer meanwhile.
-                    if r.state.observed.is_none() {
-                        r.state.observed = Some(observed);
-                    }
-                    true
-                });
-                let record = updated.ok_or_else(ApiError::internal)?;
-                let row = tx
-                    .update(Kind::Container, id.as_str(), Patch::new().status(&record.stored_state())?)
-                    .await?;
-                self.index.stored(&id, row.revision);
-                Ok(Outcome {
-                    result: serde_json::json!({ "containerId": id }),
-                    tx: Some(tx),
-                })
+                let (this, result) = (self.clone(), serde_json::json!({ "containerId": id }));
+                let end = written(move |tx| Box::pin(this.clone().write_made(tx, id.clone(), observed.clone())));
+                Ok(Outcome { result, end: Some(end) })
             }
-            Err(error) => {
-                let mut tx = self.store.begin(self.clock.now()).await?;
-                tx.delete(Kind::Container, id.as_str()).await?;
-                self.index.remove(&id);
-                Err(Failure { error, tx: Some(tx) })
+            Err(NotMade { error, may_be_there }) => {
+                let this = self.clone();
+                let end = written(move |tx| Box::pin(this.clone().write_not_made(tx, id.clone(), may_be_there)));
+                Err(Failure { error, end: Some(end) })
             }
         }
     }
 
+    /// In memory first and under the turn to write, so that whoever writes next does not write what was before.
+    async fn write_made(self, tx: &mut Tx, id: ContainerId, observed: ObservedContainer) -> Result<(), StoreError> {
+        let made = self.index.change(&id, |r| {
+            r.state.phase = Phase::Ready;
+            // The watch may have seen something newer meanwhile.
+            r.state.observed.get_or_insert(observed);
+            true
+        });
+        // Removed since, when this is written a second time.
+        let Some(record) = made else { return Ok(()) };
+        match tx.update(Kind::Container, id.as_str(), Patch::new().status(&record.stored_state())?).await {
+            Ok(row) => self.index.stored(&id, row.revision),
+            Err(StoreError::NotFound { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// The row goes, or stays as something to remove where the node may have what it stands for.
+    async fn write_not_made(self, tx: &mut Tx, id: ContainerId, may_be_there: bool) -> Result<(), StoreError> {
+        let left = self.index.change(&id, |r| {
+            let phase = Phase::Removing { force: true, volumes: true };
+            may_be_there && std::mem::replace(&mut r.state.phase, phase.clone()) != phase
+        });
+        if let (true, Some(record)) = (may_be_there, left) {
+            let row = tx.update(Kind::Container, id.as_str(), Patch::new().status(&record.stored_state())?).await?;
+            self.index.stored(&id, row.revision);
+            return Ok(());
+        }
+        match tx.delete(Kind::Container, id.as_str()).await {
+            Ok(_) | Err(StoreError::NotFound { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        self.index.remove(&id);
+        Ok(())
+    }
+
     /// Asks the node until it has answered: the id makes asking again safe, and only an answer tells whether it is there.
-    async fn create_on_node(&self, running: &Running, record: &Record, spec: ContainerSpec, start: bool) -> ApiResult<ObservedContainer> {
+    async fn create_on_node(&self, running: &Running, record: &Record, spec: ContainerSpec, start: bool) -> Result<ObservedContainer, NotMade> {
         let mut layers = Layers::default();
-        let registry = self.registries.login_for(&spec.image).await?;
+        let registry = loop {
+            match self.registries.login_for(&spec.image).await {
+                Ok(login) => break login,
+                Err(error) if error.status == http::StatusCode::SERVICE_UNAVAILABLE => tokio::select! {
+                    () = tokio::time::sleep(AGAIN) => {}
+                    () = running.cancelled().cancelled() => return Err(self.undo_create(record).await),
+                },
+                Err(error) => return Err(NotMade { error, may_be_there: true }),
+            }
+        };
         let command = CreateContainer {
             operation: running.id().clone(),
             id: record.id.clone(),
@@ -327,43 +367,57 @@ impl Containers {
         loop {
             let agent = tokio::select! {
                 agent = self.fleet.connected(&record.node) => agent,
-                () = running.cancelled().cancelled() => return self.undo_create(record).await,
+                () = running.cancelled().cancelled() => return Err(self.undo_create(record).await),
             };
             let result = tokio::select! {
                 result = agent.progress(path::CONTAINERS, &command, |line| running.follow(&mut layers, line)) => result,
-                () = running.cancelled().cancelled() => return self.undo_create(record).await,
+                () = running.cancelled().cancelled() => return Err(self.undo_create(record).await),
             };
             match result {
                 Ok(observed) => return Ok(observed),
-                Err(CallError::Refused(error)) => return Err(error.into()),
+                Err(CallError::Refused(error)) => {
+                    return Err(NotMade {
+                        error: error.into(),
+                        may_be_there: false,
+                    });
+                }
                 Err(CallError::Link { error, .. }) if is_passing(&error) => {
                     running.log(format!("{}; asking again once it is back", error.message));
                     tokio::select! {
                         () = agent.before_asking_again() => {}
-                        () = running.cancelled().cancelled() => return self.undo_create(record).await,
+                        () = running.cancelled().cancelled() => return Err(self.undo_create(record).await),
                     }
                 }
-                Err(CallError::Link { error, .. }) => return Err(error),
+                Err(CallError::Link { error, .. }) => return Err(NotMade { error, may_be_there: true }),
             }
         }
     }
 
-    /// A create was cancelled: whatever of it is there goes.
-    async fn undo_create(&self, record: &Record) -> ApiResult<ObservedContainer> {
-        let agent = self.fleet.agent(&record.node)?;
-        let remove = RemoveContainer {
-            force: true,
-            volumes: true,
+    /// A create was cancelled: whatever of it is there goes, now or when the node is back.
+    async fn undo_create(&self, record: &Record) -> NotMade {
+        let cancelled = |may_be_there, message| NotMade {
+            error: ApiError::conflict("cancelled", message),
+            may_be_there,
         };
-        match agent
-            .post::<serde_json::Value>(&keyed(path::REMOVE, record), &remove, Duration::from_secs(30))
-            .await
-        {
-            Ok(_) => {}
-            Err(CallError::Refused(e)) if e.code == AgentErrorCode::ContainerNotFound => {}
-            Err(e) => return Err(e.into()),
+        match self.remove_on_node(record, true, true).await {
+            Ok(()) => cancelled(false, "it was cancelled; nothing of it is left"),
+            Err(error) => {
+                tracing::info!(container.id = %record.id, error = %error.message, "what is left of a cancelled container goes later");
+                cancelled(true, "it was cancelled; what the node may have of it is removed as soon as the node answers")
+            }
         }
-        Err(ApiError::conflict("cancelled", "it was cancelled; nothing of it is left"))
+    }
+
+    /// A container that is not there is removed already.
+    async fn remove_on_node(&self, record: &Record, force: bool, volumes: bool) -> ApiResult<()> {
+        let agent = self.fleet.agent(&record.node)?;
+        let how = RemoveContainer { force, volumes };
+        let asked = agent.post::<serde_json::Value>(&keyed(path::REMOVE, record), &how, Duration::from_secs(30));
+        match asked.await {
+            Ok(_) => Ok(()),
+            Err(CallError::Refused(e)) if e.code == AgentErrorCode::ContainerNotFound => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Removes a container. What a crash or a lost node leaves undone is done when the node is next heard of.
@@ -415,34 +469,21 @@ impl Containers {
             )),
         )
         .await?;
-        match self.finish_remove(&record, force, volumes).await {
-            Ok(()) => Ok(record.id.clone()),
-            Err(error) => {
-                // Only a refusal says for sure that nothing happened; after a broken link the removal stays to be done.
-                if !is_passing(&error) {
-                    self.set_phase(&record.id, before, None).await?;
-                }
-                Err(error)
+        if !record.state.missing
+            && let Err(error) = self.remove_on_node(&record, force, volumes).await
+        {
+            // Only a refusal says for sure that nothing happened; after a broken link the removal stays to be done.
+            if !is_passing(&error) {
+                self.set_phase(&record.id, before, None).await?;
             }
+            return Err(error);
         }
+        self.forget(&record).await?;
+        Ok(record.id.clone())
     }
 
-    async fn finish_remove(&self, record: &Record, force: bool, volumes: bool) -> ApiResult<()> {
-        if !record.state.missing {
-            let agent = self.fleet.agent(&record.node)?;
-            match agent
-                .post::<serde_json::Value>(
-                    &keyed(path::REMOVE, record),
-                    &RemoveContainer { force, volumes },
-                    Duration::from_secs(30),
-                )
-                .await
-            {
-                Ok(_) => {}
-                Err(CallError::Refused(e)) if e.code == AgentErrorCode::ContainerNotFound => {}
-                Err(e) => return Err(e.into()),
-            }
-        }
+    /// Docker no longer has it: its row goes.
+    async fn forget(&self, record: &Record) -> ApiResult<()> {
         let mut tx = self.store.begin(self.clock.now()).await?;
         match tx.delete(Kind::Container, record.id.as_str()).await {
             Ok(_) | Err(StoreError::NotFound { .. }) => {}
@@ -453,20 +494,24 @@ impl Containers {
         Ok(())
     }
 
-    /// Takes up a removal again, when its node is back.
+    /// Takes up a removal again that could not be ended.
     pub async fn resume_remove(&self, id: &ContainerId) -> ApiResult<()> {
         let _held = self.locks.hold(id.clone()).await;
         let Some(record) = self.index.get(id) else { return Ok(()) };
         let Phase::Removing { force, volumes } = record.state.phase else {
             return Ok(());
         };
-        match self.finish_remove(&record, force, volumes).await {
-            Err(error) if !is_passing(&error) => {
-                tracing::warn!(container.id = %id, error = %error.message, "a removal that was cut short can't be finished");
-                self.set_phase(id, Phase::Ready, None).await
+        if !record.state.missing
+            && let Err(error) = self.remove_on_node(&record, force, volumes).await
+        {
+            if is_passing(&error) {
+                return Err(error);
             }
-            other => other,
+            tracing::warn!(container.id = %id, error = %error.message, "a removal that was cut short can't be finished");
+            let before = if record.managed() { Phase::Ready } else { Phase::Foreign };
+            return self.set_phase(id, before, None).await;
         }
+        self.forget(&record).await
     }
 
     async fn set_phase(&self, id: &ContainerId, phase: Phase, entry: Option<(&Actor, &Meta, &str, serde_json::Value)>) -> ApiResult<()> {

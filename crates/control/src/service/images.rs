@@ -182,7 +182,10 @@ impl Resources {
                 match result {
                     Ok(mut image) => {
                         image.node_id = input.node.to_string();
-                        return Ok(Outcome { result: serde_json::to_value(&image).unwrap_or_default(), tx: None });
+                        return Ok(Outcome {
+                            result: serde_json::to_value(&image).unwrap_or_default(),
+                            end: None,
+                        });
                     }
                     // A pull can be asked for again at any time: layers that are there stay.
                     Err(CallError::Link { error, .. }) if is_passing(&error) => {

@@ -7,6 +7,7 @@
 use crate::api::error::{ApiError, ApiResult};
 use crate::service::auth::Actor;
 use crate::service::clock::SharedClock;
+use futures_util::future::BoxFuture;
 use nm_link::contract::Progress;
 use nm_store::{Kind, ListQuery, NewResource, Patch, Resource, Store, StoreError, Tx};
 use nm_types::image::LayerProgress;
@@ -23,6 +24,8 @@ use tokio_util::task::TaskTracker;
 
 /// How long an API call waits for an operation's end before it answers 202.
 pub const WAIT: Duration = Duration::from_secs(30);
+/// Between two attempts to write an operation's end.
+const AGAIN: Duration = Duration::from_secs(1);
 /// The most log lines kept.
 const LOG_LINES: usize = 200;
 /// How long finished operations are kept.
@@ -38,23 +41,35 @@ pub struct Asked {
     pub input: Value,
 }
 
-/// What a finished piece of work leaves: its result, and the transaction that makes it so, when there is one.
-pub struct Outcome {
-    pub result: Value,
-    pub tx: Option<Tx>,
+/// Writes what came of a piece of work, in the transaction that ends its operation. It runs again where that could not be
+/// committed, so it must stand being run twice.
+pub type End = Box<dyn for<'a> Fn(&'a mut Tx) -> BoxFuture<'a, Result<(), StoreError>> + Send + Sync>;
+
+/// An [`End`]; the bounds make the compiler see a closure as one.
+pub fn written<F>(end: F) -> End
+where
+    F: for<'a> Fn(&'a mut Tx) -> BoxFuture<'a, Result<(), StoreError>> + Send + Sync + 'static,
+{
+    Box::new(end)
 }
 
-/// What failed, and the transaction that undoes what was begun, when there is one.
+/// What a finished piece of work leaves: its result, and what makes it so, when there is something.
+pub struct Outcome {
+    pub result: Value,
+    pub end: Option<End>,
+}
+
+/// What failed, and what undoes what was begun, when there is something.
 pub struct Failure {
     pub error: ApiError,
-    pub tx: Option<Tx>,
+    pub end: Option<End>,
 }
 
 impl<E: Into<ApiError>> From<E> for Failure {
     fn from(error: E) -> Self {
         Failure {
             error: error.into(),
-            tx: None,
+            end: None,
         }
     }
 }
@@ -167,7 +182,7 @@ impl Operations {
                     tracing::error!(operation.id = %id, %error, "an operation's work panicked");
                     Err(Failure {
                         error: ApiError::internal(),
-                        tx: None,
+                        end: None,
                     })
                 }
             };
@@ -178,21 +193,21 @@ impl Operations {
     async fn finish(&self, id: &OperationId, live: &Live, finish: Finish) {
         let now = self.clock.now();
         let mut view = OperationView::clone(&live.view.borrow());
-        let tx = match finish {
-            Ok(Outcome { result, tx }) => {
+        let end = match finish {
+            Ok(Outcome { result, end }) => {
                 view.state = OperationState::Succeeded;
                 view.progress = Some(100.0);
                 view.result = Some(result);
-                tx
+                end
             }
-            Err(Failure { error, tx }) => {
+            Err(Failure { error, end }) => {
                 view.state = if view.cancel_requested {
                     OperationState::Cancelled
                 } else {
                     OperationState::Failed
                 };
                 view.error = Some(error.into());
-                tx
+                end
             }
         };
         let last = view.state;
@@ -201,22 +216,35 @@ impl Operations {
             step.layers.clear();
         }
         (view.updated, view.finished) = (now, Some(now));
-        if let Err(error) = self.write_end(id, &view, tx).await {
-            tracing::error!(operation.id = %id, error = &error as &dyn std::error::Error, "an operation's end could not be written: it is begun again at the next start");
+        let mut told = false;
+        while let Err(error) = self.write_end(id, &view, end.as_ref()).await {
+            let passes = matches!(error, StoreError::Busy { .. } | StoreError::Unavailable { .. } | StoreError::Full { .. });
             // What the caller is told must be what is kept: an end that was not written is not an end.
-            view.state = OperationState::Failed;
-            view.result = None;
-            view.error = Some(ApiError::from(error).into());
+            if !passes {
+                tracing::error!(operation.id = %id, error = &error as &dyn std::error::Error, "an operation's end could not be written: it is begun again at the next start");
+                view.state = OperationState::Failed;
+                view.result = None;
+                view.error = Some(ApiError::from(error).into());
+                break;
+            }
+            if !std::mem::replace(&mut told, true) {
+                tracing::warn!(operation.id = %id, error = &error as &dyn std::error::Error, "an operation's end can't be written yet; trying again");
+            }
+            if self.tasks.is_closed() {
+                // It is begun again at the next start.
+                return;
+            }
+            tokio::time::sleep(AGAIN).await;
         }
         live.view.send_replace(Arc::new(view));
         self.live().remove(id);
     }
 
-    async fn write_end(&self, id: &OperationId, view: &OperationView, tx: Option<Tx>) -> Result<(), StoreError> {
-        let mut tx = match tx {
-            Some(tx) => tx,
-            None => self.store.begin(self.clock.now()).await?,
-        };
+    async fn write_end(&self, id: &OperationId, view: &OperationView, end: Option<&End>) -> Result<(), StoreError> {
+        let mut tx = self.store.begin(self.clock.now()).await?;
+        if let Some(end) = end {
+            end(&mut tx).await?;
+        }
         tx.update(Kind::Operation, id.as_str(), Patch::new().status(view)?).await?;
         tx.commit().await?;
         Ok(())
@@ -254,7 +282,9 @@ impl Operations {
         after: Option<&str>,
         limit: u32,
     ) -> ApiResult<(Vec<OperationView>, Option<String>)> {
-        let mut out = Vec::new();
+        // One more than asked for tells whether there is a next page.
+        let (at_once, limit) = (limit + 1, limit as usize);
+        let mut out: Vec<OperationView> = Vec::new();
         let mut after = after.map(str::to_owned);
         loop {
             let query = ListQuery {
@@ -262,12 +292,11 @@ impl Operations {
                 parent: target,
                 after: after.as_deref(),
                 newest_first: true,
-                limit,
+                limit: at_once,
             };
             let rows = self.store.list(query).await?;
-            let full = rows.len() == limit as usize;
+            let full = rows.len() == at_once as usize;
             for row in rows {
-                after = Some(row.id.clone());
                 let view = match OperationId::parse(&row.id)
                     .ok()
                     .and_then(|id| self.live().get(&id).map(|l| l.view.borrow().clone()))
@@ -276,11 +305,13 @@ impl Operations {
                     None => view_of(&row)?,
                 };
                 if state.is_none_or(|s| s == view.state) {
-                    out.push(view);
-                    if out.len() == limit as usize {
-                        return Ok((out, after));
+                    if out.len() == limit {
+                        let next = out.last().map(|o| o.id.to_string());
+                        return Ok((out, next));
                     }
+                    out.push(view);
                 }
+                after = Some(row.id);
             }
             if !full {
                 return Ok((out, None));

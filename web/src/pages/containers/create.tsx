@@ -30,6 +30,8 @@ export default function CreatePage() {
   const [error, setError] = useState<unknown>(null);
   /** What the server refused, until the field it named is touched. */
   const [refused, setRefused] = useState<Problems>({});
+  /** Counts the times the first problem is to be shown. */
+  const [looks, setLooks] = useState(0);
   const formElement = useRef<HTMLFormElement>(null);
   /** The same request sent again is the same container: its key changes only with the form. */
   const attempt = useRef({ body: "", key: "" });
@@ -86,15 +88,14 @@ export default function CreatePage() {
     setForm({ ...filled, environment: [...filled.environment, ...found.generated.map((name) => pairRow(name, randomSecret()))] });
   }, [templates.data]);
 
-  const showFirstProblem = () => {
-    requestAnimationFrame(() => {
-      const first = formElement.current?.querySelector<HTMLElement>('[aria-invalid="true"]');
-      const section = first?.closest("details");
-      if (section) section.open = true;
-      first?.focus();
-      first?.scrollIntoView({ block: "center" });
-    });
-  };
+  // Once the problems are drawn and the fields take input again.
+  useEffect(() => {
+    if (looks === 0) return;
+    const first = formElement.current?.querySelector<HTMLElement>('[aria-invalid="true"]');
+    first?.focus();
+    first?.scrollIntoView({ block: "center" });
+  }, [looks]);
+  const showFirstProblem = () => setLooks((n) => n + 1);
 
   const submit = async (event: FormEvent) => {
     event.preventDefault();
@@ -116,7 +117,7 @@ export default function CreatePage() {
         const done = await finished(begun.operation, setOperation);
         id = done.target;
       }
-      toast.done(`${spec.start ? "Started" : "Created"} ${spec.name}.`);
+      toast.done(`Created ${spec.name}.`);
       if (!left.current) navigate(id ? `/containers/${id}` : "/containers");
     } catch (cause) {
       // The next try is another request, also where the form stays as it is.

@@ -219,6 +219,7 @@ async fn the_most_idle_of_too_many_sessions_ends(f: Fixture) {
     let oldest = f.login("ada").await;
     f.clock.pass(Duration::from_millis(1));
     let idle = f.login("ada").await;
+    f.admit(&idle.access_token).await.unwrap();
     f.clock.pass(Duration::from_millis(1));
     let oldest = f.auth.refresh(&meta(), refresh(&oldest.refresh_token)).await.unwrap();
     for _ in 0..99 {

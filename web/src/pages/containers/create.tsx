@@ -292,7 +292,7 @@ export default function CreatePage() {
             </Section>
             <Section title="Health check" sum={form.health.command || "none"} problems={count(["healthCheck"])}>
               <Field
-                label="Command"
+                label="Checking command"
                 optional
                 problem={problems["healthCheck.command"]}
                 hint="Runs inside the container; healthy where it ends with 0"

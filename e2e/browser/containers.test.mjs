@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
-import { Api, Browser, eventually, hasStatus, pictured, PREFIX, toast, URL_ } from "./lib.mjs";
+import { Api, Browser, eventually, hasStatus, PASSWORD, pictured, PREFIX, toast, URL_ } from "./lib.mjs";
 
 let browser;
 let api;
@@ -156,6 +156,25 @@ it("from the form to its end: a wrong field, running, logs, stats, a terminal, s
   });
 
   assert.deepEqual(page.complaints, []);
+});
+
+it("a long log shows its end, and stays where one reads", async () => {
+  const lines = "i=0; while [ $i -lt 1500 ]; do i=$((i+1)); echo $i some words of a line that is far too long for the width of the window and has to be wrapped twice at least, so that nobody can know beforehand how high it is going to be; done";
+  const container = await api.container(`${PREFIX}-long`, ["sh", "-c", `${lines}; sleep 8; echo the very end; sleep 1000000`]);
+  const page = await browser.signedIn("admin", PASSWORD, { viewport: { width: 900, height: 700 } });
+  await page.goto(`/containers/${container.id}/logs`);
+  const below = () => page.locator(".log-view").evaluate((v) => v.scrollHeight - v.scrollTop - v.clientHeight);
+  await page.locator(".log-line .text", { hasText: /^1500 / }).waitFor();
+  await eventually("it is at its end", async () => (await below()) < 2);
+  await page.locator(".log-line .text", { hasText: "the very end" }).waitFor();
+  await eventually("it is still at its end", async () => (await below()) < 2);
+  await page.locator(".log-view").hover();
+  await page.mouse.wheel(0, -1500);
+  const newest = page.getByRole("button", { name: "To the newest" });
+  await newest.waitFor();
+  assert.ok((await below()) > 1000);
+  await newest.click();
+  await eventually("it is at its end again", async () => (await below()) < 2);
 });
 
 it("a running container is removed only when that is said, too", async () => {

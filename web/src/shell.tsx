@@ -16,7 +16,7 @@ import { Menu } from "./ui/menu";
 const LIVE: Record<StreamState, string> = {
   connecting: "Connecting…",
   open: "Live",
-  waiting: "Connection lost, retrying…",
+  waiting: "Reconnecting…",
   paused: "Paused",
   ended: "Not live",
   failed: "Not live",
@@ -103,7 +103,7 @@ function Side({ open, path }: { open: boolean; path: string }) {
       <div className="side-foot">
         <div className={`live ${live}`} role="status">
           <i aria-hidden="true" />
-          <span className="grow">{LIVE[live]}</span>
+          <span className="grow truncate">{LIVE[live]}</span>
           <button
             type="button"
             className="btn ghost small"

@@ -7,6 +7,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use nm_types::container::ContainerStatus;
 use prometheus_client::registry::{Registry, Unit};
 use std::sync::Arc;
 use std::time::Duration;
@@ -80,8 +81,10 @@ impl Metrics {
 
     /// The text, with the gauges as they are now.
     pub fn text(&self, app: &crate::app::App) -> Result<String, std::fmt::Error> {
-        self.containers.clear();
-        for (status, count) in app.index.counts() {
+        let counts = app.index.counts();
+        // Also those of which there are none: a series that goes away looks like a scrape that failed.
+        for status in ContainerStatus::ALL.map(ContainerStatus::as_str) {
+            let count = counts.get(status).copied().unwrap_or_default();
             self.containers
                 .get_or_create(&StatusLabel { status })
                 .set(i64::try_from(count).unwrap_or(i64::MAX));

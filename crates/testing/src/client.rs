@@ -174,6 +174,10 @@ impl Call {
         self.header("prefer", "respond-async")
     }
 
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
     fn asked(&self) -> String {
         format!("{} {}", self.method, self.path)
     }

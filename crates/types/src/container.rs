@@ -284,6 +284,7 @@ pub enum ContainerStatus {
 }
 
 impl ContainerStatus {
+    pub const ALL: [Self; 5] = [Self::Created, Self::Running, Self::Paused, Self::Stopped, Self::Exited];
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Created => "created",
@@ -294,8 +295,7 @@ impl ContainerStatus {
         }
     }
     pub fn parse(text: &str) -> Option<Self> {
-        [Self::Created, Self::Running, Self::Paused, Self::Stopped, Self::Exited]
-            .into_iter()
+        Self::ALL.into_iter()
             .find(|s| s.as_str() == text)
     }
 }

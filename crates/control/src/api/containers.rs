@@ -29,6 +29,7 @@ const PAGE: i64 = 50;
 struct ListQuery {
     /// Id or name of a node.
     node_id: Option<String>,
+    #[param(inline)]
     status: Option<ContainerStatus>,
     /// Part of the name.
     name: Option<String>,
@@ -37,8 +38,10 @@ struct ListQuery {
     /// Only ours, or only those that others started.
     managed: Option<bool>,
     /// How many a page; 50 by default.
+    #[param(inline)]
     limit: Option<Bounded<1, 200>>,
     /// `nextCursor` of the page before.
+    #[param(inline)]
     cursor: Option<ContainerId>,
 }
 

@@ -2,29 +2,47 @@
 
 use super::error::{ApiError, ApiResult};
 use super::extract::{ClientAddress, RequestId};
-use super::route::Policy;
+use super::route::{Policy, Route};
 use crate::app::App;
 use crate::service::auth::{Actor, Presented};
 use axum::extract::Request;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, header};
+use std::sync::Arc;
+use utoipa::openapi::path::ParameterIn;
 
 /// What a route's guard needs to know of it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Guard {
-    pub policy: Policy,
-    pub ticket: bool,
+    policy: Policy,
+    ticket: bool,
+    /// The names its query may hold.
+    query: Arc<[String]>,
+}
+
+impl Guard {
+    pub fn of(route: &Route) -> Self {
+        let query = route.parameters.iter().filter(|p| p.parameter_in == ParameterIn::Query);
+        Self {
+            policy: route.policy,
+            ticket: route.ticket,
+            query: query.map(|p| p.name.clone()).collect(),
+        }
+    }
 }
 
 pub async fn guard(app: App, rule: Guard, mut request: Request, next: Next) -> Response {
-    let presented = match presented(rule, &request) {
+    let presented = match presented(&rule, &request) {
         Ok(presented) => presented,
         Err(refusal) => return refusal.into_response(),
     };
     let address = request.extensions().get::<ClientAddress>().map(|a| a.0);
     let Some(presented) = presented else {
-        return next.run(request).await;
+        return match known_parameters(&rule, request.uri().query()) {
+            Ok(()) => next.run(request).await,
+            Err(refusal) => refusal.into_response(),
+        };
     };
     let actor = match app.auth.admit(presented, address).await {
         Ok(actor) => actor,
@@ -36,12 +54,32 @@ pub async fn guard(app: App, rule: Guard, mut request: Request, next: Next) -> R
             .refused(&actor, request.method(), request.uri().path(), request_id, address);
         return refusal.into_response();
     }
+    if let Err(refusal) = known_parameters(&rule, request.uri().query()) {
+        return refusal.into_response();
+    }
     request.extensions_mut().insert(actor);
     next.run(request).await
 }
 
+/// Refuses names that the route does not know, so that a typo is never lost in silence. For routes without any there is no
+/// one else to do it.
+fn known_parameters(rule: &Guard, query: Option<&str>) -> ApiResult<()> {
+    let mut given = form_urlencoded::parse(query.unwrap_or_default().as_bytes()).map(|(name, _)| name);
+    match given.find(|name| !rule.query.iter().any(|known| known == name)) {
+        None => Ok(()),
+        Some(unknown) => {
+            let name: String = unknown.chars().take(100).collect();
+            let known = match rule.query.join(", ") {
+                none if none.is_empty() => "none".to_owned(),
+                names => names,
+            };
+            Err(ApiError::invalid(&name, format!("there is no such parameter; this path takes: {known}")))
+        }
+    }
+}
+
 /// What the request shows; `None` where nothing needs to be shown.
-fn presented(rule: Guard, request: &Request) -> ApiResult<Option<Presented>> {
+fn presented(rule: &Guard, request: &Request) -> ApiResult<Option<Presented>> {
     if rule.policy == Policy::Public {
         return Ok(None);
     }

@@ -26,6 +26,7 @@ pub struct NodeQuery {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct RemoveQuery {
     /// A name, or an id `sha256:…`.
+    #[param(inline)]
     name: ImageRef,
     node_id: Option<String>,
     /// Also when several names point to it.

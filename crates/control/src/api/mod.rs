@@ -65,10 +65,7 @@ pub fn routes() -> Vec<Route> {
 pub fn router(app: App) -> Router {
     let mut router = Router::new();
     for route in routes() {
-        let rule = guard::Guard {
-            policy: route.policy,
-            ticket: route.ticket,
-        };
+        let rule = guard::Guard::of(&route);
         let mut handler = route.handler;
         if !route.streams {
             handler = handler.layer(from_fn(frame::deadline));
@@ -76,7 +73,7 @@ pub fn router(app: App) -> Router {
         let app = app.clone();
         handler = handler.layer(from_fn_with_state(
             app,
-            move |State(app): State<App>, request: Request, next: Next| guard::guard(app, rule, request, next),
+            move |State(app): State<App>, request: Request, next: Next| guard::guard(app, rule.clone(), request, next),
         ));
         router = router.route(route.path, handler);
     }

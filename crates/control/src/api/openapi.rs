@@ -54,6 +54,9 @@ fn refusals(route: &Route) -> Vec<(u16, &'static str)> {
     if route.body.is_some() || route.raw_body.is_some() {
         out.push((415, "Wrong content type"));
     }
+    if route.path == "/api/events" {
+        out.push((410, "Events that old are no longer kept"));
+    }
     out.push((412, "It was changed meanwhile"));
     out
 }

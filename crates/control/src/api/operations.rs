@@ -20,11 +20,14 @@ use utoipa::IntoParams;
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct ListQuery {
+    #[param(inline)]
     state: Option<OperationState>,
     /// The id of what is worked on.
     target: Option<String>,
     /// How many a page; 50 by default.
+    #[param(inline)]
     limit: Option<Bounded<1, 200>>,
+    #[param(inline)]
     cursor: Option<OperationId>,
 }
 

@@ -43,10 +43,13 @@ enum LogFormat {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct LogsQuery {
     /// The last so many lines; 100 by default.
+    #[param(inline)]
     tail: Option<Bounded<0, 10_000>>,
     /// Only lines from this time on.
+    #[param(inline)]
     since: Option<Timestamp>,
     /// Only lines up to this time.
+    #[param(inline)]
     until: Option<Timestamp>,
     /// Each line begins with its time.
     #[serde(default)]
@@ -71,7 +74,9 @@ struct LogsQuery {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct StatsParams {
     /// The newest so many; 60 by default.
+    #[param(inline)]
     limit: Option<Bounded<1, 1440>>,
+    #[param(inline)]
     resolution: Option<Resolution>,
     /// One sample a second as server-sent events, for as long as the container runs.
     #[serde(default)]

@@ -21,6 +21,7 @@ use hyper::body::{Frame as BodyFrame, Incoming};
 use nm_link::contract::exec::Frame;
 use nm_link::contract::{AgentError, TerminalQuery, path};
 use nm_types::text::{RunAs, Word};
+use nm_types::units::Bounded;
 use serde::Deserialize;
 use serde_json::json;
 use std::convert::Infallible;
@@ -28,6 +29,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
+use utoipa::IntoParams;
 
 pub fn routes() -> Vec<Route> {
     vec![
@@ -38,6 +40,7 @@ pub fn routes() -> Vec<Route> {
             "A terminal in it, by WebSocket",
             terminal,
         )
+        .query::<TerminalParams>()
         .websocket(),
     ]
 }
@@ -47,6 +50,26 @@ pub fn routes() -> Vec<Route> {
 enum Control {
     Resize { rows: u16, cols: u16 },
     Eof,
+}
+
+/// For the document; [`parse`] reads it.
+#[derive(IntoParams)]
+#[expect(dead_code, reason = "only its shape counts")]
+struct TerminalParams {
+    /// The program, and its arguments in further ones; `sh` by default.
+    #[param(inline, required = false, max_items = 100)]
+    command: Vec<Word>,
+    /// Lines of the terminal; 24 by default.
+    #[param(inline)]
+    rows: Option<Bounded<1, 1000>>,
+    /// Columns of the terminal; 80 by default.
+    #[param(inline)]
+    cols: Option<Bounded<1, 1000>>,
+    /// As whom it runs.
+    #[param(inline)]
+    user: Option<RunAs>,
+    /// For browsers: a ticket of `POST /api/auth/tickets`.
+    ticket: Option<String>,
 }
 
 /// `command` may stand several times, which a plain query type can't say.

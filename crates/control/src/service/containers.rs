@@ -411,9 +411,8 @@ impl Containers {
     /// A container that is not there is removed already.
     async fn remove_on_node(&self, record: &Record, force: bool, volumes: bool) -> ApiResult<()> {
         let agent = self.fleet.agent(&record.node)?;
-        let how = RemoveContainer { force, volumes };
-        let asked = agent.post::<serde_json::Value>(&keyed(path::REMOVE, record), &how, Duration::from_secs(30));
-        match asked.await {
+        let (target, how) = (keyed(path::REMOVE, record), RemoveContainer { force, volumes });
+        match agent.post::<serde_json::Value>(&target, &how, Duration::from_secs(30)).await {
             Ok(_) => Ok(()),
             Err(CallError::Refused(e)) if e.code == AgentErrorCode::ContainerNotFound => Ok(()),
             Err(error) => Err(error.into()),

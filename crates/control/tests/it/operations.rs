@@ -289,7 +289,7 @@ async fn a_name_that_is_taken(database: Database) {
     api.post("/api/containers/web/rename")
         .json(&json!({ "name": "images" }))
         .await
-        .refused(409, "name_reserved");
+        .refused(409, "conflicting_fields");
 
     nothing_runs(&plane, &api).await;
     agree(&api, &agent, &["web", "db"]).await;
@@ -395,7 +395,7 @@ async fn a_pull_is_followed_to_its_end() {
         (OperationState::Running, "pull")
     );
     assert!(
-        under_way.steps[0].detail.as_ref().is_some_and(|d| d.contains("Downloading")),
+        under_way.steps[0].detail.as_ref().is_some_and(|d| d.contains("Pull complete")),
         "{under_way:?}"
     );
     done.release();
@@ -425,7 +425,7 @@ async fn a_create_that_fails() {
     for (code, status, told) in [
         (AgentErrorCode::ImageNotFound, 404, "image_not_found"),
         (AgentErrorCode::ImageAccessDenied, 409, "image_access_denied"),
-        (AgentErrorCode::PullFailed, 503, "pull_failed"),
+        (AgentErrorCode::PullFailed, 404, "pull_failed"),
         (AgentErrorCode::PortInUse, 409, "port_in_use"),
         (AgentErrorCode::InsufficientResources, 409, "insufficient_resources"),
         (AgentErrorCode::Forbidden, 403, "forbidden_by_node_policy"),
@@ -463,13 +463,13 @@ async fn a_change_that_fails() {
     let (plane, agent, api) = fleet(Database::sqlite()).await;
     api.create(&json!({ "name": "web", "image": "nginx", "memoryLimit": "64m", "start": true }))
         .await;
-    agent.fail_next(Ask::Update, AgentError::new(AgentErrorCode::InsufficientResources, "too much"));
+    agent.fail_next(Ask::Update, AgentError::new(AgentErrorCode::InsufficientResources, "the node has less"));
     api.patch("/api/containers/web")
         .json(&json!({ "memoryLimit": "9g" }))
         .await
         .refused(409, "insufficient_resources");
     assert_eq!(api.container("web").await.resources.memory_limit.as_deref(), Some("64m"));
-    agent.fail_next(Ask::Rename, AgentError::new(AgentErrorCode::NameTaken, "taken"));
+    agent.fail_next(Ask::Rename, AgentError::new(AgentErrorCode::NameTaken, "the name is taken"));
     api.post("/api/containers/web/rename")
         .json(&json!({ "name": "whole" }))
         .await

@@ -238,7 +238,7 @@ async fn containers(garden: &Garden, plane: &TestControlPlane, agent: &FakeAgent
     garden
         .ask(api.post("/api/containers").json(&spec("failed")))
         .await
-        .refused(503, "pull_failed");
+        .refused(404, "pull_failed");
     let mut bad = spec("bad");
     bad["memoryLimit"] = "lots".into();
     garden.ask(api.post("/api/containers").json(&bad)).await.names("memoryLimit");

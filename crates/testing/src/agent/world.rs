@@ -503,14 +503,14 @@ impl World {
 
     /// What a pull says on its way.
     pub(super) fn layers() -> Vec<LayerProgress> {
-        [10, 60, 100]
-            .map(|current| LayerProgress {
-                layer: "a1b2c3d4e5f6".into(),
-                status: "Downloading".into(),
-                current,
-                total: 100,
-            })
-            .into()
+        let steps = [("Downloading", 10), ("Downloading", 100), ("Extracting", 50), ("Pull complete", 100)];
+        let layer = |(status, current): (&str, u64)| LayerProgress {
+            layer: "a1b2c3d4e5f6".into(),
+            status: status.into(),
+            current,
+            total: 100,
+        };
+        steps.map(layer).into()
     }
 
     pub(super) fn remove_image(&self, name: &str) -> Answer<()> {

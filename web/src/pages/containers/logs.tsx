@@ -89,6 +89,8 @@ export function LogsTab({ container }: { container: Container }) {
   const [seen, setSeen] = useState(0);
   const [at, setAt] = useState(0);
   const view = useRef<HTMLDivElement>(null);
+  const content = useRef<HTMLDivElement>(null);
+  const lastTop = useRef(0);
 
   const wanted = search.toLowerCase();
   // biome-ignore lint/correctness/useExhaustiveDependencies: the buffer changes in place; `version` says when
@@ -111,10 +113,19 @@ export function LogsTab({ container }: { container: Container }) {
   }, [buffer, version, wanted, only, stream]);
   const current = hits.length > 0 ? hits[Math.min(at, hits.length - 1)] : undefined;
 
-  // biome-ignore lint/correctness/useExhaustiveDependencies: after each drawing the newest line is kept in sight
-  useLayoutEffect(() => {
+  // The newest line is kept in sight: after each drawing, and when lines that were only estimated turn out to be higher.
+  const stick = useRef<() => void>(() => undefined);
+  stick.current = () => {
     if (pinned && view.current) view.current.scrollTop = view.current.scrollHeight;
-  }, [pinned, chunks, wrapped, times]);
+  };
+  // biome-ignore lint/correctness/useExhaustiveDependencies: each of these changes what is drawn
+  useLayoutEffect(() => stick.current(), [pinned, chunks, wrapped, times]);
+  useEffect(() => {
+    if (!content.current) return;
+    const observer = new ResizeObserver(() => stick.current());
+    observer.observe(content.current);
+    return () => observer.disconnect();
+  }, []);
   useEffect(() => {
     if (pinned) setSeen(shown);
   }, [pinned, shown]);
@@ -122,7 +133,11 @@ export function LogsTab({ container }: { container: Container }) {
   const scrolled = () => {
     const element = view.current;
     if (!element) return;
-    setPinned(element.scrollHeight - element.scrollTop - element.clientHeight < 24);
+    const { scrollTop, scrollHeight, clientHeight } = element;
+    // Growing lines move the end away, too; only going up lets go of it.
+    if (scrollHeight - scrollTop - clientHeight < 24) setPinned(true);
+    else if (scrollTop < lastTop.current) setPinned(false);
+    lastTop.current = scrollTop;
   };
   const goTo = (index: number) => {
     if (hits.length === 0) return;
@@ -208,15 +223,17 @@ export function LogsTab({ container }: { container: Container }) {
           aria-live="off"
           aria-label="Lines"
         >
-          {chunks.map((chunk) => (
-            <ChunkView
-              key={chunk.id}
-              chunk={chunk}
-              search={wanted}
-              times={times}
-              current={chunk.lines.some((l) => l.id === current) ? current : undefined}
-            />
-          ))}
+          <div ref={content}>
+            {chunks.map((chunk) => (
+              <ChunkView
+                key={chunk.id}
+                chunk={chunk}
+                search={wanted}
+                times={times}
+                current={chunk.lines.some((l) => l.id === current) ? current : undefined}
+              />
+            ))}
+          </div>
           {shown === 0 && (
             <Empty
               flat

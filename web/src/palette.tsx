@@ -98,7 +98,6 @@ function Box({ close }: { close: () => void }) {
   };
 
   return createPortal(
-    // biome-ignore lint/a11y/useKeyWithClickEvents: Escape closes it, too
     <dialog
       ref={dialog}
       className="palette"
@@ -130,8 +129,6 @@ function Box({ close }: { close: () => void }) {
       ) : (
         <div className="palette-list" id="palette-list" role="listbox" aria-label="Results" ref={list}>
           {choices.map((c, i) => (
-            // biome-ignore lint/a11y/useKeyWithClickEvents: the field above takes the keys
-            // biome-ignore lint/a11y/useFocusableInteractive: the focus stays in the field
             <div
               key={c.key}
               id={`palette-${i}`}

@@ -25,7 +25,6 @@ const LIVE: Record<StreamState, string> = {
 export function Shell({ children }: { children: ReactNode }) {
   const path = usePath();
   const [open, setOpen] = useState(false);
-  // biome-ignore lint/correctness/useExhaustiveDependencies: going somewhere closes the drawer
   useEffect(() => setOpen(false), [path]);
   useEffect(() => {
     if (!open) return;

@@ -1,13 +1,13 @@
 //! What `GET /metrics` tells: <https://prometheus.io/docs/instrumenting/exposition_formats/>. Labels are bounded.
 
 use http::{Method, StatusCode};
+use nm_types::container::ContainerStatus;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
-use nm_types::container::ContainerStatus;
 use prometheus_client::registry::{Registry, Unit};
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,5 +1,6 @@
-//! What the whole process logs, at the least level.
+//! What control planes log, at the least level.
 
+use crate::plane::CONTROL_PLANE;
 use std::io::Write;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -14,7 +15,7 @@ static LISTENERS: AtomicUsize = AtomicUsize::new(0);
 /// There is one log a process, by the logging library's own design.
 static TEXT: OnceLock<Arc<Mutex<Vec<u8>>>> = OnceLock::new();
 
-/// Everything that this process logs at TRACE while this lives, other tests' lines among it.
+/// Everything that the control planes of this process log at TRACE while this lives, other tests' among them.
 #[derive(Debug)]
 pub struct TraceLog {
     text: Arc<Mutex<Vec<u8>>>,
@@ -37,12 +38,20 @@ fn lock(text: &Mutex<Vec<u8>>) -> std::sync::MutexGuard<'_, Vec<u8>> {
     text.lock().unwrap_or_else(|e| e.into_inner())
 }
 
+/// Whether this thread works for a control plane, rather than for a test: its client knows every secret, and its libraries
+/// log what it sends.
+fn is_the_control_planes() -> bool {
+    let thread = std::thread::current();
+    thread.name().is_some_and(|name| name == CONTROL_PLANE || name.starts_with("sqlx"))
+}
+
 impl TraceLog {
     pub fn listen() -> Self {
         let text = TEXT.get_or_init(|| {
             let text = Arc::<Mutex<Vec<u8>>>::default();
             let writer = Writer(text.clone());
-            let wanted = dynamic_filter_fn(|_, _| LISTENERS.load(Ordering::SeqCst) > 0).with_max_level_hint(LevelFilter::TRACE);
+            let wanted = dynamic_filter_fn(|_, _| LISTENERS.load(Ordering::SeqCst) > 0 && is_the_control_planes());
+            let wanted = wanted.with_max_level_hint(LevelFilter::TRACE);
             let layer = tracing_subscriber::fmt::layer()
                 .with_ansi(false)
                 .with_writer(move || writer.clone())

@@ -20,6 +20,9 @@ use tokio::sync::{OnceCell, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+/// The name of the threads that control planes run on.
+pub(crate) const CONTROL_PLANE: &str = "control-plane";
+
 /// A real control plane on loopback, in a runtime of its own.
 pub struct TestControlPlane {
     // Dropped in this order: what runs, then where it keeps things.
@@ -101,7 +104,7 @@ impl TestControlPlane {
     async fn open(&mut self) {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
-            .thread_name("control-plane")
+            .thread_name(CONTROL_PLANE)
             .enable_all()
             .build()
             .expect("a runtime");

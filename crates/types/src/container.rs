@@ -295,8 +295,7 @@ impl ContainerStatus {
         }
     }
     pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL.into_iter()
-            .find(|s| s.as_str() == text)
+        Self::ALL.into_iter().find(|s| s.as_str() == text)
     }
 }
 

@@ -21,7 +21,6 @@ export const networkName = rule(/^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,99}$/, "1 to 100 l
 export const volumeName = rule(/^[a-zA-Z0-9][a-zA-Z0-9_.-]{1,99}$/, "2 to 100 letters, digits, _ . or -, starting with a letter or digit");
 export const nodeName = rule(/^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}$/, "1 to 63 letters, digits, _ . or -, starting with a letter or digit");
 export const username = rule(/^[a-z0-9][a-z0-9_.@-]{0,63}$/, "1 to 64 of a-z, 0-9, _ . @ or -, starting with a letter or digit");
-// biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is refused
 export const title = rule(/^[^\x00-\x1f\x7f-\x9f]{1,100}$/, "1 to 100 characters on one line");
 export const password: Check = (text) => {
   const length = [...text].length;
@@ -43,11 +42,9 @@ export const labelKey: Check = (text) => {
     ? undefined
     : "Letters, digits, _ . / or -, starting and ending with a letter or digit";
 };
-// biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is refused
 export const containerPath = rule(/^\/[^\x00-\x1f\x7f-\x9f:]{1,511}$/, "An absolute path, without : in it");
 export const mountSource: Check = (text) => {
   if (!text.startsWith("/")) return volumeName(text) && "A volume's name, or an absolute path of the node";
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is refused
   const clean = text.length <= 512 && !/[:\x00-\x1f\x7f-\x9f]/.test(text) && text.split("/").every((p) => p !== "." && p !== "..");
   return clean ? undefined : "An absolute path without : and without . or .. parts";
 };

@@ -39,7 +39,6 @@ export function Steps({ operation }: { operation: Operation }) {
   return (
     <ul className="steps">
       {operation.steps.map((s, i) => (
-        // biome-ignore lint/suspicious/noArrayIndexKey: steps are only added, and may share a name
         <Step key={i} step={s} />
       ))}
     </ul>
@@ -50,7 +49,6 @@ export function Steps({ operation }: { operation: Operation }) {
 export function useLayers(operation: Operation | null): Layer[] {
   const [layers, setLayers] = useState<Layer[]>([]);
   const id = operation?.id;
-  // biome-ignore lint/correctness/useExhaustiveDependencies: another operation has other layers
   useEffect(() => setLayers([]), [id]);
   const detail = operation?.steps.at(-1)?.detail;
   useEffect(() => {
@@ -96,16 +94,13 @@ export function Layers({ layers, done }: { layers: Layer[]; done: boolean }) {
 export function OperationLog({ operation }: { operation: Operation }) {
   const box = useRef<HTMLDivElement>(null);
   const newest = operation.log.at(-1);
-  // biome-ignore lint/correctness/useExhaustiveDependencies: each new line is brought into sight
   useEffect(() => {
     box.current?.scrollTo(0, box.current.scrollHeight);
   }, [newest?.time, newest?.line]);
   if (operation.log.length === 0) return null;
   return (
-    // biome-ignore lint/a11y/noNoninteractiveTabindex: it scrolls, and has to be reached by keyboard for that
     <div className="op-log" ref={box} tabIndex={0} role="log" aria-label="Log">
       {operation.log.map((l, i) => (
-        // biome-ignore lint/suspicious/noArrayIndexKey: lines may be alike
         <p key={i}>
           <time>{clock(l.time)}</time>
           <span>{l.line}</span>

@@ -67,7 +67,6 @@ export function Meter({ share, label }: { share: number | null; label: string })
   const percent = Math.max(0, Math.min(100, share * 100));
   const tone = percent >= 90 ? "tone-red" : percent >= 75 ? "tone-amber" : "";
   return (
-    // biome-ignore lint/a11y/useSemanticElements: <meter> can't be styled alike in all browsers
     <div
       className={`meter ${tone}`}
       role="meter"

@@ -19,13 +19,11 @@ export function Json({ value }: { value: unknown }) {
     return out;
   }, [value]);
   return (
-    // biome-ignore lint/a11y/noNoninteractiveTabindex: it scrolls, and has to be reached by keyboard for that
     <pre className="code" tabIndex={0}>
       {parts.map((p, i) =>
         typeof p === "string" ? (
           p
         ) : (
-          // biome-ignore lint/suspicious/noArrayIndexKey: a text's pieces have nothing but their place
           <span key={i} className={`json-${p.kind}`}>
             {p.text}
           </span>

@@ -125,7 +125,6 @@ function MenuList(props: { id: string; label: string; anchor: HTMLElement | null
     >
       {props.items.map((item, index) => {
         if (item === "line") {
-          // biome-ignore lint/suspicious/noArrayIndexKey: lines have nothing else, and never move
           return <hr key={`line-${index}`} />;
         }
         if ("note" in item) {

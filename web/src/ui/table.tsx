@@ -70,7 +70,6 @@ export function Table<T>(props: {
         <tbody>
           {rows === undefined
             ? Array.from({ length: props.placeholders ?? 5 }, (_, i) => (
-                // biome-ignore lint/suspicious/noArrayIndexKey: all alike
                 <tr key={i}>
                   {selection && <td className="cell-check" />}
                   {columns.map((c, j) => (

@@ -56,7 +56,16 @@ fn is_json(headers: &HeaderMap) -> bool {
     })
 }
 
+fn malformed(error: serde_json::Error) -> ApiError {
+    ApiError::bad_request("malformed_json", format!("the body is not JSON: {error}"))
+}
+
 pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> ApiResult<T> {
+    // The parser would take an array for an object, its entries for the fields in their order.
+    if bytes.iter().find(|b| !b.is_ascii_whitespace()) == Some(&b'[') {
+        serde_json::from_slice::<serde::de::IgnoredAny>(bytes).map_err(malformed)?;
+        return Err(ApiError::invalid("", "the body is an array, where an object was expected"));
+    }
     let mut de = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut de).map_err(|e| {
         let path = e.path().to_string();
@@ -79,7 +88,7 @@ pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> ApiResult<T> {
                 };
                 ApiError::invalid(&field, message)
             }
-            _ => ApiError::bad_request("malformed_json", format!("the body is not JSON: {inner}")),
+            _ => malformed(inner),
         }
     })?;
     de.end()

@@ -73,7 +73,10 @@ fn known_parameters(rule: &Guard, query: Option<&str>) -> ApiResult<()> {
                 none if none.is_empty() => "none".to_owned(),
                 names => names,
             };
-            Err(ApiError::invalid(&name, format!("there is no such parameter; this path takes: {known}")))
+            Err(ApiError::invalid(
+                &name,
+                format!("there is no such parameter; this path takes: {known}"),
+            ))
         }
     }
 }

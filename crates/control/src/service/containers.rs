@@ -316,7 +316,10 @@ impl Containers {
         });
         // Removed since, when this is written a second time.
         let Some(record) = made else { return Ok(()) };
-        match tx.update(Kind::Container, id.as_str(), Patch::new().status(&record.stored_state())?).await {
+        match tx
+            .update(Kind::Container, id.as_str(), Patch::new().status(&record.stored_state())?)
+            .await
+        {
             Ok(row) => self.index.stored(&id, row.revision),
             Err(StoreError::NotFound { .. }) => {}
             Err(error) => return Err(error),
@@ -327,11 +330,16 @@ impl Containers {
     /// The row goes, or stays as something to remove where the node may have what it stands for.
     async fn write_not_made(self, tx: &mut Tx, id: ContainerId, may_be_there: bool) -> Result<(), StoreError> {
         let left = self.index.change(&id, |r| {
-            let phase = Phase::Removing { force: true, volumes: true };
+            let phase = Phase::Removing {
+                force: true,
+                volumes: true,
+            };
             may_be_there && std::mem::replace(&mut r.state.phase, phase.clone()) != phase
         });
         if let (true, Some(record)) = (may_be_there, left) {
-            let row = tx.update(Kind::Container, id.as_str(), Patch::new().status(&record.stored_state())?).await?;
+            let row = tx
+                .update(Kind::Container, id.as_str(), Patch::new().status(&record.stored_state())?)
+                .await?;
             self.index.stored(&id, row.revision);
             return Ok(());
         }
@@ -344,7 +352,13 @@ impl Containers {
     }
 
     /// Asks the node until it has answered: the id makes asking again safe, and only an answer tells whether it is there.
-    async fn create_on_node(&self, running: &Running, record: &Record, spec: ContainerSpec, start: bool) -> Result<ObservedContainer, NotMade> {
+    async fn create_on_node(
+        &self,
+        running: &Running,
+        record: &Record,
+        spec: ContainerSpec,
+        start: bool,
+    ) -> Result<ObservedContainer, NotMade> {
         let mut layers = Layers::default();
         let registry = loop {
             match self.registries.login_for(&spec.image).await {
@@ -403,7 +417,10 @@ impl Containers {
             Ok(()) => cancelled(false, "it was cancelled; nothing of it is left"),
             Err(error) => {
                 tracing::info!(container.id = %record.id, error = %error.message, "what is left of a cancelled container goes later");
-                cancelled(true, "it was cancelled; what the node may have of it is removed as soon as the node answers")
+                cancelled(
+                    true,
+                    "it was cancelled; what the node may have of it is removed as soon as the node answers",
+                )
             }
         }
     }

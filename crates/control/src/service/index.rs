@@ -591,17 +591,26 @@ mod tests {
     #[test]
     fn a_node_speaks_for_its_own_and_not_of_what_is_removed() {
         let (index, id) = (Index::default(), ContainerId::parse("cont_1_aaaaaaaaa").unwrap());
-        let (own, other) = (NodeId::parse("node_1_aaaaaaaaa").unwrap(), NodeId::parse("node_2_aaaaaaaaa").unwrap());
+        let (own, other) = (
+            NodeId::parse("node_1_aaaaaaaaa").unwrap(),
+            NodeId::parse("node_2_aaaaaaaaa").unwrap(),
+        );
         let seen = |node: &NodeId| {
             let observed = serde_json::json!({
                 "dockerId": "d1", "name": "web", "image": "nginx", "status": "running", "created": "2026-02-03T02:30:00.000Z", "ports": [], "networks": []
             });
-            let mut record = Record { node: node.clone(), ..record(1, "web") };
+            let mut record = Record {
+                node: node.clone(),
+                ..record(1, "web")
+            };
             record.state.observed = Some(serde_json::from_value(observed).unwrap());
             record
         };
         index.put(seen(&own));
-        index.put(Record { id: ContainerId::parse("cont_2_aaaaaaaaa").unwrap(), ..seen(&other) });
+        index.put(Record {
+            id: ContainerId::parse("cont_2_aaaaaaaaa").unwrap(),
+            ..seen(&other)
+        });
         assert_eq!(index.by_docker(&own, "d1").unwrap().id, id);
         index.usage(&other, &[("d1".into(), Usage { cpu: 9.0, memory: 9.0 })]);
         assert_eq!(index.view(&id, false).unwrap().0.resources.cpu_usage, 0.0);

@@ -218,7 +218,10 @@ impl Operations {
         (view.updated, view.finished) = (now, Some(now));
         let mut told = false;
         while let Err(error) = self.write_end(id, &view, end.as_ref()).await {
-            let passes = matches!(error, StoreError::Busy { .. } | StoreError::Unavailable { .. } | StoreError::Full { .. });
+            let passes = matches!(
+                error,
+                StoreError::Busy { .. } | StoreError::Unavailable { .. } | StoreError::Full { .. }
+            );
             // What the caller is told must be what is kept: an end that was not written is not an end.
             if !passes {
                 tracing::error!(operation.id = %id, error = &error as &dyn std::error::Error, "an operation's end could not be written: it is begun again at the next start");

@@ -165,7 +165,22 @@ async fn the_database_goes_and_comes_back() {
     })
     .await;
 
-    // What is in memory is what is on disk.
+    // What was seen gets to the disk a moment later.
+    for name in ["web", "half"] {
+        let id = api.container(name).await.id;
+        eventually(&format!("{name} is written as stopped"), async || {
+            let row = plane
+                .app()
+                .store
+                .get(nm_store::Kind::Container, id.as_str())
+                .await
+                .unwrap()
+                .unwrap();
+            let state: serde_json::Value = row.status().unwrap();
+            (state["observed"]["status"] == "stopped").then_some(())
+        })
+        .await;
+    }
     let mut plane = plane;
     plane.kill().await;
     agent.take_down();
@@ -227,18 +242,32 @@ async fn the_disk_fills_up_and_has_room_again() {
         assert!(refused.error.contains("disk is full"), "{refused:?}");
         api.post("/api/containers/web/stop").await.refused(507, "disk_full");
         api.delete("/api/containers/web?force=true").await.refused(507, "disk_full");
-        assert_eq!((agent.calls(Ask::Stop), agent.calls(Ask::Remove)), (asked, 0), "what can't be written is not done");
+        assert_eq!(
+            (agent.calls(Ask::Stop), agent.calls(Ask::Remove)),
+            (asked, 0),
+            "what can't be written is not done"
+        );
 
         // What goes on at the node shows, though nobody can write it down.
         hold.release();
         agent.docker_run(&beside, "redis:7");
-        eventually("what happens shows", async || (api.get(format!("/api/containers/{beside}")).await.status == 200).then_some(())).await;
-        eventually("the new one runs", async || (api.container(&name).await.status == ContainerStatus::Running).then_some(())).await;
+        eventually("what happens shows", async || {
+            (api.get(format!("/api/containers/{beside}")).await.status == 200).then_some(())
+        })
+        .await;
+        eventually("the new one runs", async || {
+            (api.container(&name).await.status == ContainerStatus::Running).then_some(())
+        })
+        .await;
         for _ in 0..5 {
             // Each takes its turn behind the end of the operation, which is refused like them.
             api.post("/api/containers").json(&nginx("new")).await.refused(507, "disk_full");
         }
-        assert_eq!(api.operation(operation.id.as_str()).await.state, OperationState::Running, "an end that is not written is none");
+        assert_eq!(
+            api.operation(operation.id.as_str()).await.state,
+            OperationState::Running,
+            "an end that is not written is none"
+        );
 
         std::fs::remove_file(&full).unwrap();
         // At once, and without a restart.

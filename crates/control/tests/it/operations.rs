@@ -463,7 +463,10 @@ async fn a_change_that_fails() {
     let (plane, agent, api) = fleet(Database::sqlite()).await;
     api.create(&json!({ "name": "web", "image": "nginx", "memoryLimit": "64m", "start": true }))
         .await;
-    agent.fail_next(Ask::Update, AgentError::new(AgentErrorCode::InsufficientResources, "the node has less"));
+    agent.fail_next(
+        Ask::Update,
+        AgentError::new(AgentErrorCode::InsufficientResources, "the node has less"),
+    );
     api.patch("/api/containers/web")
         .json(&json!({ "memoryLimit": "9g" }))
         .await

@@ -503,7 +503,12 @@ impl World {
 
     /// What a pull says on its way.
     pub(super) fn layers() -> Vec<LayerProgress> {
-        let steps = [("Downloading", 10), ("Downloading", 100), ("Extracting", 50), ("Pull complete", 100)];
+        let steps = [
+            ("Downloading", 10),
+            ("Downloading", 100),
+            ("Extracting", 50),
+            ("Pull complete", 100),
+        ];
         let layer = |(status, current): (&str, u64)| LayerProgress {
             layer: "a1b2c3d4e5f6".into(),
             status: status.into(),

@@ -33,14 +33,12 @@ const STATE: Record<StreamState, string> = {
 /** The container's log, followed; it goes on by itself when the container is started again. */
 function useLog(container: Container, tail: number) {
   const running = container.status === "running" || container.status === "paused";
-  // biome-ignore lint/correctness/useExhaustiveDependencies: another container or length is another log
   const buffer = useMemo(() => new LogBuffer(), [container.id, tail]);
   const [version, setVersion] = useState(0);
   const [state, setState] = useState<StreamState>("connecting");
   const [error, setError] = useState<ApiError | null>(null);
   const [attempt, setAttempt] = useState(0);
 
-  // biome-ignore lint/correctness/useExhaustiveDependencies: a new start of the container, or of the reader, connects anew
   useEffect(() => {
     let waiting: LogLine[] = [];
     let timer: ReturnType<typeof setTimeout> | undefined;
@@ -93,7 +91,6 @@ export function LogsTab({ container }: { container: Container }) {
   const lastTop = useRef(0);
 
   const wanted = search.toLowerCase();
-  // biome-ignore lint/correctness/useExhaustiveDependencies: the buffer changes in place; `version` says when
   const { chunks, hits, shown } = useMemo(() => {
     const hits: number[] = [];
     let shown = 0;
@@ -118,7 +115,6 @@ export function LogsTab({ container }: { container: Container }) {
   stick.current = () => {
     if (pinned && view.current) view.current.scrollTop = view.current.scrollHeight;
   };
-  // biome-ignore lint/correctness/useExhaustiveDependencies: each of these changes what is drawn
   useLayoutEffect(() => stick.current(), [pinned, chunks, wrapped, times]);
   useEffect(() => {
     if (!content.current) return;
@@ -217,7 +213,6 @@ export function LogsTab({ container }: { container: Container }) {
           ref={view}
           className={`log-view ${wrapped ? "wrapped" : ""}`}
           onScroll={scrolled}
-          // biome-ignore lint/a11y/noNoninteractiveTabindex: it scrolls, and has to be reached by keyboard for that
           tabIndex={0}
           role="log"
           aria-live="off"
@@ -296,7 +291,6 @@ function coloured(line: string): ReactNode {
   if (parts.length === 1 && parts[0]?.style === "") return parts[0].text;
   return parts.map((p, i) =>
     p.style ? (
-      // biome-ignore lint/suspicious/noArrayIndexKey: a line's pieces have nothing but their place
       <span key={i} className={p.style}>
         {p.text}
       </span>

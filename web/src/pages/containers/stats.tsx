@@ -34,7 +34,6 @@ function useSamples(id: string, range: Range, running: boolean, started: string 
   const [fresh, setFresh] = useState<ContainerStats[]>([]);
   const [error, setError] = useState<ApiError | null>(null);
   const { refetch } = history;
-  // biome-ignore lint/correctness/useExhaustiveDependencies: the stream ends with each run of the container, and the next one has its own
   useEffect(() => {
     setFresh([]);
     setError(null);

@@ -9,5 +9,6 @@
 pub mod api;
 pub mod app;
 pub mod controller;
+pub mod logging;
 pub mod metrics;
 pub mod service;

@@ -7,6 +7,7 @@ use hyper_util::service::TowerToHyperService;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nm_agent::{Agent, AgentConfig};
 use nm_control::app::{App, AppConfig};
+use nm_control::logging::may_be_written;
 use nm_control::service::auth::{Actor, AuthConfig};
 use nm_control::service::clock::SystemClock;
 use nm_link::agent::{AgentIdentity, AgentLink, AgentOptions, DialOptions, IdentityStore, ServerUrl, join};
@@ -23,6 +24,10 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::{FilterExt, filter_fn};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// Control plane and this machine's agent, in one process; they talk over the link all the same.
 pub async fn up(args: UpArgs) -> anyhow::Result<()> {
@@ -279,14 +284,16 @@ async fn offer_first_image(app: App, node: NodeId) {
 fn start_logging(args: &LogArgs) -> anyhow::Result<()> {
     let filter =
         tracing_subscriber::EnvFilter::try_new(&args.log_level).with_context(|| format!("`{}` is no log level", args.log_level))?;
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal());
-    match args.log_format {
-        LogFormat::Text => log.with_target(false).init(),
-        LogFormat::Json => log.json().flatten_event(true).init(),
-    }
+    let lines = match args.log_format {
+        LogFormat::Text => lines.with_target(false).boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+    };
+    tracing_subscriber::registry()
+        .with(lines.with_filter(filter.and(filter_fn(may_be_written))))
+        .init();
     Ok(())
 }
 

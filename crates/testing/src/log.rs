@@ -1,6 +1,7 @@
 //! What control planes log, at the least level.
 
 use crate::plane::CONTROL_PLANE;
+use nm_control::logging::may_be_written;
 use std::io::Write;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -50,7 +51,8 @@ impl TraceLog {
         let text = TEXT.get_or_init(|| {
             let text = Arc::<Mutex<Vec<u8>>>::default();
             let writer = Writer(text.clone());
-            let wanted = dynamic_filter_fn(|_, _| LISTENERS.load(Ordering::SeqCst) > 0 && is_the_control_planes());
+            let wanted =
+                dynamic_filter_fn(|line, _| LISTENERS.load(Ordering::SeqCst) > 0 && is_the_control_planes() && may_be_written(line));
             let wanted = wanted.with_max_level_hint(LevelFilter::TRACE);
             let layer = tracing_subscriber::fmt::layer()
                 .with_ansi(false)

@@ -40,17 +40,15 @@ impl Garden {
     }
 
     fn look_through(&self, what: &str, text: &[u8]) {
+        let text = String::from_utf8_lossy(text);
         for (place, secret) in self.planted.lock().unwrap().iter() {
             // As it is, and as a log might write bytes.
-            let forms = [
-                secret.clone(),
-                hex(secret.as_bytes()),
-                format!("{:?}", secret.as_bytes()).trim_matches(['[', ']']).to_owned(),
-            ];
-            for form in forms {
-                let found = text.windows(form.len()).position(|w| w == form.as_bytes());
-                let around =
-                    found.map(|at| String::from_utf8_lossy(&text[at.saturating_sub(300)..(at + 100).min(text.len())]).into_owned());
+            let listed = format!("{:?}", secret.as_bytes());
+            for form in [secret.as_str(), &hex(secret.as_bytes()), listed.trim_matches(['[', ']'])] {
+                let around = text.find(form).map(|at| {
+                    let before: String = text[..at].chars().rev().take(300).collect();
+                    before.chars().rev().collect::<String>() + form
+                });
                 assert_eq!(around, None, "{place} is in {what}");
             }
         }

@@ -232,7 +232,7 @@ impl Docker {
                     ));
                 }
             }
-            Err(DockerError::Refused { status: 409, message }) if message.contains("You cannot remove") => {
+            Err(DockerError::Refused { status: 409, message }) if message.to_ascii_lowercase().contains("cannot remove") => {
                 let state = if message.contains("paused") { "is paused" } else { "is running" };
                 return Err(AgentError::new(
                     Code::InUse,

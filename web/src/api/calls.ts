@@ -58,20 +58,20 @@ export const containers = {
 const stream = { accept: "text/event-stream" };
 
 export const images = {
-  list: (nodeId?: string, signal?: AbortSignal) => client.get<T.Image[]>("/api/images", { nodeId }, signal),
+  list: (nodeId?: string, signal?: AbortSignal) => client.all<T.Image>("/api/images", { nodeId }, signal),
   pull: (body: T.PullImage) => begin<T.Image>("/api/containers/images/pull", body),
   remove: (name: string, nodeId: string, force: boolean) => remove("/api/images", { name, nodeId, force: force || undefined }),
   prune: async (nodeId: string) => (await client.call<T.Pruned>("POST", "/api/images/prune", { query: { nodeId } })).data,
 };
 
 export const volumes = {
-  list: (nodeId?: string, signal?: AbortSignal) => client.get<T.Volume[]>("/api/volumes", { nodeId }, signal),
+  list: (nodeId?: string, signal?: AbortSignal) => client.all<T.Volume>("/api/volumes", { nodeId }, signal),
   create: (body: T.NewVolume) => post<T.Volume>("/api/volumes", body),
   remove: (name: string, nodeId: string) => remove(`/api/volumes/${id(name)}`, { nodeId }),
 };
 
 export const networks = {
-  list: (nodeId?: string, signal?: AbortSignal) => client.get<T.Network[]>("/api/networks", { nodeId }, signal),
+  list: (nodeId?: string, signal?: AbortSignal) => client.all<T.Network>("/api/networks", { nodeId }, signal),
   create: (body: T.NewNetwork) => post<T.Network>("/api/networks", body),
   remove: (name: string, nodeId: string) => remove(`/api/networks/${id(name)}`, { nodeId }),
   /** The container's node is the network's. */
@@ -80,14 +80,14 @@ export const networks = {
 };
 
 export const registries = {
-  list: (signal?: AbortSignal) => client.get<T.Registry[]>("/api/registries", undefined, signal),
+  list: (signal?: AbortSignal) => client.all<T.Registry>("/api/registries", {}, signal),
   create: (body: T.NewRegistry) => post<T.Registry>("/api/registries", body),
   replace: async (key: string, body: T.NewRegistry) => (await client.call<T.Registry>("PUT", `/api/registries/${id(key)}`, { body })).data,
   remove: (key: string) => remove(`/api/registries/${id(key)}`),
 };
 
 export const nodes = {
-  list: (signal?: AbortSignal) => client.get<T.Node[]>("/api/nodes", undefined, signal),
+  list: (signal?: AbortSignal) => client.all<T.Node>("/api/nodes", {}, signal),
   get: (key: string, signal?: AbortSignal) => client.get<T.Node>(`/api/nodes/${id(key)}`, undefined, signal),
   update: async (key: string, body: T.NodeUpdate) => (await client.call<T.Node>("PATCH", `/api/nodes/${id(key)}`, { body })).data,
   remove: (key: string) => remove(`/api/nodes/${id(key)}`),
@@ -119,7 +119,7 @@ export const tokens = {
 
 export const auth = {
   changePassword: (body: { currentPassword: string; newPassword: string }) => post<unknown>("/api/auth/password", body),
-  sessions: (signal?: AbortSignal) => client.get<T.SessionInfo[]>("/api/auth/sessions", undefined, signal),
+  sessions: (signal?: AbortSignal) => client.all<T.SessionInfo>("/api/auth/sessions", {}, signal),
   endSession: (key: string) => remove(`/api/auth/sessions/${id(key)}`),
   ticket: () => post<T.StreamTicket>("/api/auth/tickets"),
 };

@@ -58,6 +58,18 @@ export class Client {
     return { items: reply.data, next: reply.nextCursor };
   }
 
+  /** Every entry of a list, page by page. */
+  async all<T>(path: string, query?: Query, signal?: AbortSignal): Promise<T[]> {
+    const items: T[] = [];
+    let cursor: string | undefined;
+    do {
+      const page: Page<T> = await this.page<T>(path, { ...query, limit: 200, cursor }, signal);
+      items.push(...page.items);
+      cursor = page.next;
+    } while (cursor);
+    return items;
+  }
+
   /** A successful response whose body was not read yet. */
   async send(method: Method, path: string, options: CallOptions = {}): Promise<Response> {
     const token = await this.#session.accessToken();

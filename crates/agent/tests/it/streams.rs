@@ -146,7 +146,9 @@ async fn commands_give_code_and_output() {
     assert_eq!((r.stdout.len(), r.truncated, r.exit_code), (1 << 20, true, Some(0)));
     // What goes on in the background does not keep the answer back.
     let began = Instant::now();
-    let r = exec(&rig, id, json!({"command": ["sh", "-c", "sleep 20 & echo begun"]})).await.unwrap();
+    let r = exec(&rig, id, json!({"command": ["sh", "-c", "sleep 20 & echo begun"]}))
+        .await
+        .unwrap();
     assert_eq!((r.exit_code, r.stdout.as_str()), (Some(0), "begun\n"));
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
     for (command, field) in [

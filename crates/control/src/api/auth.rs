@@ -1,7 +1,8 @@
 //! Signing in and out, and what is one's own.
 
 use super::error::ApiResult;
-use super::extract::{Id, Json, Meta};
+use super::extract::{Id, Json, Meta, Query};
+use super::page::{PageQuery, page};
 use super::reply::Reply;
 use super::route::{Nothing, Policy, Route, route};
 use crate::app::App;
@@ -36,7 +37,9 @@ pub fn routes() -> Vec<Route> {
         )
         .body::<ChangePassword>()
         .ok::<Nothing>(),
-        route(Method::GET, "/api/auth/sessions", own, "My sessions", sessions).list::<SessionView>(),
+        route(Method::GET, "/api/auth/sessions", own, "My sessions", sessions)
+            .query::<PageQuery>()
+            .list::<SessionView>(),
         route(
             Method::DELETE,
             "/api/auth/sessions/{id}",
@@ -78,8 +81,9 @@ async fn password(State(app): State<App>, actor: Actor, meta: Meta, Json(change)
     Ok(Reply::ok(Nothing {}).message("the password was changed, and your other sessions were ended"))
 }
 
-async fn sessions(State(app): State<App>, actor: Actor) -> ApiResult<Reply<Vec<SessionView>>> {
-    Ok(Reply::list(app.auth.sessions(&actor).await?, None))
+async fn sessions(State(app): State<App>, actor: Actor, Query(query): Query<PageQuery>) -> ApiResult<Reply<Vec<SessionView>>> {
+    let sessions = app.auth.sessions(&actor).await?;
+    Ok(page(sessions, query.limit, query.cursor.as_ref(), |s| s.id.to_string()))
 }
 
 async fn end_session(State(app): State<App>, actor: Actor, meta: Meta, Id(id): Id) -> ApiResult<Reply<Nothing>> {

@@ -2,6 +2,7 @@
 
 use super::error::ApiResult;
 use super::extract::{Id, Json, Meta, OptionalJson, Query, read_body};
+use super::page::PAGE;
 use super::reply::{Reply, accepted, json};
 use super::route::{Nothing, Policy, Route, route};
 use crate::app::App;
@@ -20,9 +21,6 @@ use nm_types::units::Bounded;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use utoipa::IntoParams;
-
-/// How long a page is where nobody says.
-const PAGE: i64 = 50;
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

@@ -2,6 +2,7 @@
 
 use super::error::ApiResult;
 use super::extract::{Json, Meta, Query};
+use super::page::{NodePageQuery, page};
 use super::reply::{Reply, accepted};
 use super::route::{Nothing, Policy, Route, route};
 use crate::app::App;
@@ -18,7 +19,7 @@ use utoipa::IntoParams;
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NodeQuery {
-    /// Id or name of a node. Lists: every node that can be reached where none is named; changes: the only node there is.
+    /// Id or name of a node; may be left out where there is only one.
     pub node_id: Option<String>,
 }
 
@@ -40,14 +41,14 @@ pub fn routes() -> Vec<Route> {
     let write = Policy::write("images");
     vec![
         route(Method::GET, "/api/containers/images/list", read, "List images", list)
-            .query::<NodeQuery>()
+            .query::<NodePageQuery>()
             .list::<ImageView>(),
         route(Method::POST, "/api/containers/images/pull", write, "Pull an image", pull)
             .body::<PullImage>()
             .ok::<ImageView>()
             .or_operation(),
         route(Method::GET, "/api/images", read, "List images", list)
-            .query::<NodeQuery>()
+            .query::<NodePageQuery>()
             .list::<ImageView>(),
         route(Method::DELETE, "/api/images", write, "Remove an image", remove)
             .query::<RemoveQuery>()
@@ -65,8 +66,12 @@ pub fn routes() -> Vec<Route> {
     ]
 }
 
-async fn list(State(app): State<App>, Query(query): Query<NodeQuery>) -> ApiResult<Reply<Vec<ImageView>>> {
-    Ok(Reply::list(app.resources.images(query.node_id.as_deref()).await?, None))
+async fn list(State(app): State<App>, Query(query): Query<NodePageQuery>) -> ApiResult<Reply<Vec<ImageView>>> {
+    let all = app.resources.images(query.node_id.as_deref()).await?;
+    // Those with a name first, by name.
+    Ok(page(all, query.limit, query.cursor.as_ref(), |i| {
+        format!("{}\0{}\0{}", i.tags.first().map_or("~", String::as_str), i.id, i.node_id)
+    }))
 }
 
 async fn pull(State(app): State<App>, actor: Actor, meta: Meta, Json(body): Json<PullImage>) -> ApiResult<Response> {

@@ -7,6 +7,7 @@ pub mod frame;
 pub mod guard;
 pub mod openapi;
 mod pace;
+mod page;
 pub mod reply;
 pub mod route;
 pub mod serve;

@@ -3,6 +3,7 @@
 use super::error::ApiResult;
 use super::extract::{Id, Json, Meta, Query};
 use super::images::NodeQuery;
+use super::page::{NodePageQuery, page};
 use super::reply::Reply;
 use super::route::{Nothing, Policy, Route, route};
 use crate::app::App;
@@ -16,7 +17,7 @@ pub fn routes() -> Vec<Route> {
     let write = Policy::write("networks");
     vec![
         route(Method::GET, "/api/networks", read, "List networks", list)
-            .query::<NodeQuery>()
+            .query::<NodePageQuery>()
             .list::<NetworkView>(),
         route(Method::POST, "/api/networks", write, "Make a network", create)
             .body::<NewNetwork>()
@@ -39,8 +40,11 @@ pub fn routes() -> Vec<Route> {
     ]
 }
 
-async fn list(State(app): State<App>, Query(query): Query<NodeQuery>) -> ApiResult<Reply<Vec<NetworkView>>> {
-    Ok(Reply::list(app.resources.networks(query.node_id.as_deref()).await?, None))
+async fn list(State(app): State<App>, Query(query): Query<NodePageQuery>) -> ApiResult<Reply<Vec<NetworkView>>> {
+    let all = app.resources.networks(query.node_id.as_deref()).await?;
+    Ok(page(all, query.limit, query.cursor.as_ref(), |n| {
+        format!("{}\0{}", n.name, n.node_id)
+    }))
 }
 
 async fn create(State(app): State<App>, actor: Actor, meta: Meta, Json(body): Json<NewNetwork>) -> ApiResult<Reply<NetworkView>> {

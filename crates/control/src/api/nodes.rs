@@ -1,7 +1,8 @@
 //! Nodes and how machines join.
 
 use super::error::ApiResult;
-use super::extract::{Id, Json, Meta};
+use super::extract::{Id, Json, Meta, Query};
+use super::page::{PageQuery, page};
 use super::reply::Reply;
 use super::route::{Nothing, Policy, Route, route};
 use crate::app::App;
@@ -14,7 +15,9 @@ pub fn routes() -> Vec<Route> {
     let read = Policy::read("nodes");
     let admin = Policy::admin("nodes");
     vec![
-        route(Method::GET, "/api/nodes", read, "List nodes", list).list::<NodeView>(),
+        route(Method::GET, "/api/nodes", read, "List nodes", list)
+            .query::<PageQuery>()
+            .list::<NodeView>(),
         route(
             Method::POST,
             "/api/nodes/join-tokens",
@@ -31,8 +34,9 @@ pub fn routes() -> Vec<Route> {
     ]
 }
 
-async fn list(State(app): State<App>) -> ApiResult<Reply<Vec<NodeView>>> {
-    Ok(Reply::list(app.nodes.list().into_iter().map(|(node, _)| node).collect(), None))
+async fn list(State(app): State<App>, Query(query): Query<PageQuery>) -> Reply<Vec<NodeView>> {
+    let nodes = app.nodes.list().into_iter().map(|(node, _)| node).collect();
+    page(nodes, query.limit, query.cursor.as_ref(), |n| n.id.to_string())
 }
 
 async fn join_token(State(app): State<App>, actor: Actor, meta: Meta) -> ApiResult<Reply<NewJoinToken>> {

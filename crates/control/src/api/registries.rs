@@ -1,7 +1,8 @@
 //! Logins of image registries. Passwords go in and never come out.
 
 use super::error::ApiResult;
-use super::extract::{Id, Json, Meta};
+use super::extract::{Id, Json, Meta, Query};
+use super::page::{PageQuery, page};
 use super::reply::Reply;
 use super::route::{Nothing, Policy, Route, route};
 use crate::app::App;
@@ -14,7 +15,9 @@ pub fn routes() -> Vec<Route> {
     let read = Policy::read("registries");
     let admin = Policy::admin("registries");
     vec![
-        route(Method::GET, "/api/registries", read, "List registry logins", list).list::<RegistryView>(),
+        route(Method::GET, "/api/registries", read, "List registry logins", list)
+            .query::<PageQuery>()
+            .list::<RegistryView>(),
         route(Method::POST, "/api/registries", admin, "Add a registry login", create)
             .body::<NewRegistry>()
             .created::<RegistryView>(),
@@ -25,8 +28,9 @@ pub fn routes() -> Vec<Route> {
     ]
 }
 
-async fn list(State(app): State<App>) -> ApiResult<Reply<Vec<RegistryView>>> {
-    Ok(Reply::list(app.registries.list().await?, None))
+async fn list(State(app): State<App>, Query(query): Query<PageQuery>) -> ApiResult<Reply<Vec<RegistryView>>> {
+    let all = app.registries.list().await?;
+    Ok(page(all, query.limit, query.cursor.as_ref(), |r| format!("{}\0{}", r.host, r.id)))
 }
 
 async fn create(State(app): State<App>, actor: Actor, meta: Meta, Json(body): Json<NewRegistry>) -> ApiResult<Reply<RegistryView>> {

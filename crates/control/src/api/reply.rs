@@ -50,6 +50,11 @@ impl<T> Reply<Vec<T>> {
         reply.list = Some((count, next));
         reply
     }
+
+    #[cfg(test)]
+    pub fn into_page(self) -> (Vec<T>, Option<String>) {
+        (self.data, self.list.and_then(|(_, next)| next))
+    }
 }
 
 #[derive(Serialize)]

@@ -1,7 +1,8 @@
 //! The container templates.
 
 use super::error::{ApiError, ApiResult};
-use super::extract::{Id, Meta, OptionalJson};
+use super::extract::{Id, Meta, OptionalJson, Query};
+use super::page::{PageQuery, page};
 use super::reply::{Reply, accepted};
 use super::route::{Policy, Route, route};
 use crate::app::App;
@@ -25,6 +26,7 @@ pub fn routes() -> Vec<Route> {
             "List container templates",
             list,
         )
+        .query::<PageQuery>()
         .list::<ContainerTemplate>(),
         route(
             Method::POST,
@@ -40,8 +42,12 @@ pub fn routes() -> Vec<Route> {
     ]
 }
 
-async fn list() -> Reply<Vec<ContainerTemplate>> {
-    Reply::list(container_templates(), None)
+async fn list(Query(query): Query<PageQuery>) -> Reply<Vec<ContainerTemplate>> {
+    let all = container_templates();
+    let order: Vec<String> = all.iter().map(|t| t.id.clone()).collect();
+    page(all, query.limit, query.cursor.as_ref(), |t| {
+        format!("{:04}", order.iter().position(|id| *id == t.id).unwrap_or_default())
+    })
 }
 
 async fn run(

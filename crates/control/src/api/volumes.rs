@@ -3,6 +3,7 @@
 use super::error::ApiResult;
 use super::extract::{Id, Json, Meta, Query};
 use super::images::NodeQuery;
+use super::page::{NodePageQuery, page};
 use super::reply::Reply;
 use super::route::{Nothing, Policy, Route, route};
 use crate::app::App;
@@ -16,7 +17,7 @@ pub fn routes() -> Vec<Route> {
     let write = Policy::write("volumes");
     vec![
         route(Method::GET, "/api/volumes", read, "List volumes", list)
-            .query::<NodeQuery>()
+            .query::<NodePageQuery>()
             .list::<VolumeView>(),
         route(Method::POST, "/api/volumes", write, "Make a volume", create)
             .body::<NewVolume>()
@@ -27,8 +28,11 @@ pub fn routes() -> Vec<Route> {
     ]
 }
 
-async fn list(State(app): State<App>, Query(query): Query<NodeQuery>) -> ApiResult<Reply<Vec<VolumeView>>> {
-    Ok(Reply::list(app.resources.volumes(query.node_id.as_deref()).await?, None))
+async fn list(State(app): State<App>, Query(query): Query<NodePageQuery>) -> ApiResult<Reply<Vec<VolumeView>>> {
+    let all = app.resources.volumes(query.node_id.as_deref()).await?;
+    Ok(page(all, query.limit, query.cursor.as_ref(), |v| {
+        format!("{}\0{}", v.name, v.node_id)
+    }))
 }
 
 async fn create(State(app): State<App>, actor: Actor, meta: Meta, Json(body): Json<NewVolume>) -> ApiResult<Reply<VolumeView>> {

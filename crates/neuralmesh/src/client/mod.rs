@@ -153,7 +153,7 @@ impl Client {
         }
     }
 
-    /// A list that the API does not cut into pages.
+    /// A list that is answered whole: samples of a container.
     pub async fn list_whole<T: DeserializeOwned>(&self, call: Call) -> Result<Listed<T>, ClientError> {
         let page: Fetched<Vec<Box<RawValue>>> = self.fetch(call).await?;
         let items = page.value.iter().map(|raw| self.read(raw)).collect::<Result<_, _>>()?;

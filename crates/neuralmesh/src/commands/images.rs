@@ -143,7 +143,7 @@ pub async fn run(command: ImagesCommand, cx: &Context) -> anyhow::Result<u8> {
 
 async fn ls(args: &LsArgs, cx: &Context) -> anyhow::Result<()> {
     let call = Call::get(&["images"]).query_opt("nodeId", args.node.as_ref());
-    let list = cx.client.list_whole::<ImageView>(call).await?;
+    let list = cx.client.list::<ImageView>(call, None).await?;
     if args.quiet {
         return Ok(cx.out.lines(list.items.iter().map(|i| i.id.as_str()))?);
     }

@@ -81,7 +81,7 @@ pub async fn run(command: NetworksCommand, cx: &Context) -> anyhow::Result<u8> {
         NetworksCommand::Ls(args) => {
             let list = cx
                 .client
-                .list_whole::<NetworkView>(Call::get(&["networks"]).query_opt("nodeId", args.node.as_ref()))
+                .list::<NetworkView>(Call::get(&["networks"]).query_opt("nodeId", args.node.as_ref()), None)
                 .await?;
             if args.quiet {
                 cx.out.lines(list.items.iter().map(|n| &n.name))?;

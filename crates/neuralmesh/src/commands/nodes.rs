@@ -120,7 +120,7 @@ impl NodeNames {
 
 /// The names of all nodes. A token may be good for containers and not for nodes: then tables show ids.
 pub async fn node_names(cx: &Context) -> NodeNames {
-    match cx.client.list_whole::<NodeView>(Call::get(&["nodes"])).await {
+    match cx.client.list::<NodeView>(Call::get(&["nodes"]), None).await {
         Ok(nodes) => NodeNames(nodes.items.into_iter().map(|n| (n.id.to_string(), n.name.to_string())).collect()),
         Err(_) => NodeNames::default(),
     }
@@ -129,7 +129,7 @@ pub async fn node_names(cx: &Context) -> NodeNames {
 pub async fn run(command: NodesCommand, cx: &Context) -> anyhow::Result<u8> {
     match command {
         NodesCommand::Ls(args) => {
-            let list = cx.client.list_whole::<NodeView>(Call::get(&["nodes"])).await?;
+            let list = cx.client.list::<NodeView>(Call::get(&["nodes"]), None).await?;
             if args.quiet {
                 cx.out.lines(list.items.iter().map(|n| n.id.as_str()))?;
             } else {

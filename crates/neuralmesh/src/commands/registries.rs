@@ -57,7 +57,7 @@ pub struct RmArgs {
 pub async fn run(command: RegistriesCommand, cx: &Context) -> anyhow::Result<u8> {
     match command {
         RegistriesCommand::Ls(args) => {
-            let list = cx.client.list_whole::<RegistryView>(Call::get(&["registries"])).await?;
+            let list = cx.client.list::<RegistryView>(Call::get(&["registries"]), None).await?;
             if args.quiet {
                 cx.out.lines(list.items.iter().map(|r| r.id.as_str()))?;
                 return Ok(0);
@@ -78,7 +78,7 @@ pub async fn run(command: RegistriesCommand, cx: &Context) -> anyhow::Result<u8>
             };
             let password = args.password.read("Password", false)?;
             let body = json!({ "host": args.host, "username": username, "password": password.expose() });
-            let known = cx.client.list_whole::<RegistryView>(Call::get(&["registries"])).await?;
+            let known = cx.client.list::<RegistryView>(Call::get(&["registries"]), None).await?;
             let call = match known.items.iter().find(|r| r.host == args.host) {
                 Some(known) => Call::put(&["registries", known.id.as_str()]),
                 None => Call::create(&["registries"]),

@@ -59,7 +59,7 @@ pub async fn run(command: VolumesCommand, cx: &Context) -> anyhow::Result<u8> {
         VolumesCommand::Ls(args) => {
             let list = cx
                 .client
-                .list_whole::<VolumeView>(Call::get(&["volumes"]).query_opt("nodeId", args.node.as_ref()))
+                .list::<VolumeView>(Call::get(&["volumes"]).query_opt("nodeId", args.node.as_ref()), None)
                 .await?;
             if args.quiet {
                 cx.out.lines(list.items.iter().map(|v| &v.name))?;

@@ -58,7 +58,7 @@ pub async fn run(command: TemplatesCommand, cx: &Context) -> anyhow::Result<u8> 
         TemplatesCommand::Ls => {
             let list = cx
                 .client
-                .list_whole::<ContainerTemplate>(Call::get(&["containers", "templates", "list"]))
+                .list::<ContainerTemplate>(Call::get(&["containers", "templates", "list"]), None)
                 .await?;
             let columns = [
                 Column::new("ID", |t: &ContainerTemplate| t.id.clone()),

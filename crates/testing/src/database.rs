@@ -34,10 +34,7 @@ impl Database {
         let Ok(server) = std::env::var("NM_TEST_POSTGRES_URL") else {
             let required = std::env::var("NM_TEST_REQUIRE_SERVICES").is_ok_and(|v| v == "1");
             assert!(!required, "NM_TEST_REQUIRE_SERVICES=1, but NM_TEST_POSTGRES_URL is not set");
-            #[expect(
-                clippy::explicit_write,
-                reason = "straight to the terminal: the test harness would keep it to itself"
-            )]
+            // Straight to the terminal: the test harness would keep what `eprintln!` says to itself.
             writeln!(std::io::stderr(), "skipped: NM_TEST_POSTGRES_URL is not set").expect("standard error takes a line");
             return None;
         };

@@ -50,6 +50,10 @@ pub const PREFIXES: &[&str] = &[
     "sess",
     "join",
     "evt",
+    "rule",
+    "alert",
+    "channel",
+    "silence",
 ];
 
 macro_rules! ids {
@@ -100,6 +104,16 @@ ids! {
     RegistryId = "reg";
     /// A single-use permission for one machine to join.
     JoinTokenId = "join";
+    /// An address registered by hand as a server.
+    ServerId = "server";
+    /// A rule that makes alerts.
+    AlertRuleId = "rule";
+    /// One alert of a rule.
+    AlertId = "alert";
+    /// Where alerts are sent.
+    ChannelId = "channel";
+    /// A time in which alerts are not sent.
+    SilenceId = "silence";
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ pub mod auth;
 pub mod container;
 pub mod envelope;
 pub mod event;
+pub mod host;
 pub mod id;
 pub mod image;
 pub mod network;

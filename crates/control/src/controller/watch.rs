@@ -203,6 +203,10 @@ async fn take(app: &App, node: &NodeId, event: WatchEvent) {
                 ask_who(app, node).await
             }
         }
+        WatchEvent::Host { stats } => {
+            app.nodes.host_seen(node, *stats);
+            Ok(())
+        }
         WatchEvent::Heartbeat => app.nodes.heard(node, None).await,
     };
     if let Err(error) = heard {

@@ -8,6 +8,7 @@ use crate::service::clock::SharedClock;
 use crate::service::fleet::{Agent, Fleet, offline};
 use crate::service::index::Index;
 use nm_store::{Kind, Patch, Resource, Store};
+use nm_types::host::NodeStats;
 use nm_types::node::{NodeInfo, NodeStatus, NodeUpdate, NodeView};
 use nm_types::text::{Labels, NodeName};
 use nm_types::{NodeId, Timestamp};
@@ -42,6 +43,8 @@ struct Known {
     state: NodeState,
     created: Timestamp,
     revision: i64,
+    /// What its machine used last, while it is connected.
+    host: Option<Arc<NodeStats>>,
 }
 
 /// All nodes. Cheap to clone.
@@ -78,6 +81,7 @@ impl Nodes {
         let Ok(id) = NodeId::parse(&row.id) else { return Ok(()) };
         let (spec, mut state): (NodeSpec, NodeState) = (row.spec()?, row.status()?);
         let mut known = self.write();
+        let host = known.get(&id).and_then(|old| old.host.clone());
         if let Some(old) = known.get(&id)
             && old.state.last_seen > state.last_seen
         {
@@ -90,6 +94,7 @@ impl Nodes {
                 state,
                 created: row.created_at,
                 revision: row.revision,
+                host,
             },
         );
         Ok(())
@@ -251,6 +256,18 @@ impl Nodes {
             node.revision = row.revision;
         }
         Ok(())
+    }
+
+    /// What its machine uses, as its agent just said.
+    pub fn host_seen(&self, id: &NodeId, stats: NodeStats) {
+        if let Some(node) = self.write().get_mut(id) {
+            node.host = Some(Arc::new(stats));
+        }
+    }
+
+    /// What its machine used last.
+    pub fn host(&self, id: &NodeId) -> Option<Arc<NodeStats>> {
+        self.read().get(id).and_then(|n| n.host.clone())
     }
 
     /// What its agent last said of it.

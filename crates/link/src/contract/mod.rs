@@ -11,6 +11,7 @@ pub mod exec;
 pub use error::{AgentError, AgentErrorCode};
 
 use nm_types::container::{ContainerSpec, ExecCommand, ObservedContainer, Signal};
+use nm_types::host::NodeStats;
 use nm_types::image::LayerProgress;
 use nm_types::node::{DockerInfo, NodeInfo};
 use nm_types::stats::Usage;
@@ -34,6 +35,8 @@ pub mod labels {
 pub mod path {
     /// GET → [`NodeInfo`](nm_types::node::NodeInfo).
     pub const INFO: &str = "/v1/info";
+    /// GET → a fresh [`NodeStats`](nm_types::host::NodeStats).
+    pub const HOST: &str = "/v1/host";
     /// GET → lines of [`WatchEvent`](super::WatchEvent), first a snapshot, then changes, until either side ends it.
     pub const WATCH: &str = "/v1/watch";
     /// POST [`CreateContainer`](super::CreateContainer) → lines of [`Progress`](super::Progress) of [`ObservedContainer`](nm_types::container::ObservedContainer).
@@ -323,6 +326,8 @@ pub enum WatchEvent {
     Oom { docker_id: String, time: Timestamp },
     /// Docker went away or came back.
     Docker { docker: DockerInfo },
+    /// What the machine uses, every two seconds.
+    Host { stats: Box<NodeStats> },
     /// Nothing to say, still here; at least every two seconds.
     Heartbeat,
 }

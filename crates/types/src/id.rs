@@ -50,6 +50,10 @@ pub const PREFIXES: &[&str] = &[
     "sess",
     "join",
     "evt",
+    "rule",
+    "alert",
+    "channel",
+    "silence",
 ];
 
 macro_rules! ids {

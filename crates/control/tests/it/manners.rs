@@ -263,16 +263,17 @@ async fn each_refusal_names_its_field() {
         (r#"{"name":"a","name":"b","image":"c"}"#, "name"),
         (r#"{"name":"a","image":"c","environment":{"A":"1","A":"2"}}"#, "environment"),
         (r#"{"name":"a","image":"c","labels":{"a":"1","a":"2"}}"#, "labels"),
+        (r#"{"name":"list","image":"c"}"#, "name"),
+        (r#"{"name":"cont_1_abcdefghi","image":"c"}"#, "name"),
     ] {
         api.post("/api/containers").body("application/json", body).await.names(field);
     }
     // Each can be taken, but not with the others, or not here; all are named.
     let clashes: &[(Value, &[&str])] = &[
         (
-            json!({ "name": "list", "image": "b", "volumes": [{ "container": "/x" }, { "container": "/x" }] }),
-            &["name", "volumes[1].container"],
+            json!({ "name": "a", "image": "b", "volumes": [{ "container": "/x" }, { "container": "/x" }] }),
+            &["volumes[1].container"],
         ),
-        (json!({ "name": "cont_1_abcdefghi", "image": "b" }), &["name"]),
         (
             json!({ "name": "a", "image": "b", "networks": ["host", "back", "back"] }),
             &["networks[0]", "networks[2]"],

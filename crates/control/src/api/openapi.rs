@@ -39,6 +39,7 @@ fn refusals(route: &Route) -> Vec<(u16, &'static str)> {
         (409, "Conflict with what is there"),
         (413, "Body too large"),
         (422, "A field can't be taken; `details` names it"),
+        (431, "The request's line and headers are too large"),
         (429, "Too many requests; see Retry-After"),
         (500, "A fault of ours"),
         (503, "Something it needs does not answer: the node, Docker, the database"),

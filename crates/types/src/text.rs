@@ -143,6 +143,12 @@ texts! {
         says: "a word of a command has at most 10,000 characters and no NUL character",
         ok: |t| !t.contains('\0')
     }
+    /// One word of a command line in a query, which a request's head has to hold.
+    QueryWord {
+        pattern: "^[^\\x00]*$", max: 1000,
+        says: "a word of a command in a query has at most 1,000 characters and no NUL character",
+        ok: |t| !t.contains('\0')
+    }
     /// The name of an environment variable.
     EnvName {
         pattern: "^[A-Za-z_][A-Za-z0-9_.-]{0,254}$", max: 255,

@@ -19,7 +19,7 @@ use tower::ServiceExt;
 
 /// The most of a request's head that is read. What is over the API's own limit and under this one is answered in the API's
 /// own words, by [`super::frame`]; what is over this one by hyper, with a bare 431.
-const HEAD_LIMIT: usize = 4 * super::frame::HEAD_LIMIT;
+const HEAD_LIMIT: usize = 16 * super::frame::HEAD_LIMIT;
 /// How long open requests may go on once we are asked to stop.
 const GRACE: Duration = Duration::from_secs(10);
 

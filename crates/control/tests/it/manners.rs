@@ -680,7 +680,7 @@ async fn heads_too_large_and_broken() {
     for (size, says) in [
         (20, r#""code":"head_too_large""#),
         (60, r#""code":"head_too_large""#),
-        (200, "431 "),
+        (500, "431 "),
     ] {
         let big = format!(
             "GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\nx-big: {}\r\n\r\n",

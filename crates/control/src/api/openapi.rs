@@ -129,6 +129,8 @@ pub fn document(routes: &[Route]) -> Value {
                 json!({ "description": description, "content": { "application/json": { "schema": { "$ref": "#/components/schemas/ErrorBody" } } } })
             });
         }
+        // Said before the request reaches the API, so without its envelope.
+        responses.insert("414".into(), json!({ "description": "The request's line is longer than 64 KiB" }));
         let mut op = json!({
             "operationId": operation_id(route),
             "summary": route.summary,

@@ -36,7 +36,7 @@ python3 e2e/lib/with_mesh.py --own-engine busybox:latest -- bash -c '
   "$tools/bin/schemathesis" --checks all --mode all --max-examples "$examples" --workers 1 --seed "${NM_SEED:-1}" --request-timeout 45 \
   --continue-on-failure --warnings off --no-color >"$log" 2>&1 || status=$?
 
-cases=$(sed -n 's/.*Test cases: *\([0-9,]*\).*/\1/p; s/^ *\([0-9,]*\) generated.*/\1/p' "$log" | tr -d , | head -n 1)
+cases=$(sed -n 's/^ *\([0-9,]*\) generated.*/\1/p' "$log" | tr -d , | head -n 1)
 if [ "$status" -ne 0 ]; then
   cat "$log"
   echo "schemathesis: ${cases:-0} cases ... FAILED"

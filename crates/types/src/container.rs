@@ -234,12 +234,6 @@ impl ContainerSpec {
     pub fn problems(&self) -> Vec<crate::envelope::FieldProblem> {
         let mut out = Vec::new();
         let mut problem = |field: String, message: String| out.push(crate::envelope::FieldProblem { field, message });
-        if self.name.is_reserved() {
-            problem(
-                "name".into(),
-                format!("`{}` is reserved: it would be taken for an id or for a path of the API", self.name),
-            );
-        }
         for (i, port) in self.ports.iter().enumerate() {
             let clash = self.ports[..i].iter().any(|p| {
                 p.protocol == port.protocol

@@ -56,17 +56,23 @@ fn word(b: u8) -> bool {
 fn docker_name(t: &str) -> bool {
     t.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric()) && t.bytes().all(word)
 }
+const RESERVED: &[&str] = &["images", "templates", "list", "stats", "events"];
+fn is_reserved(t: &str) -> bool {
+    let begins_as_an_id = |p: &&str| t.strip_prefix(p).is_some_and(|rest| rest.starts_with('_'));
+    RESERVED.contains(&t) || crate::id::PREFIXES.iter().any(begins_as_an_id)
+}
 /// No control characters, NUL among them: such a text goes to Docker or into a log as one line.
 fn one_line(t: &str) -> bool {
     !t.is_empty() && !t.chars().any(char::is_control)
 }
 
 texts! {
-    /// A container's name. Docker's own rule, and one letter is allowed as the specification says.
+    /// A container's name. Docker's own rule, and one letter is allowed as the specification says. Words that stand in the API's
+    /// own paths and beginnings of ids are reserved: a name must never be taken for them.
     ContainerName {
-        pattern: "^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,99}$", max: 100,
-        says: "a container name has 1 to 100 letters, digits, `_`, `.` or `-`, and starts with a letter or digit",
-        ok: |t| docker_name(t)
+        pattern: "^(?!(?:images|templates|list|stats|events)$)(?!(?:cont|node|server|inst|provider|cluster|backup_cfg|backup|deploy|op|user|token|reg|sess|join|evt|rule|alert|channel|silence)_)[a-zA-Z0-9][a-zA-Z0-9_.-]{0,99}$", max: 100,
+        says: "a container name has 1 to 100 letters, digits, `_`, `.` or `-`, starts with a letter or digit, and is neither a word of the API's paths (`images`, `templates`, `list`, `stats`, `events`) nor begins as an id does (`cont_`, `node_`, …): those are reserved",
+        ok: |t| docker_name(t) && !is_reserved(t)
     }
     /// A network's name.
     NetworkName {
@@ -137,6 +143,12 @@ texts! {
         says: "a word of a command has at most 10,000 characters and no NUL character",
         ok: |t| !t.contains('\0')
     }
+    /// One word of a command line in a query, which a request's head has to hold.
+    QueryWord {
+        pattern: "^[^\\x00]*$", max: 1000,
+        says: "a word of a command in a query has at most 1,000 characters and no NUL character",
+        ok: |t| !t.contains('\0')
+    }
     /// The name of an environment variable.
     EnvName {
         pattern: "^[A-Za-z_][A-Za-z0-9_.-]{0,254}$", max: 255,
@@ -169,13 +181,6 @@ impl ContainerName {
         } else {
             self.0.to_string()
         }
-    }
-    /// Words that stand in the API's own paths, and prefixes of ids: a name must never be taken for them.
-    pub fn is_reserved(&self) -> bool {
-        matches!(&*self.0, "images" | "templates" | "list" | "stats" | "events")
-            || crate::id::PREFIXES
-                .iter()
-                .any(|p| self.0.strip_prefix(p).is_some_and(|r| r.starts_with('_')))
     }
 }
 
@@ -509,9 +514,17 @@ mod tests {
         for bad in ["", ".", "..", "-x", "a b", "a;b", "a\n", "a/b", "é"] {
             assert!(ContainerName::parse(bad).is_err(), "{bad:?}");
         }
-        assert!(ContainerName::parse("list").unwrap().is_reserved());
-        assert!(ContainerName::parse("cont_1").unwrap().is_reserved());
-        assert!(!ContainerName::parse("container").unwrap().is_reserved());
+        for reserved in ["list", "cont_1", "backup_cfg_x"] {
+            assert!(ContainerName::parse(reserved).is_err(), "{reserved}");
+        }
+        assert!(ContainerName::parse("container").is_ok() && ContainerName::parse("lists").is_ok());
+        // The schema says the same.
+        let words = format!("(?!(?:{})$)", RESERVED.join("|"));
+        let prefixes = format!("(?!(?:{})_)", crate::id::PREFIXES.join("|"));
+        assert_eq!(
+            ContainerName::PATTERN,
+            format!("^{words}{prefixes}[a-zA-Z0-9][a-zA-Z0-9_.-]{{0,99}}$")
+        );
         assert_eq!(ContainerName::parse("a").unwrap().docker_name(), "nm_a");
     }
 

@@ -39,7 +39,8 @@ impl Docker {
     fn fence(&self, record: &Record, command: &Command) -> Result<(), AgentError> {
         let Some(id) = &record.observed.id else { return Ok(()) };
         let shown = ContainerName::parse(&record.observed.name);
-        let fallback = ContainerName::parse(id.as_str()).map_err(|e| AgentError::new(Code::Internal, e.to_string()))?;
+        // An id itself is no name; with a letter before it, it is one.
+        let fallback = ContainerName::parse(&format!("c-{id}")).map_err(|e| AgentError::new(Code::Internal, e.to_string()))?;
         self.fence.accept(id, command.generation, now(), |held| {
             let name = held.map(|h| h.name.clone()).or(shown.ok()).unwrap_or(fallback);
             let desired = held.map_or(Desired::Running, |h| h.desired);

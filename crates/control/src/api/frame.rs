@@ -17,6 +17,8 @@ use tracing::Instrument;
 
 /// The longest an ordinary request may take. Creates wait up to 30 s for their operation and then answer 202.
 pub const DEADLINE: Duration = Duration::from_secs(40);
+/// The most a request's line and headers may hold together.
+pub const HEAD_LIMIT: usize = 16 * 1024;
 
 /// The connection's peer, put into each request by the server.
 #[derive(Debug, Clone, Copy)]
@@ -25,6 +27,15 @@ pub struct Peer(pub SocketAddr);
 pub async fn frame(app: App, mut request: Request, next: Next) -> Response {
     let started = Instant::now();
     let id = request_id();
+    if head_size(&request) > HEAD_LIMIT {
+        let refusal = ApiError::new(
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            "head_too_large",
+            "a request's line and headers have at most 16 KiB together",
+        );
+        app.metrics.request(request.method(), refusal.status, started.elapsed());
+        return finish(refusal.into_response(), &id, request.uri().path());
+    }
     let peer = request.extensions().get::<Peer>().map(|p| p.0.ip());
     let address = peer.map(|p| client_address(p, request.headers(), &app.config.trusted_proxies));
     request.extensions_mut().insert(RequestId(id.clone()));
@@ -51,6 +62,13 @@ pub async fn frame(app: App, mut request: Request, next: Next) -> Response {
     app.metrics.request(&method, response.status(), took);
     tracing::debug!(parent: &span, http.status = response.status().as_u16(), took_ms = took.as_secs_f64() * 1e3, "answered");
     response
+}
+
+/// What the request's line and headers took, as HTTP/1.1 writes them.
+fn head_size(request: &Request) -> usize {
+    let line = request.method().as_str().len() + request.uri().path().len() + request.uri().query().map_or(0, |q| q.len() + 1) + 12;
+    let headers = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4);
+    line + headers.sum::<usize>()
 }
 
 /// Puts a deadline around one handler.

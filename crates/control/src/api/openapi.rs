@@ -39,6 +39,7 @@ fn refusals(route: &Route) -> Vec<(u16, &'static str)> {
         (409, "Conflict with what is there"),
         (413, "Body too large"),
         (422, "A field can't be taken; `details` names it"),
+        (431, "The request's line and headers are too large"),
         (429, "Too many requests; see Retry-After"),
         (500, "A fault of ours"),
         (503, "Something it needs does not answer: the node, Docker, the database"),
@@ -128,6 +129,8 @@ pub fn document(routes: &[Route]) -> Value {
                 json!({ "description": description, "content": { "application/json": { "schema": { "$ref": "#/components/schemas/ErrorBody" } } } })
             });
         }
+        // Said before the request reaches the API, so without its envelope.
+        responses.insert("414".into(), json!({ "description": "The request's line is longer than 64 KiB" }));
         let mut op = json!({
             "operationId": operation_id(route),
             "summary": route.summary,

@@ -17,8 +17,9 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tower::ServiceExt;
 
-/// The most a request's head may hold.
-const HEAD_LIMIT: usize = 16 * 1024;
+/// The most of a request's head that is read. What is over the API's own limit and under this one is answered in the API's
+/// own words, by [`super::frame`]; what is over this one by hyper, with a bare 431.
+const HEAD_LIMIT: usize = 16 * super::frame::HEAD_LIMIT;
 /// How long open requests may go on once we are asked to stop.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -62,6 +63,7 @@ pub async fn serve(listener: TcpListener, router: Router, mut stop: watch::Recei
             let connection = hyper::server::conn::http1::Builder::new()
                 .header_read_timeout(None)
                 .max_buf_size(HEAD_LIMIT)
+                .max_headers(512)
                 .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
                 .with_upgrades();
             let mut connection = std::pin::pin!(connection);

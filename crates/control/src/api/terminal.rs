@@ -20,7 +20,7 @@ use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame as BodyFrame, Incoming};
 use nm_link::contract::exec::Frame;
 use nm_link::contract::{AgentError, TerminalQuery, path};
-use nm_types::text::{RunAs, Word};
+use nm_types::text::{QueryWord, RunAs};
 use nm_types::units::Bounded;
 use serde::Deserialize;
 use serde_json::json;
@@ -58,7 +58,7 @@ enum Control {
 struct TerminalParams {
     /// The program, and its arguments in further ones; `sh` by default.
     #[param(inline, required = false, max_items = 100)]
-    command: Vec<Word>,
+    command: Vec<QueryWord>,
     /// Lines of the terminal; 24 by default.
     #[param(inline)]
     rows: Option<Bounded<1, 1000>>,
@@ -84,7 +84,7 @@ fn parse(query: Option<&str>) -> ApiResult<TerminalQuery> {
                 .ok_or_else(|| ApiError::invalid(&key, "a number from 1 to 1000"))
         };
         match key.as_ref() {
-            "command" => command.push(Word::parse(&value).map_err(|e| ApiError::invalid("command", e.to_string()))?),
+            "command" => command.push(QueryWord::parse(&value).map_err(|e| ApiError::invalid("command", e.to_string()))?),
             "rows" => rows = size()?,
             "cols" => cols = size()?,
             "user" => {
@@ -102,7 +102,7 @@ fn parse(query: Option<&str>) -> ApiResult<TerminalQuery> {
         return Err(ApiError::invalid("command", "at most 100 words"));
     }
     if command.is_empty() {
-        command.push(Word::parse("sh").map_err(|_| ApiError::internal())?);
+        command.push(QueryWord::parse("sh").map_err(|_| ApiError::internal())?);
     }
     let command = serde_json::to_string(&command).map_err(|_| ApiError::internal())?;
     Ok(TerminalQuery { command, rows, cols, user })

@@ -12,7 +12,6 @@ use nm_link::contract::{Action, AgentErrorCode, Command, CreateContainer, Exec, 
 use nm_store::{Kind, Patch, StoreError};
 use nm_types::OperationId;
 use nm_types::container::{ContainerUpdate, ContainerView, ExecCommand, ExecResult, ObservedContainer, Signal};
-use nm_types::envelope::FieldProblem;
 use nm_types::text::ContainerName;
 use std::time::Duration;
 
@@ -203,12 +202,6 @@ impl Containers {
     }
 
     pub async fn rename(&self, actor: &Actor, meta: &Meta, key: &str, name: ContainerName) -> ApiResult<(ContainerView, i64)> {
-        if name.is_reserved() {
-            return Err(ApiError::clashing_fields(vec![FieldProblem {
-                field: "name".into(),
-                message: format!("`{name}` is reserved: it would be taken for an id or for a path of the API"),
-            }]));
-        }
         let (_held, record, agent) = self.hold(key).await?;
         check_version(meta, &record)?;
         let before = record.wanted.clone();

@@ -88,6 +88,8 @@ pub struct Operations {
     store: Store,
     clock: SharedClock,
     live: Arc<Mutex<HashMap<OperationId, Live>>>,
+    /// Changes whenever an operation begins to run.
+    begun: watch::Sender<()>,
     tasks: TaskTracker,
 }
 
@@ -105,6 +107,7 @@ impl Operations {
             store,
             clock,
             live: Arc::default(),
+            begun: watch::Sender::new(()),
             tasks: TaskTracker::new(),
         }
     }
@@ -167,6 +170,7 @@ impl Operations {
             cancel: CancellationToken::new(),
         };
         self.live().insert(id.clone(), live.clone());
+        self.begun.send_replace(());
         let running = Running {
             id: id.clone(),
             live: live.clone(),
@@ -324,17 +328,26 @@ impl Operations {
 
     /// Waits for the end, at most `most`.
     pub async fn wait(&self, id: &OperationId, most: Duration) -> ApiResult<OperationView> {
-        let changes = self.live().get(id).map(|l| l.view.subscribe());
-        let Some(mut changes) = changes else {
-            return self.get(id.as_str()).await;
-        };
-        let ended = {
-            let last = tokio::time::timeout(most, changes.wait_for(|v| v.state.is_final())).await;
-            last.ok().and_then(Result::ok).map(|view| OperationView::clone(&view))
-        };
-        match ended {
-            Some(view) => Ok(view),
-            None => self.get(id.as_str()).await,
+        match tokio::time::timeout(most, self.ended(id)).await {
+            Ok(view) => view,
+            Err(_) => self.get(id.as_str()).await,
+        }
+    }
+
+    async fn ended(&self, id: &OperationId) -> ApiResult<OperationView> {
+        let mut begun = self.begun.subscribe();
+        loop {
+            let changes = self.live().get(id).map(|l| l.view.subscribe());
+            if let Some(mut changes) = changes
+                && let Ok(view) = changes.wait_for(|v| v.state.is_final()).await
+            {
+                return Ok(OperationView::clone(&view));
+            }
+            // Ended already; or it is written and begins in a moment.
+            let stored = self.get(id.as_str()).await?;
+            if stored.state.is_final() || begun.changed().await.is_err() {
+                return Ok(stored);
+            }
         }
     }
 

@@ -263,16 +263,17 @@ async fn each_refusal_names_its_field() {
         (r#"{"name":"a","name":"b","image":"c"}"#, "name"),
         (r#"{"name":"a","image":"c","environment":{"A":"1","A":"2"}}"#, "environment"),
         (r#"{"name":"a","image":"c","labels":{"a":"1","a":"2"}}"#, "labels"),
+        (r#"{"name":"list","image":"c"}"#, "name"),
+        (r#"{"name":"cont_1_abcdefghi","image":"c"}"#, "name"),
     ] {
         api.post("/api/containers").body("application/json", body).await.names(field);
     }
     // Each can be taken, but not with the others, or not here; all are named.
     let clashes: &[(Value, &[&str])] = &[
         (
-            json!({ "name": "list", "image": "b", "volumes": [{ "container": "/x" }, { "container": "/x" }] }),
-            &["name", "volumes[1].container"],
+            json!({ "name": "a", "image": "b", "volumes": [{ "container": "/x" }, { "container": "/x" }] }),
+            &["volumes[1].container"],
         ),
-        (json!({ "name": "cont_1_abcdefghi", "image": "b" }), &["name"]),
         (
             json!({ "name": "a", "image": "b", "networks": ["host", "back", "back"] }),
             &["networks[0]", "networks[2]"],
@@ -676,9 +677,18 @@ async fn raw(api: &Client, bytes: &[u8]) -> String {
 async fn heads_too_large_and_broken() {
     let plane = TestControlPlane::sqlite().await;
     let api = plane.anonymous();
-    let big = format!("GET /healthz HTTP/1.1\r\nhost: x\r\nx-big: {}\r\n\r\n", "a".repeat(20 * 1024));
-    let answer = raw(&api, big.as_bytes()).await;
-    assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
+    for (size, says) in [
+        (20, r#""code":"head_too_large""#),
+        (60, r#""code":"head_too_large""#),
+        (500, "431 "),
+    ] {
+        let big = format!(
+            "GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\nx-big: {}\r\n\r\n",
+            "a".repeat(size * 1024)
+        );
+        let answer = raw(&api, big.as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 431 ") && answer.contains(says), "{answer}");
+    }
     for broken in [
         &b"moon\r\n\r\n"[..],
         b"GET / HTTP/9.9\r\n\r\n",

@@ -285,8 +285,8 @@ async fn images() {
         let images: Vec<ImageView> = api.get(path).await.data(200);
         images.into_iter().flat_map(|i| i.tags).collect()
     };
-    assert_eq!(tags("/api/containers/images/list").await, ["redis:7", "busybox:latest"]);
-    assert_eq!(tags("/api/images?nodeId=node_123").await, ["redis:7", "busybox:latest"]);
+    assert_eq!(tags("/api/containers/images/list").await, ["busybox:latest", "redis:7"]);
+    assert_eq!(tags("/api/images?nodeId=node_123").await, ["busybox:latest", "redis:7"]);
     api.delete("/api/images?name=busybox").await.is(200);
     api.delete("/api/images?name=busybox").await.refused(404, "image_not_found");
     assert_eq!(tags("/api/images").await, ["redis:7"]);

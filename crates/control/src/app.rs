@@ -14,6 +14,7 @@ use crate::service::images::Resources;
 use crate::service::index::Index;
 use crate::service::nodes::Nodes;
 use crate::service::operations::Operations;
+use crate::service::outbound::Guard;
 use crate::service::registries::Registries;
 use nm_link::server::{Links, ServerOptions};
 use nm_store::Store;
@@ -35,6 +36,8 @@ pub struct AppConfig {
     pub data_dir: PathBuf,
     /// Proxies whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<Network>,
+    /// Networks that are forbidden otherwise and may be connected to all the same: see [`crate::service::outbound`].
+    pub allow_outbound: Vec<Network>,
     pub auth: AuthConfig,
     pub link: ServerOptions,
 }
@@ -56,6 +59,7 @@ pub struct Parts {
     pub registries: Registries,
     pub operations: Operations,
     pub enrolment: Enrolment,
+    pub outbound: Guard,
     pub dirty: Dirty,
     pub metrics: Metrics,
     pub streams: Streams,
@@ -108,6 +112,7 @@ impl App {
         );
         nodes.load().await?;
         containers.load().await?;
+        let outbound = Guard::new(config.allow_outbound.clone());
         let enrolment = Enrolment::open(store.clone(), clock.clone(), nodes.clone()).await?;
         Ok(Self(Arc::new(Parts {
             config,
@@ -122,6 +127,7 @@ impl App {
             registries,
             operations,
             enrolment,
+            outbound,
             dirty: Dirty::default(),
             metrics: Metrics::default(),
             streams: Streams::default(),

@@ -14,4 +14,5 @@ pub mod index;
 pub mod locks;
 pub mod nodes;
 pub mod operations;
+pub mod outbound;
 pub mod registries;

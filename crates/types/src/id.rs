@@ -106,6 +106,8 @@ ids! {
     JoinTokenId = "join";
     /// An address registered by hand as a server.
     ServerId = "server";
+    /// A machine rented from a cloud.
+    InstanceId = "inst";
     /// A rule that makes alerts.
     AlertRuleId = "rule";
     /// One alert of a rule.

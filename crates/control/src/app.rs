@@ -3,19 +3,21 @@
 use crate::api::error::{ApiError, ApiResult};
 use crate::api::frame::Network;
 use crate::controller::watch::Dirty;
-use crate::controller::{housekeeping, resume, watch};
+use crate::controller::{health, housekeeping, resume, watch};
 use crate::metrics::Metrics;
 use crate::service::auth::{Actor, Auth, AuthConfig};
 use crate::service::clock::SharedClock;
 use crate::service::containers::Containers;
 use crate::service::enrolment::Enrolment;
 use crate::service::fleet::Fleet;
+use crate::service::health::{Health, Table};
 use crate::service::images::Resources;
 use crate::service::index::Index;
 use crate::service::nodes::Nodes;
 use crate::service::operations::Operations;
 use crate::service::outbound::Guard;
 use crate::service::registries::Registries;
+use crate::service::servers::Servers;
 use nm_link::server::{Links, ServerOptions};
 use nm_store::Store;
 use nm_types::{Timestamp, UserId};
@@ -60,6 +62,8 @@ pub struct Parts {
     pub operations: Operations,
     pub enrolment: Enrolment,
     pub outbound: Guard,
+    pub servers: Servers,
+    pub health: Health,
     pub dirty: Dirty,
     pub metrics: Metrics,
     pub streams: Streams,
@@ -113,6 +117,27 @@ impl App {
         nodes.load().await?;
         containers.load().await?;
         let outbound = Guard::new(config.allow_outbound.clone());
+        let found = Table::default();
+        let servers = Servers::new(
+            store.clone(),
+            clock.clone(),
+            nodes.clone(),
+            index.clone(),
+            outbound.clone(),
+            found.clone(),
+        );
+        let health = Health::new(
+            store.clone(),
+            clock.clone(),
+            fleet.clone(),
+            nodes.clone(),
+            index.clone(),
+            servers.clone(),
+            outbound.clone(),
+            found,
+        );
+        servers.load().await?;
+        health.load().await?;
         let enrolment = Enrolment::open(store.clone(), clock.clone(), nodes.clone()).await?;
         Ok(Self(Arc::new(Parts {
             config,
@@ -128,6 +153,8 @@ impl App {
             operations,
             enrolment,
             outbound,
+            servers,
+            health,
             dirty: Dirty::default(),
             metrics: Metrics::default(),
             streams: Streams::default(),
@@ -153,6 +180,8 @@ impl App {
         tasks.spawn(watch::run(self.clone()));
         tasks.spawn(resume::run(self.clone()));
         tasks.spawn(housekeeping::run(self.clone()));
+        tasks.spawn(health::run(self.clone()));
+        let health_writer = tokio::spawn(health::write_behind(self.clone()));
         let writer = tokio::spawn(watch::write_behind(self.clone()));
         resume::operations(self).await.map_err(|e| e.message)?;
         let http = tokio::spawn(crate::api::serve::serve(api, crate::api::router(self.clone()), self.stop.clone()));
@@ -173,6 +202,7 @@ impl App {
         cut.cancel();
         let _ended = tokio::time::timeout(Duration::from_secs(5), async { while tasks.join_next().await.is_some() {} }).await;
         let _ended = tokio::time::timeout(Duration::from_secs(5), writer).await;
+        let _ended = tokio::time::timeout(Duration::from_secs(5), health_writer).await;
         self.store.close().await;
         Ok(())
     }

@@ -109,6 +109,16 @@ impl Store {
         read_all(&mut self.shared.db.reader().await?, "read histories of health", select).await
     }
 
+    /// When the first row at or after `moment` began.
+    pub async fn health_next(&self, server: &str, moment: Timestamp) -> Result<Option<Timestamp>, StoreError> {
+        let select = sqlx::query("SELECT MIN(began) FROM health_history WHERE server = $1 AND began >= $2")
+            .bind(server)
+            .bind(moment.0);
+        let mut reader = self.shared.db.reader().await?;
+        let row = reader.one("read a change of health", select).await?;
+        row.map_or(Ok(None), |row| row.opt_moment(0))
+    }
+
     /// A part of one server's history, newest first, with the row that held at its beginning.
     pub async fn health_history(&self, period: HealthPeriod<'_>) -> Result<Vec<HealthRow>, StoreError> {
         let select = sqlx::query(

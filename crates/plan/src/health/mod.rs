@@ -93,7 +93,8 @@ impl Memory {
 /// What a check of a node found.
 #[derive(Debug)]
 pub struct NodeSeen<'a> {
-    pub stats: &'a NodeStats,
+    /// What its machine uses, or why the agent could not tell.
+    pub stats: Result<&'a NodeStats, &'a str>,
     /// Milliseconds the call for them took.
     pub round_trip: f64,
     /// What was found of its services.
@@ -134,11 +135,20 @@ pub struct AddressSeen {
 /// The findings of a node that answered.
 pub fn node(limits: &Thresholds, memory: &mut Memory, seen: NodeSeen<'_>) -> Vec<Finding> {
     memory.called(true);
-    let stats = seen.stats;
-    let mut out = vec![cpu(limits, memory, stats.cpu)];
-    out.extend(memory_of(limits, memory, stats));
-    out.extend(disks(limits, memory, stats.disks.iter()));
-    out.extend(network(limits, memory, seen.round_trip, Some(stats)));
+    let mut out = Vec::with_capacity(5);
+    match seen.stats {
+        Ok(stats) => {
+            out.push(cpu(limits, memory, stats.cpu));
+            out.extend(memory_of(limits, memory, stats));
+            out.extend(disks(limits, memory, stats.disks.iter()));
+        }
+        Err(why) => {
+            memory.busy = 0;
+            let blind = [Check::Cpu, Check::Memory, Check::Disk];
+            out.extend(blind.map(|check| Finding::unmeasured_for(check, false, format_args!("{why}"))));
+        }
+    }
+    out.extend(network(limits, memory, seen.round_trip, seen.stats.ok()));
     out.extend(services(seen.services));
     out
 }

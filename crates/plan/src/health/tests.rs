@@ -44,7 +44,7 @@ fn well() -> NodeStats {
 
 fn check(memory: &mut Memory, stats: &NodeStats, round_trip: f64) -> Vec<Finding> {
     let seen = NodeSeen {
-        stats,
+        stats: Ok(stats),
         round_trip,
         services: Vec::new(),
     };
@@ -224,6 +224,18 @@ fn calls_that_are_lost() {
         unreachable(&mut memory, "not connected", false);
     }
     assert!(failed(&check(&mut memory, &well(), 5.0)).is_empty());
+}
+
+#[test]
+fn what_the_agent_can_not_tell_is_not_well() {
+    let seen = NodeSeen {
+        stats: Err("the agent is too old"),
+        round_trip: 5.0,
+        services: Vec::new(),
+    };
+    let findings = node(&Thresholds::default(), &mut Memory::default(), seen);
+    assert_eq!(failed(&findings), [Check::Cpu, Check::Memory, Check::Disk]);
+    assert_eq!(findings[0].detail().message, "not measured: the agent is too old");
 }
 
 #[test]

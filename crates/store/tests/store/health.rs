@@ -59,6 +59,11 @@ async fn histories_are_kept_and_pruned(f: Fixture) {
     assert_eq!(history(&store, "node_1", 25, 30).await, [20]);
     assert_eq!(history(&store, "node_3", 0, 100).await, [0; 0]);
 
+    for (moment, next) in [(0, Some(10)), (20, Some(20)), (21, Some(30)), (31, None)] {
+        let found = store.health_next("node_1", Timestamp(moment)).await.unwrap();
+        assert_eq!(found, next.map(Timestamp), "{moment}");
+    }
+
     // The same moment again: the later word counts.
     write(&store, &[row("node_1", 30, "unhealthy")]).await;
     let last = HealthPeriod {

@@ -15,6 +15,7 @@ mod docker;
 mod fence;
 mod host;
 mod policy;
+mod probes;
 mod progress;
 mod routes;
 mod stats;

@@ -3,18 +3,21 @@
 use crate::api::error::{ApiError, ApiResult};
 use crate::api::frame::Network;
 use crate::controller::watch::Dirty;
-use crate::controller::{housekeeping, resume, watch};
+use crate::controller::{health, housekeeping, resume, watch};
 use crate::metrics::Metrics;
 use crate::service::auth::{Actor, Auth, AuthConfig};
 use crate::service::clock::SharedClock;
 use crate::service::containers::Containers;
 use crate::service::enrolment::Enrolment;
 use crate::service::fleet::Fleet;
+use crate::service::health::{Health, Table};
 use crate::service::images::Resources;
 use crate::service::index::Index;
 use crate::service::nodes::Nodes;
 use crate::service::operations::Operations;
+use crate::service::outbound::Guard;
 use crate::service::registries::Registries;
+use crate::service::servers::Servers;
 use nm_link::server::{Links, ServerOptions};
 use nm_store::Store;
 use nm_types::{Timestamp, UserId};
@@ -35,6 +38,8 @@ pub struct AppConfig {
     pub data_dir: PathBuf,
     /// Proxies whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<Network>,
+    /// Networks that are forbidden otherwise and may be connected to all the same: see [`crate::service::outbound`].
+    pub allow_outbound: Vec<Network>,
     pub auth: AuthConfig,
     pub link: ServerOptions,
 }
@@ -56,6 +61,9 @@ pub struct Parts {
     pub registries: Registries,
     pub operations: Operations,
     pub enrolment: Enrolment,
+    pub outbound: Guard,
+    pub servers: Servers,
+    pub health: Health,
     pub dirty: Dirty,
     pub metrics: Metrics,
     pub streams: Streams,
@@ -108,6 +116,28 @@ impl App {
         );
         nodes.load().await?;
         containers.load().await?;
+        let outbound = Guard::new(config.allow_outbound.clone());
+        let found = Table::default();
+        let servers = Servers::new(
+            store.clone(),
+            clock.clone(),
+            nodes.clone(),
+            index.clone(),
+            outbound.clone(),
+            found.clone(),
+        );
+        let health = Health::new(
+            store.clone(),
+            clock.clone(),
+            fleet.clone(),
+            nodes.clone(),
+            index.clone(),
+            servers.clone(),
+            outbound.clone(),
+            found,
+        );
+        servers.load().await?;
+        health.load().await?;
         let enrolment = Enrolment::open(store.clone(), clock.clone(), nodes.clone()).await?;
         Ok(Self(Arc::new(Parts {
             config,
@@ -122,6 +152,9 @@ impl App {
             registries,
             operations,
             enrolment,
+            outbound,
+            servers,
+            health,
             dirty: Dirty::default(),
             metrics: Metrics::default(),
             streams: Streams::default(),
@@ -147,6 +180,8 @@ impl App {
         tasks.spawn(watch::run(self.clone()));
         tasks.spawn(resume::run(self.clone()));
         tasks.spawn(housekeeping::run(self.clone()));
+        tasks.spawn(health::run(self.clone()));
+        let health_writer = tokio::spawn(health::write_behind(self.clone()));
         let writer = tokio::spawn(watch::write_behind(self.clone()));
         resume::operations(self).await.map_err(|e| e.message)?;
         let http = tokio::spawn(crate::api::serve::serve(api, crate::api::router(self.clone()), self.stop.clone()));
@@ -167,6 +202,7 @@ impl App {
         cut.cancel();
         let _ended = tokio::time::timeout(Duration::from_secs(5), async { while tasks.join_next().await.is_some() {} }).await;
         let _ended = tokio::time::timeout(Duration::from_secs(5), writer).await;
+        let _ended = tokio::time::timeout(Duration::from_secs(5), health_writer).await;
         self.store.close().await;
         Ok(())
     }

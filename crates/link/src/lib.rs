@@ -6,8 +6,10 @@
 //!
 //! - [`pki`]: the authority, certificates, certificate requests.
 //! - [`server`]: the control plane's side. [`agent`]: the node's side.
+//! - [`ask`]: what both sides ask of services they probe.
 
 pub mod agent;
+pub mod ask;
 pub mod contract;
 mod error;
 mod http2;

@@ -54,6 +54,10 @@ pub enum Command {
     /// Logins of image registries
     #[command(visible_alias = "registry")]
     Registries(Group<registries::RegistriesCommand>),
+    /// Servers of every kind, and addresses registered by hand
+    Servers(Group<servers::ServersCommand>),
+    /// Whether servers are well, and were
+    Health(Group<health::HealthCommand>),
     /// People who may sign in
     #[command(visible_alias = "user")]
     Users(Group<users::UsersCommand>),

@@ -21,10 +21,12 @@ pub enum Kind {
     BackupConfig,
     Backup,
     Deployment,
+    /// How a server is checked, and how it is; its id is the server's.
+    Health,
 }
 
 impl Kind {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Container,
         Self::Node,
         Self::Operation,
@@ -38,6 +40,7 @@ impl Kind {
         Self::BackupConfig,
         Self::Backup,
         Self::Deployment,
+        Self::Health,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -55,6 +58,7 @@ impl Kind {
             Self::BackupConfig => "backupConfig",
             Self::Backup => "backup",
             Self::Deployment => "deployment",
+            Self::Health => "health",
         }
     }
 

@@ -48,6 +48,8 @@ pub const AREAS: &[&str] = &[
     "nodes",
     "operations",
     "events",
+    "servers",
+    "health",
     "users",
     "tokens",
     "audit",

@@ -78,6 +78,7 @@ macro_rules! ids {
         impl std::str::FromStr for $name { type Err = BadId; fn from_str(s: &str) -> Result<Self, BadId> { Self::parse(s) } }
         impl From<$name> for String { fn from(id: $name) -> String { id.0.into() } }
         impl AsRef<str> for $name { fn as_ref(&self) -> &str { &self.0 } }
+        impl std::borrow::Borrow<str> for $name { fn borrow(&self) -> &str { &self.0 } }
         impl utoipa::PartialSchema for $name {
             fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
                 crate::text::string_schema(concat!("^", $prefix, "_[0-9]{1,16}_[a-z0-9]{9}$"), None, None, concat!("An id: `", $prefix, "_<unix ms>_<9 of a-z0-9>`."))
@@ -106,6 +107,8 @@ ids! {
     JoinTokenId = "join";
     /// An address registered by hand as a server.
     ServerId = "server";
+    /// A machine rented from a cloud.
+    InstanceId = "inst";
     /// A rule that makes alerts.
     AlertRuleId = "rule";
     /// One alert of a rule.

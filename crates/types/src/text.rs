@@ -162,6 +162,30 @@ texts! {
         ok: |t| !t.is_empty() && !t.starts_with("io.neuralmesh.") && t.bytes().all(|b| word(b) || b == b'/')
             && t.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric()) && t.bytes().next_back().is_some_and(|b| b.is_ascii_alphanumeric())
     }
+    /// A hand-registered server's name.
+    ServerName {
+        pattern: "^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,99}$", max: 100,
+        says: "a server name has 1 to 100 letters, digits, `_`, `.` or `-`, and starts with a letter or digit",
+        ok: |t| docker_name(t)
+    }
+    /// A probe's name, single among those of its server.
+    ProbeName {
+        pattern: "^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}$", max: 63,
+        says: "a probe name has 1 to 63 letters, digits, `_`, `.` or `-`, and starts with a letter or digit",
+        ok: |t| docker_name(t)
+    }
+    /// What an HTTP probe asks for: an absolute path with its query, of the characters of RFC 3986, without a fragment.
+    ProbePath {
+        pattern: "^/[A-Za-z0-9._~!$&'()*+,;=:@%/?-]{0,1023}$", max: 1024,
+        says: "a probe's path starts with `/` and has at most 1,024 characters that a URL may hold as they are, without `#`",
+        ok: |t| t.starts_with('/') && t.bytes().all(|b| b.is_ascii_alphanumeric() || b"._~!$&'()*+,;=:@%/?-".contains(&b))
+    }
+    /// A systemd unit: `nginx.service`, `getty@tty1`.
+    UnitName {
+        pattern: "^[a-zA-Z0-9:_.\\\\@][a-zA-Z0-9:_.\\\\@-]{0,254}$", max: 255,
+        says: "a unit has 1 to 255 letters, digits, `:`, `_`, `.`, `\\`, `@` or `-`, and does not start with `-`",
+        ok: |t| !t.is_empty() && !t.starts_with('-') && t.bytes().all(|b| b.is_ascii_alphanumeric() || b":_.\\@-".contains(&b))
+    }
     /// A registry's host: `registry.example.com`, `10.0.0.5:5000`.
     RegistryHost {
         pattern: "^[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?(?::[1-9][0-9]{0,4})?$", max: 259,
@@ -170,6 +194,16 @@ texts! {
             !host.is_empty() && host.len() <= 253 && host.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'.' || b == b'-')
             && !host.starts_with(['.', '-']) && !host.ends_with(['.', '-'])
             && port.is_none_or(|p| p.len() <= 5 && !p.starts_with('0') && p.parse::<u16>().is_ok()) }
+    }
+}
+
+impl ServerName {
+    /// Words that stand in the API's own paths, and prefixes of ids: a name must never be taken for them.
+    pub fn is_reserved(&self) -> bool {
+        &*self.0 == "settings"
+            || crate::id::PREFIXES
+                .iter()
+                .any(|p| self.0.strip_prefix(p).is_some_and(|r| r.starts_with('_')))
     }
 }
 

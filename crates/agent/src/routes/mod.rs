@@ -1,6 +1,7 @@
 //! The contract's paths as HTTP. Handlers read what came, make one call, and write what it gives.
 
 mod containers;
+mod health;
 mod reply;
 mod storage;
 mod watch;
@@ -25,6 +26,7 @@ const MAX_BODY: usize = 40 << 20;
 pub fn router(app: App) -> Router {
     Router::new()
         .route(path::INFO, get(watch::info))
+        .route(path::HEALTH, post(health::probes))
         .route(path::WATCH, get(watch::watch))
         .route(path::CONTAINERS, post(containers::create))
         .route(path::COMMAND, post(containers::command))

@@ -6,6 +6,7 @@
 mod containers;
 mod engine;
 mod failures;
+mod probes;
 mod storage;
 mod streams;
 mod support;

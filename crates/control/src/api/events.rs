@@ -131,6 +131,9 @@ async fn message(app: &App, change: Change) -> Option<Message> {
             .ok()
             .and_then(|(n, _)| serde_json::to_value(n.status).ok())
             .and_then(|v| v.as_str().map(str::to_owned)),
+        (Subject::Resource(Kind::Health), _) => {
+            crate::service::servers::ServerKey::parse(&change.id).map(|key| app.health.status(&key).as_str().to_owned())
+        }
         _ => None,
     };
     let event = Event {

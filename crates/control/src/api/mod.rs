@@ -18,11 +18,13 @@ mod auth;
 mod containers;
 mod dashboard;
 mod events;
+mod health;
 mod images;
 mod networks;
 mod nodes;
 mod operations;
 mod registries;
+mod servers;
 mod streams;
 mod system;
 mod templates;
@@ -53,6 +55,8 @@ pub fn routes() -> Vec<Route> {
         volumes::routes(),
         networks::routes(),
         registries::routes(),
+        servers::routes(),
+        health::routes(),
         operations::routes(),
         events::routes(),
         system::routes(),

@@ -50,6 +50,17 @@ impl TryFrom<String> for Cursor {
     }
 }
 
+impl Cursor {
+    /// The key it holds, where it is a text.
+    pub fn key(&self) -> Option<&str> {
+        std::str::from_utf8(&self.0).ok()
+    }
+    /// The cursor of the page that begins behind `key`.
+    pub fn behind(key: &str) -> String {
+        hex::encode(key)
+    }
+}
+
 /// The page after `cursor`, in the order of `key`, which tells each entry from every other.
 pub fn page<T>(mut items: Vec<T>, limit: Option<Bounded<1, 200>>, cursor: Option<&Cursor>, key: impl Fn(&T) -> String) -> Reply<Vec<T>> {
     let limit = usize::try_from(limit.map_or(PAGE, |l| l.get())).unwrap_or(1);

@@ -7,7 +7,7 @@ use futures_util::{Stream, StreamExt};
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Empty, Full, Limited};
 use hyper::body::Incoming;
-use nm_link::contract::{AgentError, Progress, path};
+use nm_link::contract::{AgentError, ContainerKey, Progress, path};
 use nm_link::server::{LinkHandle, Links};
 use nm_link::{Delivery, LinkError};
 use nm_types::NodeId;
@@ -329,10 +329,13 @@ pub fn is_passing(error: &ApiError) -> bool {
 
 /// The path of one container at its agent.
 pub fn keyed(route: &str, record: &super::index::Record) -> String {
-    use nm_link::contract::ContainerKey;
-    let key = match (record.managed(), record.docker_id()) {
+    path::keyed(route, &container_key(record))
+}
+
+/// How a container is named to its agent.
+pub fn container_key(record: &super::index::Record) -> ContainerKey {
+    match (record.managed(), record.docker_id()) {
         (false, Some(docker_id)) => ContainerKey::Docker(docker_id.into()),
         (true, _) | (false, None) => ContainerKey::Ours(record.id.clone()),
-    };
-    path::keyed(route, &key)
+    }
 }

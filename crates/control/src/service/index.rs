@@ -81,6 +81,10 @@ impl Record {
             Some(o) => o.status,
         }
     }
+    /// One of ours, on its node, that was last asked to run.
+    pub fn meant_to_run(&self) -> bool {
+        self.managed() && self.wanted.running && self.state.phase == Phase::Ready
+    }
     pub fn docker_id(&self) -> Option<&str> {
         self.state.observed.as_ref().map(|o| o.docker_id.as_str())
     }
@@ -396,6 +400,23 @@ impl Index {
             .filter(|e| e.record.node == *node)
             .map(|e| e.record.clone())
             .collect()
+    }
+    /// Those of ours that are on their node and were last asked to run.
+    pub fn meant_to_run(&self) -> Vec<ContainerId> {
+        let inner = self.read();
+        let meant = inner.entries.values().filter(|e| e.record.meant_to_run());
+        meant.map(|e| e.record.id.clone()).collect()
+    }
+    /// In the order of their ids, from behind `after` on.
+    pub fn behind(&self, after: Option<&str>, limit: usize) -> Vec<Arc<Record>> {
+        let inner = self.read();
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let range = inner.entries.range::<str, _>((start, Bound::Unbounded));
+        range.take(limit).map(|(_, e)| e.record.clone()).collect()
+    }
+    /// What one uses now.
+    pub fn used(&self, id: &ContainerId) -> Option<Usage> {
+        self.read().entries.get(id).map(|e| e.usage)
     }
     /// How many there are of each status.
     pub fn counts(&self) -> BTreeMap<&'static str, u64> {

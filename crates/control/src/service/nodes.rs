@@ -159,6 +159,10 @@ impl Nodes {
         self.read().contains_key(id)
     }
 
+    pub fn name(&self, id: &NodeId) -> Option<NodeName> {
+        self.read().get(id).map(|n| n.spec.name.clone())
+    }
+
     pub fn get(&self, key: &str) -> ApiResult<(NodeView, i64)> {
         let id = self.find(key)?;
         let known = self.read();

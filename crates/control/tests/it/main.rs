@@ -2,11 +2,14 @@
 //! Docker up. What stores has a say in runs on both databases; see [`nm_testing::both!`].
 
 mod faults;
+mod health;
+mod health_history;
 mod manners;
 mod operations;
 mod policy;
 mod reconcile;
 mod secrets;
+mod servers;
 mod spec;
 mod streams;
 

@@ -1,7 +1,8 @@
 //! Who may do what: one table, written by hand, beside what the control plane says and beside what it does.
 
 use http::Method;
-use nm_testing::{Call, Client, FakeAgent, TestControlPlane};
+use nm_testing::{Call, Client, FakeAgent, TestControlPlane, eventually};
+use nm_types::Timestamp;
 use nm_types::auth::Role;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -70,6 +71,19 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("POST", "/api/registries", "133.3"),
     ("PUT", "/api/registries/{id}", "133.3"),
     ("DELETE", "/api/registries/{id}", "133.3"),
+    ("GET", "/api/servers", "1...3"),
+    ("POST", "/api/servers", "13..3"),
+    ("GET", "/api/servers/{id}", "1...3"),
+    ("PATCH", "/api/servers/{id}", "13..3"),
+    ("DELETE", "/api/servers/{id}", "13..3"),
+    ("GET", "/api/capabilities/health", "1...3"),
+    ("GET", "/api/capabilities/health/settings", "1...3"),
+    ("PATCH", "/api/capabilities/health/settings", "133.3"),
+    ("GET", "/api/capabilities/health/{serverId}", "1...3"),
+    ("POST", "/api/capabilities/health/{serverId}/check", "13..3"),
+    ("GET", "/api/capabilities/health/{serverId}/history", "1...3"),
+    ("GET", "/api/capabilities/health/{serverId}/config", "13..3"),
+    ("PUT", "/api/capabilities/health/{serverId}/config", "13..3"),
     ("GET", "/api/operations", "1...3"),
     ("GET", "/api/operations/{id}", "1...3"),
     ("POST", "/api/operations/{id}/cancel", "13..3"),
@@ -99,7 +113,10 @@ fn the_table_has_every_route() {
 /// The request of a row. What it names is not there and what it says is not taken, so that nothing is done where it is
 /// let in.
 fn call(client: &Client, method: &str, path: &str, verdict: char) -> Call {
-    let path = path.replace("{id}", "nothing").replace("{name}", "nothing");
+    let path = path
+        .replace("{id}", "nothing")
+        .replace("{name}", "nothing")
+        .replace("{serverId}", "nothing");
     let call = client.call(Method::from_bytes(method.as_bytes()).unwrap(), path);
     match (method, verdict) {
         ("GET", _) => call,
@@ -124,6 +141,13 @@ async fn the_control_plane_does_as_the_table_says() {
         ("narrow token", narrow.clone()),
     ];
     let revision = async || plane.app().store.revision().await.unwrap();
+    // The node's first health check is written by itself.
+    let node = agent.node.as_str();
+    eventually("the node was checked", async || {
+        let written = plane.app().store.health_histories(node, node, Timestamp(0)).await.unwrap();
+        (!written.is_empty()).then_some(())
+    })
+    .await;
     for (method, path, verdicts) in TABLE {
         for ((who, client), verdict) in callers.iter().zip(verdicts.chars()) {
             let what = format!("{method} {path} by {who}");

@@ -7,8 +7,10 @@
 
 mod error;
 pub mod exec;
+mod health;
 
 pub use error::{AgentError, AgentErrorCode};
+pub use health::{ProbeResult, RunProbe, RunProbes};
 
 use nm_types::container::{ContainerSpec, ExecCommand, ObservedContainer, Signal};
 use nm_types::host::NodeStats;
@@ -37,6 +39,8 @@ pub mod path {
     pub const INFO: &str = "/v1/info";
     /// GET → a fresh [`NodeStats`](nm_types::host::NodeStats).
     pub const HOST: &str = "/v1/host";
+    /// POST [`RunProbes`](super::RunProbes) → array of [`ProbeResult`](super::ProbeResult), in the same order.
+    pub const HEALTH: &str = "/v1/health";
     /// GET → lines of [`WatchEvent`](super::WatchEvent), first a snapshot, then changes, until either side ends it.
     pub const WATCH: &str = "/v1/watch";
     /// POST [`CreateContainer`](super::CreateContainer) → lines of [`Progress`](super::Progress) of [`ObservedContainer`](nm_types::container::ObservedContainer).

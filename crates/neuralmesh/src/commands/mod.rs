@@ -5,6 +5,7 @@ pub mod completion;
 pub mod containers;
 pub mod doctor;
 pub mod events;
+pub mod health;
 pub mod images;
 pub mod login;
 pub mod networks;
@@ -12,6 +13,7 @@ pub mod nodes;
 pub mod openapi;
 pub mod operations;
 pub mod registries;
+pub mod servers;
 pub mod tokens;
 pub mod users;
 pub mod volumes;
@@ -36,6 +38,8 @@ pub async fn dispatch(command: Command) -> anyhow::Result<u8> {
         Command::Volumes(group) => volumes::run(group.command, &connect(&group.client)?).await,
         Command::Networks(group) => networks::run(group.command, &connect(&group.client)?).await,
         Command::Registries(group) => registries::run(group.command, &connect(&group.client)?).await,
+        Command::Servers(group) => servers::run(group.command, &connect(&group.client)?).await,
+        Command::Health(group) => health::run(group.command, &connect(&group.client)?).await,
         Command::Users(group) => users::run(group.command, &connect(&group.client)?).await,
         Command::Tokens(group) => tokens::run(group.command, &connect(&group.client)?).await,
         Command::Operations(group) => operations::run(group.command, &connect(&group.client)?).await,

@@ -2,6 +2,7 @@
 
 mod commands;
 mod fake;
+mod health;
 mod login;
 mod streams;
 mod tls;

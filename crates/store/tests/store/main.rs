@@ -25,6 +25,7 @@ mod auth;
 mod fault;
 mod feed;
 mod fixture;
+mod health;
 mod idempotency;
 mod model;
 mod open;

@@ -10,6 +10,8 @@ use tokio::sync::watch;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Ask {
     Info,
+    Host,
+    Health,
     Watch,
     Create,
     Start,
@@ -134,7 +136,7 @@ impl Knobs {
         lock(&self.0)
             .calls
             .iter()
-            .filter(|(ask, _)| !matches!(ask, Ask::Watch | Ask::Info))
+            .filter(|(ask, _)| !matches!(ask, Ask::Watch | Ask::Info | Ask::Host))
             .map(|(_, n)| n)
             .sum()
     }

@@ -3,6 +3,7 @@
 //! it lie.
 
 mod knobs;
+mod machine;
 mod serve;
 mod world;
 
@@ -14,9 +15,10 @@ use crate::wait::{eventually, soon};
 use hyper::service::service_fn;
 use knobs::Knobs;
 use nm_link::agent::{AgentLink, AgentOptions, DialOptions, IdentityStore, join};
-use nm_link::contract::{AgentError, RegistryLogin, WatchEvent};
+use nm_link::contract::{AgentError, RegistryLogin, RunProbe, WatchEvent};
 use nm_link::{AgentFacts, JoinToken};
-use nm_types::container::{ContainerSpec, ContainerStatus, ForeignSpec, LogStream, ObservedContainer};
+use nm_types::container::{ContainerHealth, ContainerSpec, ContainerStatus, ForeignSpec, LogStream, ObservedContainer};
+use nm_types::host::NodeStats;
 use nm_types::node::{NewJoinToken, NodeStatus, NodeView};
 use nm_types::stats::Usage;
 use nm_types::{ContainerId, NodeId, OperationId};
@@ -239,6 +241,23 @@ impl FakeAgent {
     /// Docker goes away, or comes back with a new snapshot.
     pub fn docker_available(&self, available: bool) {
         self.world.docker_available(available);
+    }
+
+    /// The machine uses more or less; it tells so at once.
+    pub fn machine(&self, change: impl FnOnce(&mut NodeStats)) {
+        self.world.change_machine(change);
+    }
+    /// From now on the probe of this name passes, or fails.
+    pub fn probe(&self, name: &str, ok: bool) {
+        self.world.set_probe(name, ok);
+    }
+    /// The probes of the last call, with the containers they were aimed at.
+    pub fn last_probes(&self) -> Vec<RunProbe> {
+        self.world.last_probes()
+    }
+    /// A container's own health check comes to another result.
+    pub fn docker_health(&self, key: &str, health: ContainerHealth) {
+        self.world.set_health(key, health);
     }
 
     // Lies.

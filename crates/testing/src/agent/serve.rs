@@ -144,6 +144,11 @@ pub(super) async fn answer(world: Arc<World>, knobs: Arc<Knobs>, request: Reques
     let target = request.uri().path().to_owned();
     match (request.method(), target.as_str()) {
         (&Method::GET, path::INFO) => road(Ask::Info).answer(|| Ok(world.info())).await,
+        (&Method::GET, path::HOST) => road(Ask::Host).answer(|| Ok(world.host())).await,
+        (&Method::POST, path::HEALTH) => {
+            let asked: nm_link::contract::RunProbes = body(request).await?;
+            road(Ask::Health).answer(|| Ok(world.probe(asked))).await
+        }
         (&Method::GET, path::WATCH) => watch(&world, &knobs).await,
         (&Method::POST, path::CONTAINERS) => {
             let command: nm_link::contract::CreateContainer = body(request).await?;

@@ -4,12 +4,15 @@
 //! order they happened.
 
 use super::Seen;
+use super::machine::Machine;
 use nm_link::contract::{
     Action, AgentError, AgentErrorCode, Command, ContainerKey, CreateContainer, CreateNetwork, CreateVolume, LogQuery, Membership, Pull,
     RegistryLogin, RemoveContainer, WatchEvent,
 };
 use nm_types::Timestamp;
-use nm_types::container::{Attachment, ContainerSpec, ContainerStatus, ForeignSpec, LogLine, LogStream, ObservedContainer, PortMapping};
+use nm_types::container::{
+    Attachment, ContainerHealth, ContainerSpec, ContainerStatus, ForeignSpec, LogLine, LogStream, ObservedContainer, PortMapping,
+};
 use nm_types::image::{ImageView, LayerProgress, Pruned};
 use nm_types::network::NetworkView;
 use nm_types::node::{DockerInfo, NodeInfo};
@@ -53,6 +56,7 @@ struct Inner {
     watchers: Vec<UnboundedSender<WatchEvent>>,
     kept_back: Option<Vec<WatchEvent>>,
     next_port: u16,
+    machine: Machine,
 }
 
 #[derive(Debug)]
@@ -366,11 +370,16 @@ impl World {
             watchers: Vec::new(),
             kept_back: None,
             next_port: 49_153,
+            machine: Machine::default(),
         }))
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.0.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    pub(super) fn with_machine<T>(&self, work: impl FnOnce(&mut Machine) -> T) -> T {
+        work(&mut self.lock().machine)
     }
 
     // What the contract asks.
@@ -719,6 +728,12 @@ impl World {
             ContainerStatus::Stopped => inner.held(&docker_id).expect("it is there").ended(status, 143),
             ContainerStatus::Exited => inner.held(&docker_id).expect("it is there").ended(status, 1),
         }
+        inner.changed(&docker_id);
+    }
+    pub(super) fn set_health(&self, key: &str, health: ContainerHealth) {
+        let mut inner = self.lock();
+        let docker_id = inner.find(key).expect("it is there");
+        inner.held(&docker_id).expect("it is there").observed.health = Some(health);
         inner.changed(&docker_id);
     }
     pub(super) fn rename(&self, key: &str, name: &str) {

@@ -117,7 +117,7 @@ async fn time_in_which_nobody_checked(database: Database) {
     plane.clock().advance(5 * HOUR);
     plane.reopen().await;
     let api = plane
-        .sign_in("olga", &nm_testing::password_of(nm_types::auth::Role::Operator))
+        .sign_in("olga", &nm_testing::password_of(Role::Operator))
         .await;
     let view = check(&api, "mail").await;
     assert_eq!(view.status, HealthStatus::Healthy);

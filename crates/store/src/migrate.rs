@@ -23,6 +23,11 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         sql: include_str!("../migrations/0001_initial.sql"),
     },
     Migration {
+        version: 2,
+        name: "node events",
+        sql: include_str!("../migrations/0002_node_events.sql"),
+    },
+    Migration {
         version: 3,
         name: "health",
         sql: include_str!("../migrations/0003_health.sql"),

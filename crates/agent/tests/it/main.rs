@@ -6,6 +6,7 @@
 mod containers;
 mod engine;
 mod failures;
+mod machine;
 mod probes;
 mod storage;
 mod streams;

@@ -20,6 +20,7 @@ mod dashboard;
 mod events;
 mod health;
 mod images;
+mod machines;
 mod networks;
 mod nodes;
 mod operations;
@@ -47,6 +48,7 @@ pub fn routes() -> Vec<Route> {
         tokens::routes(),
         audit::routes(),
         nodes::routes(),
+        machines::routes(),
         containers::routes(),
         streams::routes(),
         terminal::routes(),

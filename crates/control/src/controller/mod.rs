@@ -3,5 +3,6 @@
 
 pub mod health;
 pub mod housekeeping;
+pub mod journal;
 pub mod resume;
 pub mod watch;

@@ -12,6 +12,7 @@ pub mod health;
 pub mod idempotency;
 pub mod images;
 pub mod index;
+pub mod journal;
 pub mod locks;
 pub mod nodes;
 pub mod operations;

@@ -4,6 +4,7 @@
 mod faults;
 mod health;
 mod health_history;
+mod machines;
 mod manners;
 mod operations;
 mod policy;

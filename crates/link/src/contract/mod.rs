@@ -8,9 +8,11 @@
 mod error;
 pub mod exec;
 mod health;
+mod journal;
 
 pub use error::{AgentError, AgentErrorCode};
 pub use health::{ProbeResult, RunProbe, RunProbes};
+pub use journal::{JournalEnd, JournalEvent, JournalPage, JournalQuery};
 
 use nm_types::container::{ContainerSpec, ExecCommand, ObservedContainer, Signal};
 use nm_types::host::NodeStats;
@@ -41,6 +43,12 @@ pub mod path {
     pub const HOST: &str = "/v1/host";
     /// POST [`RunProbes`](super::RunProbes) → array of [`ProbeResult`](super::ProbeResult), in the same order.
     pub const HEALTH: &str = "/v1/health";
+    /// GET, query [`StatsQuery`](super::StatsQuery) → array of `NodeStats`, oldest first.
+    pub const HOST_STATS: &str = "/v1/host/stats";
+    /// GET → lines of `NodeStats`, one a second, until either side ends it.
+    pub const HOST_STATS_STREAM: &str = "/v1/host/stats/stream";
+    /// GET, query [`JournalQuery`](super::JournalQuery) → [`JournalPage`](super::JournalPage).
+    pub const JOURNAL: &str = "/v1/journal";
     /// GET → lines of [`WatchEvent`](super::WatchEvent), first a snapshot, then changes, until either side ends it.
     pub const WATCH: &str = "/v1/watch";
     /// POST [`CreateContainer`](super::CreateContainer) → lines of [`Progress`](super::Progress) of [`ObservedContainer`](nm_types::container::ObservedContainer).
@@ -332,6 +340,8 @@ pub enum WatchEvent {
     Docker { docker: DockerInfo },
     /// What the machine uses, every two seconds.
     Host { stats: Box<NodeStats> },
+    /// How far the journal reaches; said at the beginning and whenever it grows.
+    Journal(JournalEnd),
     /// Nothing to say, still here; at least every two seconds.
     Heartbeat,
 }

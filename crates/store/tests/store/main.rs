@@ -28,6 +28,7 @@ mod fixture;
 mod health;
 mod idempotency;
 mod model;
+mod node_events;
 mod open;
 mod resources;
 mod secrets;

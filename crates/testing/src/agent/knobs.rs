@@ -10,9 +10,12 @@ use tokio::sync::watch;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Ask {
     Info,
-    Host,
     Health,
     Watch,
+    Host,
+    HostStats,
+    HostStatsStream,
+    Journal,
     Create,
     Start,
     Stop,
@@ -136,7 +139,7 @@ impl Knobs {
         lock(&self.0)
             .calls
             .iter()
-            .filter(|(ask, _)| !matches!(ask, Ask::Watch | Ask::Info | Ask::Host))
+            .filter(|(ask, _)| !matches!(ask, Ask::Watch | Ask::Info | Ask::Host | Ask::Journal))
             .map(|(_, n)| n)
             .sum()
     }

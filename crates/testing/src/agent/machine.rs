@@ -1,106 +1,183 @@
-//! The made-up machine of a node: what it uses, and what probes find on it.
+//! The made-up machine of one node: what it uses, and its agent's journal.
 
-use super::world::World;
-use nm_control::service::clock::{Clock, SystemClock};
-use nm_link::contract::{ProbeResult, RunProbe, RunProbes, WatchEvent};
+use super::world::{Answer, World, now};
+use nm_link::contract::{JournalEnd, JournalEvent, JournalPage, JournalQuery, StatsQuery, WatchEvent};
 use nm_types::host::{DiskStats, MemoryStats, NetworkStats, NodeStats, PressureStats};
-use std::collections::HashSet;
+use nm_types::node_event::{NodeEventDetail, NodeEventKind};
+use nm_types::stats::Resolution;
+use std::sync::{Mutex, MutexGuard};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 const GB: u64 = 1 << 30;
 
-#[derive(Debug)]
-pub(super) struct Machine {
-    stats: NodeStats,
-    failing_probes: HashSet<String>,
-    last_probes: Vec<RunProbe>,
+/// What a machine uses that no test has said anything of.
+fn usual() -> NodeStats {
+    NodeStats {
+        cpu: 12.5,
+        load: [0.5, 0.4, 0.3],
+        memory: MemoryStats {
+            total: 8 * GB,
+            available: 5 * GB,
+            swap_total: 2 * GB,
+            swap_used: 0,
+        },
+        disks: vec![DiskStats {
+            mount: "/".into(),
+            device: "/dev/vda1".into(),
+            kind: "ext4".into(),
+            total: 100 * GB,
+            used: 40 * GB,
+            available: 60 * GB,
+            inodes: 1_000_000,
+            inodes_used: 100_000,
+            read_only: false,
+        }],
+        network: NetworkStats {
+            rx: 1_524_887,
+            tx: 892_345,
+            packets: 10_000,
+            errors: 0,
+            dropped: 0,
+        },
+        pressure: Some(PressureStats::default()),
+        temperature: None,
+        uptime: 2_592_000,
+        timestamp: now(),
+    }
 }
+
+#[derive(Debug)]
+struct Inner {
+    samples: Vec<NodeStats>,
+    readers: Vec<UnboundedSender<NodeStats>>,
+    journal: i64,
+    next: i64,
+    events: Vec<JournalEvent>,
+}
+
+#[derive(Debug)]
+pub(super) struct Machine(Mutex<Inner>);
 
 impl Default for Machine {
     fn default() -> Self {
-        let stats = NodeStats {
-            cpu: 12.5,
-            load: [0.5, 0.4, 0.3],
-            memory: MemoryStats {
-                total: 8 * GB,
-                available: 5 * GB,
-                swap_total: 2 * GB,
-                swap_used: 0,
-            },
-            disks: vec![DiskStats {
-                mount: "/".into(),
-                device: "/dev/vda1".into(),
-                kind: "ext4".into(),
-                total: 100 * GB,
-                used: 40 * GB,
-                available: 60 * GB,
-                inodes: 1_000_000,
-                inodes_used: 100_000,
-                read_only: false,
-            }],
-            network: NetworkStats {
-                rx: 1_524_887,
-                tx: 892_345,
-                packets: 10_000,
-                errors: 0,
-                dropped: 0,
-            },
-            pressure: Some(PressureStats::default()),
-            temperature: None,
-            uptime: 2_592_000,
-            timestamp: SystemClock.now(),
-        };
-        Self {
-            stats,
-            failing_probes: HashSet::new(),
-            last_probes: Vec::new(),
+        Self(Mutex::new(Inner {
+            samples: Vec::new(),
+            readers: Vec::new(),
+            journal: now().0,
+            next: 1,
+            events: Vec::new(),
+        }))
+    }
+}
+
+impl Inner {
+    fn end(&self) -> JournalEnd {
+        JournalEnd {
+            journal: self.journal,
+            last: self.next - 1,
         }
     }
 }
 
-impl World {
-    pub(super) fn host(&self) -> NodeStats {
-        self.with_machine(|machine| {
-            machine.stats.timestamp = SystemClock.now();
-            machine.stats.clone()
+impl Machine {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    // What the contract asks.
+
+    pub(super) fn fresh(&self) -> Answer<NodeStats> {
+        let newest = self.lock().samples.last().cloned();
+        Ok(NodeStats {
+            timestamp: now(),
+            ..newest.unwrap_or_else(usual)
         })
     }
+    /// A made-up minute has ten samples.
+    pub(super) fn stats(&self, query: &StatsQuery) -> Vec<NodeStats> {
+        let inner = self.lock();
+        let samples: Vec<NodeStats> = match query.resolution {
+            Resolution::Second => inner.samples.clone(),
+            Resolution::Minute => inner.samples.chunks_exact(10).map(|minute| minute[9].clone()).collect(),
+        };
+        samples[samples.len().saturating_sub(query.limit as usize)..].to_vec()
+    }
+    pub(super) fn follow(&self) -> UnboundedReceiver<NodeStats> {
+        let (sender, receiver) = unbounded_channel();
+        self.lock().readers.push(sender);
+        receiver
+    }
+    pub(super) fn journal(&self, query: &JournalQuery) -> JournalPage {
+        let inner = self.lock();
+        let after = if query.journal == inner.journal { query.after } else { 0 };
+        let behind = inner.events.iter().filter(|e| e.seq > after);
+        JournalPage {
+            end: inner.end(),
+            events: behind.take(query.limit as usize).cloned().collect(),
+        }
+    }
+    /// What a new watcher is told first.
+    pub(super) fn first(&self) -> Vec<WatchEvent> {
+        let inner = self.lock();
+        let host = inner
+            .samples
+            .last()
+            .cloned()
+            .map(|stats| WatchEvent::Host { stats: Box::new(stats) });
+        host.into_iter().chain([WatchEvent::Journal(inner.end())]).collect()
+    }
 
-    pub(super) fn change_machine(&self, change: impl FnOnce(&mut NodeStats)) {
-        self.with_machine(|machine| change(&mut machine.stats));
-        self.tell(WatchEvent::Host {
-            stats: Box::new(self.host()),
+    // What a test does.
+
+    /// A second passes.
+    pub(super) fn sample(&self, world: &World, stats: NodeStats) {
+        let mut inner = self.lock();
+        inner.readers.retain(|r| r.send(stats.clone()).is_ok());
+        inner.samples.push(stats.clone());
+        drop(inner);
+        world.tell(WatchEvent::Host { stats: Box::new(stats) });
+    }
+    /// As [`Machine::sample`], of what it used last with a change.
+    pub(super) fn change(&self, world: &World, change: impl FnOnce(&mut NodeStats)) {
+        let newest = self.lock().samples.last().cloned();
+        let mut stats = NodeStats {
+            timestamp: now(),
+            ..newest.unwrap_or_else(usual)
+        };
+        change(&mut stats);
+        self.sample(world, stats);
+    }
+    /// Something happens, to the container that Docker knows by the id or name `key` where one is named.
+    pub(super) fn happens(&self, world: &World, kind: NodeEventKind, key: Option<&str>, detail: NodeEventDetail) -> i64 {
+        let container = key.map(|key| world.observed(key));
+        let mut inner = self.lock();
+        let seq = inner.next;
+        inner.next += 1;
+        inner.events.push(JournalEvent {
+            seq,
+            time: now(),
+            kind,
+            docker_id: container.as_ref().map(|c| c.docker_id.clone()),
+            id: container.as_ref().and_then(|c| c.id.clone()),
+            name: container.map(|c| c.name),
+            detail,
         });
+        let end = inner.end();
+        drop(inner);
+        world.tell(WatchEvent::Journal(end));
+        seq
     }
-
-    pub(super) fn set_probe(&self, name: &str, ok: bool) {
-        self.with_machine(|machine| {
-            if ok {
-                machine.failing_probes.remove(name);
-            } else {
-                machine.failing_probes.insert(name.to_owned());
-            }
-        });
+    /// All but the newest so many are dropped.
+    pub(super) fn forget_events(&self, keep: usize) {
+        let mut inner = self.lock();
+        let gone = inner.events.len().saturating_sub(keep);
+        inner.events.drain(..gone);
     }
-
-    pub(super) fn last_probes(&self) -> Vec<RunProbe> {
-        self.with_machine(|machine| machine.last_probes.clone())
-    }
-
-    pub(super) fn probe(&self, asked: RunProbes) -> Vec<ProbeResult> {
-        self.with_machine(|machine| {
-            let result = |run: &RunProbe| {
-                let ok = !machine.failing_probes.contains(run.probe.name.as_str());
-                ProbeResult {
-                    ok,
-                    measured: if ok { "passed" } else { "failed" }.into(),
-                    limit: "passes".into(),
-                    message: if ok { "" } else { "the test says so" }.into(),
-                    took: 1.0,
-                }
-            };
-            let results = asked.probes.iter().map(result).collect();
-            machine.last_probes = asked.probes;
-            results
-        })
+    /// The agent's disk is lost, and it begins anew.
+    pub(super) fn lose_journal(&self) {
+        let mut inner = self.lock();
+        inner.journal += 1;
+        inner.next = 1;
+        inner.events.clear();
     }
 }

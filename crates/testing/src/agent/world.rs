@@ -4,12 +4,11 @@
 //! order they happened.
 
 use super::Seen;
-use super::machine::Machine;
+use super::checkup::Checkup;
 use nm_link::contract::{
     Action, AgentError, AgentErrorCode, Command, ContainerKey, CreateContainer, CreateNetwork, CreateVolume, LogQuery, Membership, Pull,
     RegistryLogin, RemoveContainer, WatchEvent,
 };
-use nm_types::Timestamp;
 use nm_types::container::{
     Attachment, ContainerHealth, ContainerSpec, ContainerStatus, ForeignSpec, LogLine, LogStream, ObservedContainer, PortMapping,
 };
@@ -20,7 +19,7 @@ use nm_types::stats::{ContainerStats, Usage};
 use nm_types::text::{ImageRef, Labels};
 use nm_types::units::MemoryLimit;
 use nm_types::volume::VolumeView;
-use nm_types::{ContainerId, OperationId};
+use nm_types::{ContainerId, OperationId, Timestamp};
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Mutex, MutexGuard};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -56,13 +55,13 @@ struct Inner {
     watchers: Vec<UnboundedSender<WatchEvent>>,
     kept_back: Option<Vec<WatchEvent>>,
     next_port: u16,
-    machine: Machine,
+    checkup: Checkup,
 }
 
 #[derive(Debug)]
 pub(super) struct World(Mutex<Inner>);
 
-fn now() -> Timestamp {
+pub(super) fn now() -> Timestamp {
     use nm_control::service::clock::{Clock, SystemClock};
     SystemClock.now()
 }
@@ -370,7 +369,7 @@ impl World {
             watchers: Vec::new(),
             kept_back: None,
             next_port: 49_153,
-            machine: Machine::default(),
+            checkup: Checkup::default(),
         }))
     }
 
@@ -378,8 +377,8 @@ impl World {
         self.0.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    pub(super) fn with_machine<T>(&self, work: impl FnOnce(&mut Machine) -> T) -> T {
-        work(&mut self.lock().machine)
+    pub(super) fn with_checkup<T>(&self, work: impl FnOnce(&mut Checkup) -> T) -> T {
+        work(&mut self.lock().checkup)
     }
 
     // What the contract asks.
@@ -670,6 +669,10 @@ impl World {
         };
         self.lock().containers.values().map(seen).collect()
     }
+    /// The container with this id of Docker's or ours, or this name.
+    pub(super) fn observed(&self, key: &str) -> ObservedContainer {
+        self.lock().held(key).expect("it is there").observed.clone()
+    }
     pub(super) fn files(&self, id: &ContainerId) -> Vec<(String, usize)> {
         self.lock()
             .held(id.as_str())
@@ -780,6 +783,12 @@ impl World {
             let snapshot = inner.snapshot();
             inner.tell(snapshot);
         }
+    }
+    pub(super) fn claim(&self, observed: ObservedContainer) {
+        let mut inner = self.lock();
+        let heard = std::mem::take(&mut inner.watchers);
+        inner.put(observed, None, None, 0);
+        inner.watchers = heard;
     }
     pub(super) fn tell(&self, event: WatchEvent) {
         self.lock().tell(event);

@@ -12,6 +12,7 @@ pub mod id;
 pub mod image;
 pub mod network;
 pub mod node;
+pub mod node_event;
 pub mod operation;
 pub mod registry;
 pub mod stats;

@@ -1,5 +1,6 @@
 //! Nodes: machines that run our agent.
 
+use crate::host::{DiskStats, NodeStats};
 use crate::text::{Labels, NodeName};
 use crate::{JoinTokenId, NodeId, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -61,6 +62,72 @@ pub struct NodeView {
     pub created: Timestamp,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_seen: Option<Timestamp>,
+    /// What its machine uses now, while it is connected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<NodeUsage>,
+    /// What its machine has, once its agent has said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capacity: Option<NodeCapacity>,
+    /// What the limits of its containers add up to, running or not; those without a limit count as nothing.
+    #[serde(default)]
+    pub allocated: NodeAllocation,
+}
+
+/// What a node's machine uses now, in short; `GET /api/nodes/{id}/stats` has the whole.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeUsage {
+    /// CPU in percent of all cores together: 0 to 100.
+    pub cpu: f64,
+    /// Bytes.
+    pub memory_used: u64,
+    /// Bytes.
+    pub memory_total: u64,
+    /// Of the fullest disk, as `df` counts; absent while no disk is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_used_percent: Option<f64>,
+    /// Load averages over 1, 5 and 15 minutes.
+    #[schema(min_items = 3, max_items = 3)]
+    pub load: [f64; 3],
+    /// The hottest sensor of the processor, in °C, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub temperature: Option<f64>,
+}
+
+impl From<&NodeStats> for NodeUsage {
+    fn from(stats: &NodeStats) -> Self {
+        let fullest = stats.disks.iter().map(DiskStats::used_percent).max_by(f64::total_cmp);
+        Self {
+            cpu: stats.cpu,
+            memory_used: stats.memory.used(),
+            memory_total: stats.memory.total,
+            disk_used_percent: fullest.map(|p| (p * 100.0).round() / 100.0),
+            load: stats.load,
+            temperature: stats.temperature,
+        }
+    }
+}
+
+/// What a node's machine has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeCapacity {
+    pub cpus: u32,
+    /// Bytes.
+    pub memory: u64,
+    /// Bytes of all disks together, while it is connected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_total: Option<u64>,
+}
+
+/// Limits of containers, added up.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeAllocation {
+    /// Cores.
+    pub cpu: f64,
+    /// Bytes.
+    pub memory: u64,
 }
 
 /// A change to a node: only what is sent changes.

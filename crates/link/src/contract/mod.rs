@@ -7,8 +7,10 @@
 
 mod error;
 pub mod exec;
+mod journal;
 
 pub use error::{AgentError, AgentErrorCode};
+pub use journal::{JournalEnd, JournalEvent, JournalPage, JournalQuery};
 
 use nm_types::container::{ContainerSpec, ExecCommand, ObservedContainer, Signal};
 use nm_types::host::NodeStats;
@@ -37,6 +39,12 @@ pub mod path {
     pub const INFO: &str = "/v1/info";
     /// GET → a fresh [`NodeStats`](nm_types::host::NodeStats).
     pub const HOST: &str = "/v1/host";
+    /// GET, query [`StatsQuery`](super::StatsQuery) → array of `NodeStats`, oldest first.
+    pub const HOST_STATS: &str = "/v1/host/stats";
+    /// GET → lines of `NodeStats`, one a second, until either side ends it.
+    pub const HOST_STATS_STREAM: &str = "/v1/host/stats/stream";
+    /// GET, query [`JournalQuery`](super::JournalQuery) → [`JournalPage`](super::JournalPage).
+    pub const JOURNAL: &str = "/v1/journal";
     /// GET → lines of [`WatchEvent`](super::WatchEvent), first a snapshot, then changes, until either side ends it.
     pub const WATCH: &str = "/v1/watch";
     /// POST [`CreateContainer`](super::CreateContainer) → lines of [`Progress`](super::Progress) of [`ObservedContainer`](nm_types::container::ObservedContainer).
@@ -328,6 +336,8 @@ pub enum WatchEvent {
     Docker { docker: DockerInfo },
     /// What the machine uses, every two seconds.
     Host { stats: Box<NodeStats> },
+    /// How far the journal reaches; said at the beginning and whenever it grows.
+    Journal(JournalEnd),
     /// Nothing to say, still here; at least every two seconds.
     Heartbeat,
 }

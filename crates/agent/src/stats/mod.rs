@@ -10,7 +10,7 @@ pub mod minutes;
 pub mod ring;
 pub mod sampler;
 
-use minutes::Minutes;
+use minutes::{Minutes, Point};
 use nm_types::Timestamp;
 use nm_types::stats::{ContainerStats, Usage};
 use ring::Ring;
@@ -64,7 +64,58 @@ impl Sample {
     }
 }
 
-fn round(n: f64, steps: f64) -> f64 {
+impl Point for Sample {
+    const NUMBERS: usize = 11;
+    type Sum = (f64, u128);
+
+    fn time(&self) -> i64 {
+        self.time
+    }
+    fn write(&self, out: &mut Vec<u64>) {
+        out.extend([
+            self.time.cast_unsigned(),
+            self.cpu.to_bits(),
+            self.memory,
+            self.limit,
+            self.rx,
+            self.tx,
+            self.read,
+            self.write,
+            self.pids,
+            self.oom_kills,
+            self.throttled_nanos,
+        ]);
+    }
+    fn read(numbers: &mut impl Iterator<Item = u64>) -> Option<Self> {
+        let mut next = || numbers.next();
+        Some(Self {
+            time: next()?.cast_signed(),
+            cpu: f64::from_bits(next()?),
+            memory: next()?,
+            limit: next()?,
+            rx: next()?,
+            tx: next()?,
+            read: next()?,
+            write: next()?,
+            pids: next()?,
+            oom_kills: next()?,
+            throttled_nanos: next()?,
+        })
+    }
+    fn add_to(&self, (cpu, memory): &mut Self::Sum) {
+        *cpu += self.cpu;
+        *memory += u128::from(self.memory);
+    }
+    fn average(self, (cpu, memory): Self::Sum, n: u32) -> Self {
+        Self {
+            cpu: cpu / f64::from(n),
+            memory: u64::try_from(memory / u128::from(n)).unwrap_or(u64::MAX),
+            ..self
+        }
+    }
+}
+
+pub(crate) fn round(n: f64, steps: f64) -> f64 {
     (n * steps).round() / steps
 }
 
@@ -92,7 +143,7 @@ pub(crate) enum Order {
 
 struct Series {
     key: String,
-    ring: Ring,
+    ring: Ring<Sample>,
     running: bool,
 }
 
@@ -114,7 +165,7 @@ pub struct Stats {
     orders: mpsc::Sender<Order>,
     shared: Arc<Shared>,
     ticks: watch::Receiver<u64>,
-    minutes: Arc<Minutes>,
+    minutes: Arc<Minutes<Sample>>,
 }
 
 /// The sampler's other end, to be given to [`sampler::run`] on a thread.
@@ -122,12 +173,12 @@ pub struct SamplerEnd {
     orders: mpsc::Receiver<Order>,
     shared: Arc<Shared>,
     ticks: watch::Sender<u64>,
-    minutes: Arc<Minutes>,
+    minutes: Arc<Minutes<Sample>>,
 }
 
 impl Stats {
     pub fn new(data_dir: &Path) -> std::io::Result<(Self, SamplerEnd)> {
-        let minutes = Arc::new(Minutes::open(data_dir)?);
+        let minutes = Arc::new(Minutes::open(data_dir.join("stats"))?);
         let (orders, received) = mpsc::channel();
         let (tick, ticks) = watch::channel(0);
         let shared = Arc::<Shared>::default();

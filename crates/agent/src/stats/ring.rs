@@ -1,19 +1,26 @@
-//! The last 300 samples of a container.
-
-use super::Sample;
+//! The last 300 samples of a container, or of the machine.
 
 pub const SECONDS: usize = 300;
 
 /// A ring that overwrites its oldest. Its memory comes as it fills.
-#[derive(Debug, Default)]
-pub struct Ring {
-    samples: Vec<Sample>,
+#[derive(Debug)]
+pub struct Ring<S> {
+    samples: Vec<S>,
     /// Where the oldest is, once full.
     oldest: usize,
 }
 
-impl Ring {
-    pub fn push(&mut self, sample: Sample) {
+impl<S> Default for Ring<S> {
+    fn default() -> Self {
+        Self {
+            samples: Vec::new(),
+            oldest: 0,
+        }
+    }
+}
+
+impl<S> Ring<S> {
+    pub fn push(&mut self, sample: S) {
         if self.samples.len() < SECONDS {
             if self.samples.capacity() == 0 {
                 // Once, to its full length: pages that are not written yet cost nothing.
@@ -26,7 +33,7 @@ impl Ring {
         }
     }
 
-    pub fn newest(&self) -> Option<&Sample> {
+    pub fn newest(&self) -> Option<&S> {
         let len = self.samples.len();
         if len == 0 {
             None
@@ -36,7 +43,7 @@ impl Ring {
     }
 
     /// The newest `limit`, oldest first.
-    pub fn last(&self, limit: usize) -> impl Iterator<Item = &Sample> {
+    pub fn last(&self, limit: usize) -> impl Iterator<Item = &S> {
         let len = self.samples.len();
         let limit = limit.min(len);
         (len - limit..len).map(move |i| &self.samples[(self.oldest + i) % len])
@@ -46,6 +53,7 @@ impl Ring {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stats::Sample;
 
     #[test]
     fn keeps_the_newest_in_order() {

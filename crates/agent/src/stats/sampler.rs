@@ -5,8 +5,9 @@
 //! that ends between two readings is no fault.
 
 use super::cgroup::{self, Layout};
-use super::minutes::Gather;
+use super::minutes::{Gather, Minutes};
 use super::{Order, Sample, SamplerEnd, Series, Track};
+use crate::host::MachineSampler;
 use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -22,19 +23,37 @@ const MAX_OPEN: usize = 640;
 
 /// A file, and its descriptor where there was room for one.
 #[derive(Debug)]
-struct Watched {
+pub(crate) struct Watched {
     path: PathBuf,
     file: Option<File>,
 }
 
 impl Watched {
+    /// A file that stays open; `None` where it is not there.
+    pub(crate) fn open(path: PathBuf) -> Option<Self> {
+        let file = Some(File::open(&path).ok()?);
+        Some(Self { path, file })
+    }
+
     /// Fills `buffer` from the start of the file; what does not fit is not needed.
-    fn read<'a>(&mut self, buffer: &'a mut [u8]) -> Option<&'a [u8]> {
+    pub(crate) fn read<'a>(&mut self, buffer: &'a mut [u8]) -> Option<&'a [u8]> {
         let n = match &self.file {
             Some(file) => file.read_at(buffer, 0).ok()?,
             None => File::open(&self.path).ok()?.read_at(buffer, 0).ok()?,
         };
         Some(&buffer[..n])
+    }
+
+    /// As [`Watched::read`] of a file that the kernel gives out page by page.
+    pub(crate) fn read_pages<'a>(&mut self, buffer: &'a mut [u8]) -> Option<&'a [u8]> {
+        let file = self.file.as_ref()?;
+        let mut n = 0;
+        loop {
+            match file.read_at(&mut buffer[n..], n as u64).ok()? {
+                0 => return Some(&buffer[..n]),
+                more => n += more,
+            }
+        }
     }
 }
 
@@ -64,11 +83,11 @@ struct Target {
     io: (u64, u64),
     oom_kills: u64,
     first: bool,
-    gather: Gather,
+    gather: Gather<Sample>,
 }
 
 /// Samples until told to stop. `oom` is called with the Docker id of a container whose count of kills rose.
-pub fn run(end: SamplerEnd, oom: impl Fn(&str)) {
+pub fn run(end: SamplerEnd, mut machine: MachineSampler, oom: impl Fn(&str)) {
     let SamplerEnd {
         orders,
         shared,
@@ -82,6 +101,7 @@ pub fn run(end: SamplerEnd, oom: impl Fn(&str)) {
         machine_memory: machine_memory(),
         round: 0,
     };
+    machine.begin();
     let mut fresh: Vec<(String, Sample)> = Vec::new();
     let mut next = Instant::now() + PERIOD;
     loop {
@@ -129,6 +149,7 @@ pub fn run(end: SamplerEnd, oom: impl Fn(&str)) {
                 for id in all {
                     sampler.untrack(&id, &minutes);
                 }
+                machine.end();
                 return;
             }
             Err(RecvTimeoutError::Timeout) => {}
@@ -140,7 +161,9 @@ pub fn run(end: SamplerEnd, oom: impl Fn(&str)) {
             next = now + PERIOD;
         }
         fresh.clear();
-        sampler.sample_all(&minutes, &oom, &mut fresh);
+        let time = unix_millis();
+        machine.sample(time);
+        sampler.sample_all(time, &minutes, &oom, &mut fresh);
         let mut series = shared.lock();
         for (id, sample) in fresh.drain(..) {
             if let Some(series) = series.get_mut(&id) {
@@ -191,7 +214,7 @@ impl Sampler {
         Some(target)
     }
 
-    fn untrack(&mut self, docker_id: &str, minutes: &super::minutes::Minutes) {
+    fn untrack(&mut self, docker_id: &str, minutes: &Minutes<Sample>) {
         if let Some(mut target) = self.drop_target(docker_id)
             && let Some(point) = target.gather.take()
         {
@@ -253,10 +276,7 @@ impl Sampler {
         })
     }
 
-    fn sample_all(&mut self, minutes: &super::minutes::Minutes, oom: &impl Fn(&str), fresh: &mut Vec<(String, Sample)>) {
-        let time = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX));
+    fn sample_all(&mut self, time: i64, minutes: &Minutes<Sample>, oom: &impl Fn(&str), fresh: &mut Vec<(String, Sample)>) {
         self.round += 1;
         for (i, (id, target)) in self.targets.iter_mut().enumerate() {
             // Half of the containers each second, so that no second is dearer than another.
@@ -277,7 +297,7 @@ impl Sampler {
     }
 }
 
-fn append(minutes: &super::minutes::Minutes, docker_id: &str, point: &Sample) {
+fn append(minutes: &Minutes<Sample>, docker_id: &str, point: &Sample) {
     if let Err(error) = minutes.append(docker_id, point) {
         tracing::warn!(docker.id = docker_id, %error, "a minute of statistics could not be kept");
     }
@@ -367,6 +387,12 @@ impl Target {
             throttled_nanos,
         })
     }
+}
+
+fn unix_millis() -> i64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX))
 }
 
 /// What a container without a limit can have, in bytes.

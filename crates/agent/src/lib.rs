@@ -14,6 +14,7 @@ mod config;
 mod docker;
 mod fence;
 mod host;
+mod journal;
 mod policy;
 mod progress;
 mod routes;
@@ -22,9 +23,10 @@ mod stats;
 pub use config::{AgentConfig, ConfigError, NodeConfig};
 
 use docker::Docker;
-use docker::hub::{Hub, now};
+use docker::hub::{Hub, now, now_nanos};
 use fence::{Fence, FenceError};
-use host::Host;
+use host::{Host, Machine, MachineSampler, Roots};
+use journal::{Journal, WriterEnd};
 use policy::BindPolicy;
 use stats::{SamplerEnd, Stats};
 use std::path::PathBuf;
@@ -53,9 +55,18 @@ pub enum StartError {
 pub struct Agent {
     docker: Docker,
     stats: Stats,
+    machine: Machine,
+    journal: Arc<Journal>,
     fence: Arc<Fence>,
     /// Taken by the first [`Agent::run`].
-    sampler: Arc<Mutex<Option<SamplerEnd>>>,
+    ends: Arc<Mutex<Option<Ends>>>,
+}
+
+/// What runs on threads of its own.
+struct Ends {
+    sampler: SamplerEnd,
+    machine: MachineSampler,
+    journal: WriterEnd,
 }
 
 impl Agent {
@@ -78,14 +89,23 @@ impl Agent {
         let node = NodeConfig::load(data_dir)?;
         let fence = Arc::new(Fence::open(data_dir, now())?);
         let (stats, sampler) = Stats::new(data_dir).map_err(unusable)?;
-        let hub = Arc::new(Hub::new(Host::look(), fence.clone(), stats.clone()));
+        let (machine, machine_sampler) = Machine::new(data_dir, Roots::default()).map_err(unusable)?;
+        let (journal, writer) = Journal::open(data_dir, now()).map_err(unusable)?;
+        let journal = Arc::new(journal);
+        let hub = Arc::new(Hub::new(Host::look(), fence.clone(), stats.clone(), journal.clone()));
         let policy = BindPolicy::new(node.allow_binds, data_dir, &config.docker_socket);
         let docker = Docker::new(&config.docker_socket, hub, fence.clone(), policy);
         Ok(Self {
             docker,
             stats,
+            machine,
+            journal,
             fence,
-            sampler: Arc::new(Mutex::new(Some(sampler))),
+            ends: Arc::new(Mutex::new(Some(Ends {
+                sampler,
+                machine: machine_sampler,
+                journal: writer,
+            }))),
         })
     }
 
@@ -95,28 +115,40 @@ impl Agent {
         routes::router(routes::App {
             docker: self.docker.clone(),
             stats: self.stats.clone(),
+            machine: self.machine.clone(),
+            journal: self.journal.clone(),
         })
     }
 
-    /// Follows Docker and samples containers until `stop`. Containers go on without it. A second run of one agent ends at once.
+    /// Follows Docker, samples containers and the machine, and keeps the journal until `stop`. Containers go on without it. A
+    /// second run of one agent ends at once.
     pub async fn run(&self, stop: CancellationToken) {
-        let Some(sampler) = self.sampler.lock().unwrap_or_else(PoisonError::into_inner).take() else {
+        let Some(ends) = self.ends.lock().unwrap_or_else(PoisonError::into_inner).take() else {
             return;
         };
         let (oom, mut ooms) = mpsc::unbounded_channel::<String>();
         let sampling = tokio::task::spawn_blocking(move || {
-            stats::sampler::run(sampler, |docker_id| {
+            stats::sampler::run(ends.sampler, ends.machine, |docker_id| {
                 // The agent is ending when nobody listens.
                 drop(oom.send(docker_id.to_owned()));
             });
         });
+        let writing = tokio::task::spawn_blocking(move || ends.journal.run());
+        self.journal.agent_started(now_nanos());
+        let mut journal_end = self.journal.end();
         let following = docker::session::follow(&self.docker, &stop);
         let telling = async {
             let mut tell = tokio::time::interval(TELL_EVERY);
             let mut clean = tokio::time::interval(CLEAN_EVERY);
             loop {
                 tokio::select! {
-                    _ = tell.tick() => self.docker.hub.tell_usage(self.stats.usage()),
+                    _ = tell.tick() => {
+                        self.docker.hub.tell_usage(self.stats.usage());
+                        if let Some(stats) = self.machine.newest() {
+                            self.docker.hub.tell_host(stats);
+                        }
+                    }
+                    Ok(()) = journal_end.changed() => self.docker.hub.tell_journal(),
                     _ = clean.tick() => self.fence.forget_removed(now()),
                     Some(docker_id) = ooms.recv() => self.docker.hub.oom_counted(&docker_id),
                 }
@@ -129,6 +161,10 @@ impl Agent {
         self.stats.stop();
         if let Err(error) = sampling.await {
             tracing::error!(%error, "the sampler failed");
+        }
+        self.journal.stop();
+        if let Err(error) = writing.await {
+            tracing::error!(%error, "the journal's writer failed");
         }
     }
 }

@@ -1,22 +1,28 @@
 //! The contract's paths as HTTP. Handlers read what came, make one call, and write what it gives.
 
 mod containers;
+mod machine;
 mod reply;
 mod storage;
 mod watch;
 
 use crate::docker::Docker;
+use crate::host::Machine;
+use crate::journal::Journal;
 use crate::stats::Stats;
 use axum::Router;
 use axum::routing::{get, post};
 use nm_link::contract::path;
 use reply::Failed;
+use std::sync::Arc;
 
 /// What handlers work on.
 #[derive(Clone)]
 pub struct App {
     pub docker: Docker,
     pub stats: Stats,
+    pub machine: Machine,
+    pub journal: Arc<Journal>,
 }
 
 /// The largest JSON body: a container's whole environment is 500 values of 64 KiB.
@@ -25,6 +31,10 @@ const MAX_BODY: usize = 40 << 20;
 pub fn router(app: App) -> Router {
     Router::new()
         .route(path::INFO, get(watch::info))
+        .route(path::HOST, get(machine::host))
+        .route(path::HOST_STATS, get(machine::stats))
+        .route(path::HOST_STATS_STREAM, get(machine::stats_stream))
+        .route(path::JOURNAL, get(machine::journal))
         .route(path::WATCH, get(watch::watch))
         .route(path::CONTAINERS, post(containers::create))
         .route(path::COMMAND, post(containers::command))

@@ -6,6 +6,7 @@
 mod containers;
 mod engine;
 mod failures;
+mod machine;
 mod storage;
 mod streams;
 mod support;

@@ -99,12 +99,22 @@ impl Rig {
     }
 
     /// The same agent after a restart of its process.
-    pub async fn restarted(mut self) -> Self {
+    pub async fn restarted(self) -> Self {
+        self.restarted_after(async {}).await.0
+    }
+
+    /// The same, with `meanwhile` done while it is away.
+    pub async fn restarted_after<T>(self, meanwhile: impl Future<Output = T>) -> (Self, T) {
+        self.restarted_on(Path::new(SOCKET), meanwhile).await
+    }
+
+    pub async fn restarted_on<T>(mut self, socket: &Path, meanwhile: impl Future<Output = T>) -> (Self, T) {
         self.stop.cancel();
         (&mut self.run).await.unwrap();
+        let done = meanwhile.await;
         let dir = std::mem::replace(&mut self.dir, tempfile::tempdir().unwrap());
         let mark = std::mem::take(&mut self.mark);
-        Self::start_marked(Path::new(SOCKET), dir, mark).await
+        (Self::start_marked(socket, dir, mark).await, done)
     }
 
     pub fn name(&self, what: &str) -> String {

@@ -29,6 +29,9 @@ impl Hub {
     pub fn event(&self, event: &Event, past: bool) {
         let mut world = self.lock();
         world.last_event = world.last_event.max(event.time_nano);
+        self.journal.event(event, |ours| {
+            ours.and_then(|id| self.fence.get(id)).map(|held| held.name.to_string())
+        });
         let id = &event.actor.id;
         let attribute = |name: &str| event.actor.attributes.get(name).map(String::as_str);
         // `health_status: healthy` has its value in its name.
@@ -138,9 +141,11 @@ impl Hub {
         let mut world = self.lock();
         let time = now_nanos();
         let told = world.oom.get(docker_id).is_some_and(|at| time - at < 3_000_000_000);
-        if told || !world.containers.contains_key(docker_id) {
+        let Some(record) = world.containers.get(docker_id).filter(|_| !told) else {
             return;
-        }
+        };
+        self.journal
+            .oom(time, docker_id, record.observed.id.as_ref(), &record.observed.name);
         world.oom.insert(docker_id.to_owned(), time);
         self.publish(WatchEvent::Oom {
             docker_id: docker_id.to_owned(),

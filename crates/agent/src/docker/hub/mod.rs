@@ -10,10 +10,12 @@ use super::observe::{self, Detail, Known};
 use super::wire::Inspect;
 use crate::fence::{Desired, Fence};
 use crate::host::Host;
+use crate::journal::{Journal, Looked};
 use crate::stats::{Stats, Track};
 use events::Dirty;
 use nm_link::contract::{ContainerKey, WatchEvent, labels};
 use nm_types::container::{ContainerStatus, ObservedContainer, Protocol};
+use nm_types::host::NodeStats;
 use nm_types::node::{DockerInfo, NodeInfo};
 use nm_types::stats::Usage;
 use nm_types::{ContainerId, Timestamp};
@@ -73,6 +75,7 @@ struct World {
     wanted_tails: Vec<(String, Option<Timestamp>)>,
     gone: (HashSet<String>, VecDeque<String>),
     last_usage: HashMap<String, Usage>,
+    last_host: Option<Arc<WatchEvent>>,
     last_event: i64,
 }
 
@@ -88,6 +91,7 @@ pub struct Hub {
     host: Host,
     fence: Arc<Fence>,
     stats: Stats,
+    journal: Arc<Journal>,
 }
 
 /// While it lives, events of the container cause no look at it: the operation looks once, at its end.
@@ -120,8 +124,24 @@ pub fn now_nanos() -> i64 {
     since.map_or(0, |d| i64::try_from(d.as_nanos()).unwrap_or(i64::MAX))
 }
 
+/// What the journal wants to know of a container.
+fn looked(record: &Record) -> Looked<'_> {
+    let observed = &record.observed;
+    Looked {
+        docker_id: &observed.docker_id,
+        id: observed.id.as_ref(),
+        name: &observed.name,
+        running: record.detail.pid > 0,
+        created: observed.created,
+        started: observed.started,
+        finished: observed.finished,
+        exit_code: observed.exit_code,
+        seen_at: record.seen_at,
+    }
+}
+
 impl Hub {
-    pub fn new(host: Host, fence: Arc<Fence>, stats: Stats) -> Self {
+    pub fn new(host: Host, fence: Arc<Fence>, stats: Stats, journal: Arc<Journal>) -> Self {
         Self {
             world: Mutex::default(),
             events: broadcast::Sender::new(BACKLOG),
@@ -132,6 +152,7 @@ impl Hub {
             host,
             fence,
             stats,
+            journal,
         }
     }
 
@@ -183,6 +204,7 @@ impl Hub {
         let world = self.lock();
         let was_down = matches!(&*self.engine.borrow(), Engine::Down(_));
         self.engine.send_replace(Engine::Down(why.into()));
+        self.journal.engine_down(now_nanos(), why);
         if !was_down {
             tracing::warn!(error = why, "the Docker engine does not answer");
             self.publish(WatchEvent::Docker {
@@ -205,6 +227,8 @@ impl Hub {
             self.enter(&mut world, doc, seen_at);
         }
         world.networks = networks;
+        let all: Vec<Looked<'_>> = world.containers.values().map(looked).collect();
+        self.journal.engine_up(now_nanos(), &facts.version, &all);
         tracing::info!(docker.version = %facts.version, containers = world.containers.len(), "the Docker engine answers");
         let was_down = matches!(&*self.engine.borrow(), Engine::Down(_));
         self.engine.send_replace(Engine::Up(Arc::new(facts)));
@@ -231,7 +255,7 @@ impl Hub {
         let world = self.lock();
         let receiver = self.events.subscribe();
         let engine = self.engine.borrow().clone();
-        let first = match engine {
+        let mut first = match engine {
             Engine::Connecting => Vec::new(),
             Engine::Down(_) => vec![Arc::new(WatchEvent::Docker {
                 docker: self.docker_info(),
@@ -242,7 +266,25 @@ impl Hub {
                 std::iter::once(Arc::new(self.snapshot(&world))).chain(usage).collect()
             }
         };
+        first.extend(world.last_host.clone());
+        first.push(Arc::new(WatchEvent::Journal(*self.journal.end().borrow())));
         (first, receiver)
+    }
+
+    /// The journal grew.
+    pub fn tell_journal(&self) {
+        let world = self.lock();
+        self.publish(WatchEvent::Journal(*self.journal.end().borrow()));
+        drop(world);
+    }
+
+    /// Every two seconds: what the machine uses.
+    pub fn tell_host(&self, stats: NodeStats) {
+        let event = Arc::new(WatchEvent::Host { stats: Box::new(stats) });
+        let mut world = self.lock();
+        world.last_host = Some(event.clone());
+        // No watcher is no fault.
+        drop(self.events.send(event));
     }
 
     /// Every two seconds: what is used, where it changed; else a sign of life.

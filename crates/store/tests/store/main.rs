@@ -27,6 +27,7 @@ mod feed;
 mod fixture;
 mod idempotency;
 mod model;
+mod node_events;
 mod open;
 mod resources;
 mod secrets;

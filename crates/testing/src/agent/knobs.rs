@@ -11,6 +11,10 @@ use tokio::sync::watch;
 pub enum Ask {
     Info,
     Watch,
+    Host,
+    HostStats,
+    HostStatsStream,
+    Journal,
     Create,
     Start,
     Stop,
@@ -134,7 +138,7 @@ impl Knobs {
         lock(&self.0)
             .calls
             .iter()
-            .filter(|(ask, _)| !matches!(ask, Ask::Watch | Ask::Info))
+            .filter(|(ask, _)| !matches!(ask, Ask::Watch | Ask::Info | Ask::Journal))
             .map(|(_, n)| n)
             .sum()
     }

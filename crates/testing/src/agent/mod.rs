@@ -3,6 +3,7 @@
 //! it lie.
 
 mod knobs;
+mod machine;
 mod serve;
 mod world;
 
@@ -13,11 +14,14 @@ use crate::plane::TestControlPlane;
 use crate::wait::{eventually, soon};
 use hyper::service::service_fn;
 use knobs::Knobs;
+use machine::Machine;
 use nm_link::agent::{AgentLink, AgentOptions, DialOptions, IdentityStore, join};
 use nm_link::contract::{AgentError, RegistryLogin, WatchEvent};
 use nm_link::{AgentFacts, JoinToken};
 use nm_types::container::{ContainerSpec, ContainerStatus, ForeignSpec, LogStream, ObservedContainer};
+use nm_types::host::NodeStats;
 use nm_types::node::{NewJoinToken, NodeStatus, NodeView};
+use nm_types::node_event::{NodeEventDetail, NodeEventKind};
 use nm_types::stats::Usage;
 use nm_types::{ContainerId, NodeId, OperationId};
 use std::net::SocketAddr;
@@ -34,6 +38,7 @@ pub struct FakeAgent {
     pub node: NodeId,
     line: Line,
     world: Arc<World>,
+    machine: Arc<Machine>,
     knobs: Arc<Knobs>,
     stop: CancellationToken,
     running: AbortOnDropHandle<()>,
@@ -89,10 +94,11 @@ impl FakeAgent {
             .expect("the machine joins");
         let node = identity.node().clone();
         let link = AgentLink::new(store, identity, vec![server], options);
+        let machine = Arc::<Machine>::default();
         let (world, knobs, stop) = (Arc::new(World::new(hostname)), Arc::new(Knobs::default()), CancellationToken::new());
         let service = service_fn({
-            let (world, knobs) = (world.clone(), knobs.clone());
-            move |request| serve::answer(world.clone(), knobs.clone(), request)
+            let (world, machine, knobs) = (world.clone(), machine.clone(), knobs.clone());
+            move |request| serve::answer(world.clone(), machine.clone(), knobs.clone(), request)
         });
         let running = AbortOnDropHandle::new(tokio::spawn({
             let stop = stop.clone();
@@ -102,6 +108,7 @@ impl FakeAgent {
             node,
             line,
             world,
+            machine,
             knobs,
             stop,
             running,
@@ -241,11 +248,37 @@ impl FakeAgent {
         self.world.docker_available(available);
     }
 
+    // The machine and the journal.
+
+    /// A second passes for the machine: one more sample of its use.
+    pub fn machine_uses(&self, stats: NodeStats) {
+        self.machine.sample(&self.world, stats);
+    }
+    /// Something is written in the journal, of a container where one is named. Gives its number.
+    pub fn happens(&self, kind: NodeEventKind, key: Option<&str>) -> i64 {
+        self.happens_with(kind, key, NodeEventDetail::default())
+    }
+    pub fn happens_with(&self, kind: NodeEventKind, key: Option<&str>, detail: NodeEventDetail) -> i64 {
+        self.machine.happens(&self.world, kind, key, detail)
+    }
+    /// The journal overflows: only the newest so many events are left.
+    pub fn forget_events(&self, keep: usize) {
+        self.machine.forget_events(keep);
+    }
+    /// The agent's disk is lost; its journal begins anew.
+    pub fn lose_journal(&self) {
+        self.machine.lose_journal();
+    }
+
     // Lies.
 
     /// Says this on the watch, whatever the truth.
     pub fn report(&self, event: WatchEvent) {
         self.world.tell(event);
+    }
+    /// Has another node's container in its own Docker, by the same ids, and says nothing of it.
+    pub fn claim(&self, observed: &ObservedContainer) {
+        self.world.claim(observed.clone());
     }
     /// Keeps what happens from the watch until [`FakeAgent::speak`].
     pub fn be_silent(&self) {

@@ -1,6 +1,7 @@
 //! The contract over HTTP/2: paths to the made-up engine, answers to JSON.
 
 use super::knobs::{Ask, Knobs};
+use super::machine::Machine;
 use super::world::{Answer, World};
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
@@ -10,8 +11,8 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame as BodyFrame, Incoming};
 use nm_link::contract::exec::Frame;
 use nm_link::contract::{
-    Action, AgentError, AgentErrorCode, Command, ContainerKey, LogQuery, Name, Progress, RemoveImage, StatsQuery, TerminalQuery,
-    WatchEvent, path,
+    Action, AgentError, AgentErrorCode, Command, ContainerKey, JournalQuery, LogQuery, Name, Progress, RemoveImage, StatsQuery,
+    TerminalQuery, WatchEvent, path,
 };
 use nm_types::container::{ExecCommand, ExecResult};
 use serde::Serialize;
@@ -139,12 +140,24 @@ fn ask_of(action: &Action) -> Ask {
     }
 }
 
-pub(super) async fn answer(world: Arc<World>, knobs: Arc<Knobs>, request: Request<Incoming>) -> Reply {
+pub(super) async fn answer(world: Arc<World>, machine: Arc<Machine>, knobs: Arc<Knobs>, request: Request<Incoming>) -> Reply {
     let road = |ask| Road { knobs: knobs.clone(), ask };
     let target = request.uri().path().to_owned();
     match (request.method(), target.as_str()) {
         (&Method::GET, path::INFO) => road(Ask::Info).answer(|| Ok(world.info())).await,
-        (&Method::GET, path::WATCH) => watch(&world, &knobs).await,
+        (&Method::GET, path::WATCH) => watch(&world, &machine, &knobs).await,
+        (&Method::GET, path::HOST) => road(Ask::Host).answer(|| machine.fresh()).await,
+        (&Method::GET, path::HOST_STATS) => {
+            let asked: StatsQuery = query(&request)?;
+            road(Ask::HostStats).answer(|| Ok(machine.stats(&asked))).await
+        }
+        (&Method::GET, path::HOST_STATS_STREAM) => {
+            lines(road(Ask::HostStatsStream), || Ok(UnboundedReceiverStream::new(machine.follow()))).await
+        }
+        (&Method::GET, path::JOURNAL) => {
+            let asked: JournalQuery = query(&request)?;
+            road(Ask::Journal).answer(|| Ok(machine.journal(&asked))).await
+        }
         (&Method::POST, path::CONTAINERS) => {
             let command: nm_link::contract::CreateContainer = body(request).await?;
             let steps = ["pull", "create", "start"].map(|name| Progress::Step { name: name.into() }).into();
@@ -272,12 +285,15 @@ where
     }
 }
 
-async fn watch(world: &World, knobs: &Knobs) -> Reply {
+async fn watch(world: &World, machine: &Machine, knobs: &Knobs) -> Reply {
     // A refused watch is asked for anew.
     if let Err(error) = knobs.before(Ask::Watch).await {
         return Ok(json(StatusCode::CONFLICT, &error));
     }
-    let events = UnboundedReceiverStream::new(world.watch())
+    let happening = UnboundedReceiverStream::new(world.watch());
+    // Said again rather than missed: what is behind it is asked for.
+    let events = futures_util::stream::iter(machine.first())
+        .chain(happening)
         .map(Some)
         .chain(futures_util::stream::once(async { None }));
     let beats = tokio_stream::wrappers::IntervalStream::new(tokio::time::interval(HEARTBEAT)).map(|_| Some(WatchEvent::Heartbeat));

@@ -58,7 +58,7 @@ struct Inner {
 #[derive(Debug)]
 pub(super) struct World(Mutex<Inner>);
 
-fn now() -> Timestamp {
+pub(super) fn now() -> Timestamp {
     use nm_control::service::clock::{Clock, SystemClock};
     SystemClock.now()
 }
@@ -661,6 +661,10 @@ impl World {
         };
         self.lock().containers.values().map(seen).collect()
     }
+    /// The container with this id of Docker's or ours, or this name.
+    pub(super) fn observed(&self, key: &str) -> ObservedContainer {
+        self.lock().held(key).expect("it is there").observed.clone()
+    }
     pub(super) fn files(&self, id: &ContainerId) -> Vec<(String, usize)> {
         self.lock()
             .held(id.as_str())
@@ -765,6 +769,12 @@ impl World {
             let snapshot = inner.snapshot();
             inner.tell(snapshot);
         }
+    }
+    pub(super) fn claim(&self, observed: ObservedContainer) {
+        let mut inner = self.lock();
+        let heard = std::mem::take(&mut inner.watchers);
+        inner.put(observed, None, None, 0);
+        inner.watchers = heard;
     }
     pub(super) fn tell(&self, event: WatchEvent) {
         self.lock().tell(event);

@@ -12,6 +12,7 @@ use crate::service::enrolment::Enrolment;
 use crate::service::fleet::Fleet;
 use crate::service::images::Resources;
 use crate::service::index::Index;
+use crate::service::journal::Journals;
 use crate::service::nodes::Nodes;
 use crate::service::operations::Operations;
 use crate::service::registries::Registries;
@@ -51,6 +52,7 @@ pub struct Parts {
     pub fleet: Fleet,
     pub nodes: Nodes,
     pub index: Index,
+    pub journals: Journals,
     pub containers: Containers,
     pub resources: Resources,
     pub registries: Registries,
@@ -87,6 +89,7 @@ impl App {
         let fleet = Fleet::new(Links::new());
         let index = Index::default();
         let nodes = Nodes::new(store.clone(), clock.clone(), fleet.clone(), index.clone());
+        let journals = Journals::new(store.clone(), clock.clone(), index.clone());
         let operations = Operations::new(store.clone(), clock.clone());
         let registries = Registries::new(store.clone(), clock.clone());
         let containers = Containers::new(
@@ -117,6 +120,7 @@ impl App {
             fleet,
             nodes,
             index,
+            journals,
             containers,
             resources,
             registries,

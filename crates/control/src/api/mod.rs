@@ -19,6 +19,7 @@ mod containers;
 mod dashboard;
 mod events;
 mod images;
+mod machines;
 mod networks;
 mod nodes;
 mod operations;
@@ -45,6 +46,7 @@ pub fn routes() -> Vec<Route> {
         tokens::routes(),
         audit::routes(),
         nodes::routes(),
+        machines::routes(),
         containers::routes(),
         streams::routes(),
         terminal::routes(),

@@ -72,19 +72,29 @@ struct LogsQuery {
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct StatsParams {
+pub(super) struct StatsParams {
     /// The newest so many; 60 by default.
     #[param(inline)]
     limit: Option<Bounded<1, 1440>>,
     #[param(inline)]
     resolution: Option<Resolution>,
-    /// One sample a second as server-sent events, for as long as the container runs.
+    /// One sample a second as server-sent events, for as long as there are some.
     #[serde(default)]
     #[param(required = false)]
-    follow: bool,
+    pub(super) follow: bool,
     /// For streams: a ticket of `POST /api/auth/tickets`.
     #[expect(dead_code, reason = "the guard reads it")]
     ticket: Option<String>,
+}
+
+impl StatsParams {
+    /// The history that is asked for, as agents are asked for it.
+    pub(super) fn history(&self) -> StatsQuery {
+        StatsQuery {
+            limit: u32::try_from(self.limit.map_or(60, |l| l.get())).unwrap_or(60),
+            resolution: self.resolution.unwrap_or_default(),
+        }
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize, IntoParams)]
@@ -194,12 +204,8 @@ async fn stats(State(app): State<App>, actor: Actor, Id(id): Id, Query(query): Q
         });
         return sse::stream(&app, actor, source);
     }
-    let ask = StatsQuery {
-        limit: u32::try_from(query.limit.map_or(60, |l| l.get())).unwrap_or(60),
-        resolution: query.resolution.unwrap_or_default(),
-    };
     let mut samples: Vec<ContainerStats> = agent
-        .get(&with_query(&keyed(path::STATS, &record), &ask))
+        .get(&with_query(&keyed(path::STATS, &record), &query.history()))
         .await
         .map_err(ApiError::from)?;
     for sample in &mut samples {

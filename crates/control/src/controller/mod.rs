@@ -2,5 +2,6 @@
 //! it does nothing the second time.
 
 pub mod housekeeping;
+pub mod journal;
 pub mod resume;
 pub mod watch;

@@ -7,7 +7,7 @@ use crate::service::fleet::Agent;
 use crate::service::index::{Phase, Record, State, Wanted};
 use futures_util::StreamExt;
 use http::Method;
-use nm_link::contract::{WatchEvent, path};
+use nm_link::contract::{JournalEnd, WatchEvent, path};
 use nm_link::server::LinkChange;
 use nm_types::container::ObservedContainer;
 use nm_types::node::NodeInfo;
@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::watch::Sender;
 use tokio::task::JoinSet;
 
 /// How long changes gather before they are written in one transaction.
@@ -127,7 +128,11 @@ async fn node_connected(app: App, node: NodeId) {
         tracing::warn!(error = %error.message, "a node's coming could not be written");
     }
     while let Ok(agent) = app.fleet.agent(&node) {
-        follow(&app, &node, &agent).await;
+        let journal = Sender::new(None);
+        tokio::select! {
+            () = follow(&app, &node, &agent, &journal) => {}
+            () = super::journal::follow(&app, &node, &agent, journal.subscribe()) => {}
+        }
         tokio::select! {
             _ = agent.link().closed() => return,
             () = tokio::time::sleep(AGAIN) => {}
@@ -135,7 +140,7 @@ async fn node_connected(app: App, node: NodeId) {
     }
 }
 
-async fn follow(app: &App, node: &NodeId, agent: &Agent) {
+async fn follow(app: &App, node: &NodeId, agent: &Agent, journal: &Sender<Option<JournalEnd>>) {
     let lines = match agent.lines::<WatchEvent>(Method::GET, path::WATCH, None).await {
         Ok(lines) => lines,
         Err(error) => {
@@ -146,6 +151,9 @@ async fn follow(app: &App, node: &NodeId, agent: &Agent) {
     let mut lines = std::pin::pin!(lines);
     loop {
         match tokio::time::timeout(SILENCE, lines.next()).await {
+            Ok(Some(Ok(WatchEvent::Journal(end)))) => {
+                journal.send_if_modified(|told| told.replace(end) != Some(end));
+            }
             Ok(Some(Ok(event))) => take(app, node, event).await,
             Ok(Some(Err(error))) => {
                 tracing::debug!(node.id = %node, ?error, "a watch broke");
@@ -207,6 +215,8 @@ async fn take(app: &App, node: &NodeId, event: WatchEvent) {
             app.nodes.host_seen(node, *stats);
             Ok(())
         }
+        // Those who read the journal were told.
+        WatchEvent::Journal(_) => Ok(()),
         WatchEvent::Heartbeat => app.nodes.heard(node, None).await,
     };
     if let Err(error) = heard {

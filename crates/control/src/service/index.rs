@@ -7,6 +7,7 @@
 use nm_types::container::{ContainerSpec, ContainerStatus, ContainerView, MountView, ObservedContainer, PortMapping, Resources};
 use nm_types::stats::Usage;
 use nm_types::text::{MASK, looks_secret};
+use nm_types::units::{CpuLimit, MemoryLimit};
 use nm_types::{ContainerId, NodeId, OperationId, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
@@ -243,6 +244,36 @@ impl Filter {
     }
 }
 
+/// What the containers of one node come to.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Share {
+    pub containers: u64,
+    /// Their limits added up: cores, and bytes.
+    pub cpu: f64,
+    pub memory: u64,
+}
+
+impl Share {
+    fn add(&mut self, record: &Record) {
+        self.containers += 1;
+        let foreign = || record.state.observed.as_ref().and_then(|o| o.foreign.as_ref());
+        let (cpu, memory) = match &record.wanted.spec {
+            Some(spec) => (
+                spec.cpu_limit.map(CpuLimit::cores),
+                spec.memory_limit.as_ref().map(MemoryLimit::bytes),
+            ),
+            None => (
+                foreign().and_then(|f| f.cpu_limit),
+                foreign()
+                    .and_then(|f| MemoryLimit::parse(f.memory_limit.as_deref()?).ok())
+                    .map(|m| m.bytes()),
+            ),
+        };
+        self.cpu += cpu.unwrap_or(0.0);
+        self.memory = self.memory.saturating_add(memory.unwrap_or(0));
+    }
+}
+
 #[derive(Debug)]
 struct Entry {
     record: Arc<Record>,
@@ -386,8 +417,24 @@ impl Index {
     pub fn is_empty(&self) -> bool {
         self.read().entries.is_empty()
     }
-    pub fn count_on(&self, node: &NodeId) -> u64 {
-        self.read().entries.values().filter(|e| e.record.node == *node).count() as u64
+    /// What the containers of a node come to.
+    pub fn share_of(&self, node: &NodeId) -> Share {
+        let mut share = Share::default();
+        for entry in self.read().entries.values().filter(|e| e.record.node == *node) {
+            share.add(&entry.record);
+        }
+        share
+    }
+    /// The same of every node that has some, in one pass.
+    pub fn shares(&self) -> HashMap<NodeId, Share> {
+        let mut out: HashMap<NodeId, Share> = HashMap::new();
+        for entry in self.read().entries.values() {
+            match out.get_mut(&entry.record.node) {
+                Some(share) => share.add(&entry.record),
+                None => out.entry(entry.record.node.clone()).or_default().add(&entry.record),
+            }
+        }
+        out
     }
     pub fn on_node(&self, node: &NodeId) -> Vec<Arc<Record>> {
         self.read()

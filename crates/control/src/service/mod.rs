@@ -11,6 +11,7 @@ pub mod fleet;
 pub mod idempotency;
 pub mod images;
 pub mod index;
+pub mod journal;
 pub mod locks;
 pub mod nodes;
 pub mod operations;

@@ -6,10 +6,10 @@ use crate::service::audit::audit;
 use crate::service::auth::Actor;
 use crate::service::clock::SharedClock;
 use crate::service::fleet::{Agent, Fleet, offline};
-use crate::service::index::Index;
+use crate::service::index::{Index, Share};
 use nm_store::{Kind, Patch, Resource, Store};
 use nm_types::host::NodeStats;
-use nm_types::node::{NodeInfo, NodeStatus, NodeUpdate, NodeView};
+use nm_types::node::{NodeAllocation, NodeCapacity, NodeInfo, NodeStatus, NodeUpdate, NodeUsage, NodeView};
 use nm_types::text::{Labels, NodeName};
 use nm_types::{NodeId, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -120,7 +120,7 @@ impl Nodes {
         self.known.write().unwrap_or_else(|e| e.into_inner())
     }
 
-    fn view(&self, id: &NodeId, known: &Known) -> NodeView {
+    fn view(&self, id: &NodeId, known: &Known, share: Share) -> NodeView {
         let docker = known.state.info.as_ref().is_some_and(|i| i.docker.available);
         let status = match (self.fleet.is_connected(id) && docker, known.spec.cordoned) {
             (false, _) => NodeStatus::NotReady,
@@ -133,20 +133,35 @@ impl Nodes {
             status,
             labels: known.spec.labels.clone(),
             info: known.state.info.clone(),
-            containers: self.index.count_on(id),
+            containers: share.containers,
             created: known.created,
             last_seen: if self.fleet.is_connected(id) {
                 Some(self.clock.now())
             } else {
                 known.state.last_seen
             },
+            usage: self.connected_host(id, known).map(|h| NodeUsage::from(&**h)),
+            capacity: known.state.info.as_ref().map(|info| NodeCapacity {
+                cpus: info.cpus,
+                memory: info.memory,
+                disk_total: self.connected_host(id, known).map(|h| h.disks.iter().map(|d| d.total).sum()),
+            }),
+            allocated: NodeAllocation {
+                cpu: (share.cpu * 1000.0).round() / 1000.0,
+                memory: share.memory,
+            },
         }
     }
 
+    fn connected_host<'a>(&self, id: &NodeId, known: &'a Known) -> Option<&'a Arc<NodeStats>> {
+        known.host.as_ref().filter(|_| self.fleet.is_connected(id))
+    }
+
     pub fn list(&self) -> Vec<(NodeView, i64)> {
+        let mut shares = self.index.shares();
         self.read()
             .iter()
-            .map(|(id, known)| (self.view(id, known), known.revision))
+            .map(|(id, known)| (self.view(id, known, shares.remove(id).unwrap_or_default()), known.revision))
             .collect()
     }
     pub fn len(&self) -> usize {
@@ -161,9 +176,10 @@ impl Nodes {
 
     pub fn get(&self, key: &str) -> ApiResult<(NodeView, i64)> {
         let id = self.find(key)?;
+        let share = self.index.share_of(&id);
         let known = self.read();
         let node = known.get(&id).ok_or_else(|| ApiError::not_found("node", key))?;
-        Ok((self.view(&id, node), node.revision))
+        Ok((self.view(&id, node, share), node.revision))
     }
 
     /// The node with this id or name.
@@ -243,6 +259,8 @@ impl Nodes {
             let mut known = self.write();
             let Some(node) = known.get_mut(id) else { return Ok(()) };
             node.state.last_seen = Some(self.clock.now());
+            // What it used before says nothing of now.
+            node.host = None;
             node.state.clone()
         };
         self.write_state(id, &state).await
@@ -265,9 +283,9 @@ impl Nodes {
         }
     }
 
-    /// What its machine used last.
+    /// What its machine used last, while it is connected.
     pub fn host(&self, id: &NodeId) -> Option<Arc<NodeStats>> {
-        self.read().get(id).and_then(|n| n.host.clone())
+        self.read().get(id).and_then(|n| self.connected_host(id, n).cloned())
     }
 
     /// What its agent last said of it.
@@ -331,6 +349,7 @@ impl Nodes {
             }
         }
         tx.delete(Kind::Node, id.as_str()).await?;
+        tx.forget_node_events(id.as_str()).await?;
         tx.audit(audit(actor, meta, "node.remove", Some(id.as_str()), serde_json::json!({})))
             .await?;
         tx.commit().await?;

@@ -1,12 +1,15 @@
 //! `neuralmesh nodes …`
 
+mod events;
+mod stats;
+
 use crate::client::{Call, now};
 use crate::context::Context;
 use crate::output::{Format, human, note, table::Column};
 use crate::prompt::confirm;
 use clap::{Args, Subcommand};
 use nm_types::Timestamp;
-use nm_types::node::{NewJoinToken, NodeStatus, NodeUpdate, NodeView};
+use nm_types::node::{NewJoinToken, NodeStatus, NodeUpdate, NodeUsage, NodeView};
 use nm_types::text::{Argument, LabelKey, Labels, NodeName};
 use std::collections::BTreeMap;
 
@@ -18,6 +21,10 @@ pub enum NodesCommand {
     /// Show a node
     #[command(visible_alias = "inspect")]
     Get(NodeArgs),
+    /// Show what a node's machine uses
+    Stats(stats::StatsArgs),
+    /// List what happened on a node, the newest first
+    Events(events::EventsArgs),
     /// Make a token with which one more machine can join
     JoinToken(JoinTokenArgs),
     /// Give a node another name
@@ -141,6 +148,8 @@ pub async fn run(command: NodesCommand, cx: &Context) -> anyhow::Result<u8> {
             let rows = card(&node.value, now());
             cx.out.card(&node, node.value.name.as_str(), &rows)?;
         }
+        NodesCommand::Stats(args) => return stats::stats(args, cx).await,
+        NodesCommand::Events(args) => return events::events(args, cx).await,
         NodesCommand::JoinToken(args) => join_token(&args, cx).await?,
         NodesCommand::Rename(args) => {
             let change = NodeUpdate {
@@ -179,15 +188,22 @@ fn status(n: &NodeView) -> &'static str {
     }
 }
 
-fn columns(now: Timestamp) -> [Column<'static, NodeView>; 11] {
+fn columns(now: Timestamp) -> [Column<'static, NodeView>; 14] {
     fn info<'a>(n: &'a NodeView, cell: impl Fn(&'a nm_types::node::NodeInfo) -> String) -> String {
         n.info.as_ref().map(cell).unwrap_or_default()
+    }
+    fn used(n: &NodeView, percent: impl Fn(&NodeUsage) -> Option<f64>) -> String {
+        let percent = n.usage.as_ref().and_then(percent);
+        percent.map_or_else(|| "--".to_owned(), |p| format!("{p:.0}%"))
     }
     [
         Column::new("ID", |n: &NodeView| n.id.to_string()).wide(),
         Column::new("NAME", |n: &NodeView| n.name.to_string()),
         Column::new("STATUS", |n: &NodeView| status(n).to_owned()),
         Column::new("CONTAINERS", |n: &NodeView| n.containers.to_string()).right(),
+        Column::new("CPU", |n: &NodeView| used(n, |u| Some(u.cpu))).right(),
+        Column::new("MEM", |n: &NodeView| used(n, |u| Some(share(u.memory_used, u.memory_total)))).right(),
+        Column::new("DISK", |n: &NodeView| used(n, |u| u.disk_used_percent)).right(),
         Column::new("CPUS", |n: &NodeView| info(n, |i| i.cpus.to_string())).right(),
         Column::new("MEMORY", |n: &NodeView| info(n, |i| human::memory(i.memory as f64))).right(),
         Column::new("DOCKER", |n: &NodeView| {
@@ -198,6 +214,46 @@ fn columns(now: Timestamp) -> [Column<'static, NodeView>; 11] {
         Column::new("OS", |n: &NodeView| info(n, |i| format!("{} ({}, {})", i.os, i.kernel, i.arch))).wide(),
         Column::new("LABELS", |n: &NodeView| human::pairs(&n.labels.0)).wide(),
     ]
+}
+
+/// Percent of a total; 0 where it is unknown.
+fn share(part: u64, whole: u64) -> f64 {
+    if whole == 0 { 0.0 } else { part as f64 * 100.0 / whole as f64 }
+}
+
+/// What the machine uses, and what of it was promised to containers.
+fn use_rows(n: &NodeView) -> Vec<(&'static str, String)> {
+    let memory = |bytes: u64| human::memory(bytes as f64);
+    let mut rows = Vec::new();
+    if let Some(u) = &n.usage {
+        let load = u.load.map(|l| format!("{l:.2}")).join(" ");
+        rows.extend([
+            ("CPU", format!("{:.1}% (load {load})", u.cpu)),
+            (
+                "Memory",
+                format!("{} used ({:.1}%)", memory(u.memory_used), share(u.memory_used, u.memory_total)),
+            ),
+            (
+                "Disk",
+                u.disk_used_percent
+                    .map(|p| {
+                        let of = n.capacity.and_then(|c| c.disk_total).map(|t| format!(", {} in all", memory(t)));
+                        format!("{p:.1}% used on the fullest{}", of.unwrap_or_default())
+                    })
+                    .unwrap_or_default(),
+            ),
+            ("Temperature", u.temperature.map(|t| format!("{t:.1} °C")).unwrap_or_default()),
+        ]);
+    }
+    rows.push((
+        "Limits",
+        format!(
+            "{} CPUs, {} memory: all limits of its containers together",
+            n.allocated.cpu,
+            memory(n.allocated.memory)
+        ),
+    ));
+    rows
 }
 
 fn card(n: &NodeView, now: Timestamp) -> Vec<(&'static str, String)> {
@@ -230,6 +286,7 @@ fn card(n: &NodeView, now: Timestamp) -> Vec<(&'static str, String)> {
             ("Agent", info.agent_version.clone()),
         ]);
     }
+    rows.extend(use_rows(n));
     rows
 }
 

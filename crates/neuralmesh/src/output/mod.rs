@@ -4,6 +4,7 @@ pub mod human;
 pub mod json;
 pub mod progress;
 pub mod report;
+pub mod screen;
 pub mod table;
 
 use crate::client::{Fetched, Listed};

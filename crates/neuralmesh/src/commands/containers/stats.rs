@@ -2,14 +2,13 @@
 
 use crate::client::{Call, Client, ClientError};
 use crate::context::Context;
-use crate::output::{Format, human, note, table, table::Column, terminal_width};
+use crate::output::screen::Screen;
+use crate::output::{Format, human, note, table, table::Column};
 use clap::Args;
-use crossterm::{cursor, queue, terminal};
 use futures_util::{StreamExt, stream};
 use nm_types::container::ContainerView;
 use nm_types::stats::ContainerStats;
 use serde_json::value::RawValue;
-use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -138,10 +137,7 @@ async fn live(mut rows: Vec<Row>, cx: &Context) -> anyhow::Result<u8> {
         });
     }
     drop(tell);
-    let mut screen = Screen {
-        drawn: 0,
-        terminal: io::stdout().is_terminal(),
-    };
+    let mut screen = Screen::new();
     let mut tick = tokio::time::interval(Duration::from_secs(1));
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     let mut fresh = false;
@@ -150,7 +146,7 @@ async fn live(mut rows: Vec<Row>, cx: &Context) -> anyhow::Result<u8> {
             _ = tokio::signal::ctrl_c() => return Ok(0),
             _ = tick.tick() => {
                 if std::mem::take(&mut fresh) && !cx.out.is_json() {
-                    screen.draw(&rows, cx.out.format)?;
+                    screen.draw(&render(&rows, cx.out.format, screen.width()))?;
                 }
             }
             next = news.recv() => match next {
@@ -176,40 +172,6 @@ async fn live(mut rows: Vec<Row>, cx: &Context) -> anyhow::Result<u8> {
 fn read(data: String) -> Result<(ContainerStats, Box<RawValue>), serde_json::Error> {
     let raw = RawValue::from_string(data)?;
     Ok((serde_json::from_str(raw.get())?, raw))
-}
-
-/// The place on the terminal where the table is drawn over itself.
-struct Screen {
-    /// Lines of the last table.
-    drawn: u16,
-    terminal: bool,
-}
-
-impl Screen {
-    fn draw(&mut self, rows: &[Row], format: Format) -> io::Result<()> {
-        let height = if self.terminal {
-            terminal::size().ok().map(|(_, rows)| rows).filter(|rows| *rows > 0)
-        } else {
-            None
-        };
-        let text = render(rows, format, if self.terminal { terminal_width() } else { None });
-        let mut out = io::stdout().lock();
-        if !self.terminal {
-            return writeln!(out, "{text}\n");
-        }
-        if self.drawn > 0 {
-            queue!(out, cursor::MoveToPreviousLine(self.drawn))?;
-        }
-        queue!(out, terminal::Clear(terminal::ClearType::FromCursorDown))?;
-        // More than fits can't be drawn over.
-        let height = height.map_or(usize::MAX, |rows| usize::from(rows.saturating_sub(1)));
-        let lines: Vec<&str> = text.lines().take(height.max(2)).collect();
-        for line in &lines {
-            writeln!(out, "{line}")?;
-        }
-        self.drawn = u16::try_from(lines.len()).unwrap_or(u16::MAX);
-        out.flush()
-    }
 }
 
 fn render(rows: &[Row], format: Format, width: Option<u16>) -> String {

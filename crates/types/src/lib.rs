@@ -13,6 +13,7 @@ pub mod image;
 pub mod network;
 pub mod node;
 pub mod operation;
+pub mod placement;
 pub mod registry;
 pub mod stats;
 pub mod template;

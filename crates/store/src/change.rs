@@ -21,10 +21,12 @@ pub enum Kind {
     BackupConfig,
     Backup,
     Deployment,
+    /// An older copy of a container, on a node that it was moved off: to be removed there.
+    Leftover,
 }
 
 impl Kind {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Container,
         Self::Node,
         Self::Operation,
@@ -38,6 +40,7 @@ impl Kind {
         Self::BackupConfig,
         Self::Backup,
         Self::Deployment,
+        Self::Leftover,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -55,6 +58,7 @@ impl Kind {
             Self::BackupConfig => "backupConfig",
             Self::Backup => "backup",
             Self::Deployment => "deployment",
+            Self::Leftover => "leftover",
         }
     }
 

@@ -122,6 +122,7 @@ async fn start_control(args: &ControlArgs, agent_listen: SocketAddr) -> anyhow::
         trusted_proxies: args.trusted_proxies.clone(),
         auth: AuthConfig::default(),
         link: ServerOptions::default(),
+        lost_after: args.lost_after,
     };
     let app = App::open(config, store, Arc::new(SystemClock)).await?;
     let password = app.auth.bootstrap(data_dir).await?;

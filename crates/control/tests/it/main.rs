@@ -1,9 +1,12 @@
 //! The control plane's suite: the real thing on loopback, with agents that join through the real link and make their
 //! Docker up. What stores has a say in runs on both databases; see [`nm_testing::both!`].
 
+mod drain;
 mod faults;
+mod lost;
 mod manners;
 mod operations;
+mod placement;
 mod policy;
 mod reconcile;
 mod secrets;

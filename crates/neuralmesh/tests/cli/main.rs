@@ -3,5 +3,6 @@
 mod commands;
 mod fake;
 mod login;
+mod nodes;
 mod streams;
 mod tls;

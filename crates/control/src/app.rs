@@ -3,7 +3,7 @@
 use crate::api::error::{ApiError, ApiResult};
 use crate::api::frame::Network;
 use crate::controller::watch::Dirty;
-use crate::controller::{health, housekeeping, resume, watch};
+use crate::controller::{absence, health, housekeeping, reschedule, resume, watch};
 use crate::metrics::Metrics;
 use crate::service::auth::{Actor, Auth, AuthConfig};
 use crate::service::clock::SharedClock;
@@ -43,7 +43,12 @@ pub struct AppConfig {
     pub allow_outbound: Vec<Network>,
     pub auth: AuthConfig,
     pub link: ServerOptions,
+    /// How long a node may be gone until it counts as lost; [`LOST_AFTER`] as a rule.
+    pub lost_after: Duration,
 }
+
+/// How long a node may be gone until it counts as lost, where nobody says otherwise.
+pub const LOST_AFTER: Duration = Duration::from_secs(10);
 
 /// The control plane. Cheap to clone; clones are the same one.
 #[derive(Clone)]
@@ -182,12 +187,15 @@ impl App {
             cut.clone(),
         ));
         tasks.spawn(watch::run(self.clone()));
-        tasks.spawn(resume::run(self.clone()));
         tasks.spawn(housekeeping::run(self.clone()));
         tasks.spawn(health::run(self.clone()));
         let health_writer = tokio::spawn(health::write_behind(self.clone()));
+        tasks.spawn(absence::run(self.clone()));
+        tasks.spawn(reschedule::run(self.clone()));
         let writer = tokio::spawn(watch::write_behind(self.clone()));
         resume::operations(self).await.map_err(|e| e.message)?;
+        // Now every operation that goes on runs, and what has none is really stuck.
+        tasks.spawn(resume::run(self.clone()));
         let http = tokio::spawn(crate::api::serve::serve(api, crate::api::router(self.clone()), self.stop.clone()));
         let mut stop = self.stop.clone();
         let failed = tokio::select! {

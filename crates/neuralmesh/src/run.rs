@@ -51,8 +51,27 @@ pub struct ControlArgs {
         value_delimiter = ','
     )]
     pub allow_outbound: Vec<Network>,
+    /// How long a node may be gone until it counts as lost, and containers that ask for it move to other nodes: 10s, 1m
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "10s",
+        env = "NEURALMESH_LOST_AFTER",
+        hide_env_values = true,
+        value_parser = lost_after
+    )]
+    pub lost_after: std::time::Duration,
     #[command(flatten)]
     pub log: LogArgs,
+}
+
+/// Less than the links' own heartbeats tell of would call nodes lost that are well.
+fn lost_after(text: &str) -> Result<std::time::Duration, String> {
+    let seconds = crate::commands::containers::flags::seconds(text)?;
+    match seconds {
+        5..=86_400 => Ok(std::time::Duration::from_secs(seconds)),
+        _ => Err("a node is lost after 5s to 24h".into()),
+    }
 }
 
 /// How to log.

@@ -123,6 +123,7 @@ async fn start_control(args: &ControlArgs, agent_listen: SocketAddr) -> anyhow::
         allow_outbound: args.allow_outbound.clone(),
         auth: AuthConfig::default(),
         link: ServerOptions::default(),
+        lost_after: args.lost_after,
     };
     let app = App::open(config, store, Arc::new(SystemClock)).await?;
     let password = app.auth.bootstrap(data_dir).await?;

@@ -2,3 +2,4 @@
 
 pub mod binds;
 pub mod health;
+pub mod place;

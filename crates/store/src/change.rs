@@ -23,10 +23,12 @@ pub enum Kind {
     Deployment,
     /// How a server is checked, and how it is; its id is the server's.
     Health,
+    /// An older copy of a container, on a node that it was moved off: to be removed there.
+    Leftover,
 }
 
 impl Kind {
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Container,
         Self::Node,
         Self::Operation,
@@ -41,6 +43,7 @@ impl Kind {
         Self::Backup,
         Self::Deployment,
         Self::Health,
+        Self::Leftover,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -59,6 +62,7 @@ impl Kind {
             Self::Backup => "backup",
             Self::Deployment => "deployment",
             Self::Health => "health",
+            Self::Leftover => "leftover",
         }
     }
 

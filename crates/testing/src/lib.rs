@@ -24,7 +24,7 @@ pub use clock::TestClock;
 pub use database::Database;
 pub use line::Line;
 pub use log::TraceLog;
-pub use plane::{TestControlPlane, password_of};
+pub use plane::{LOST_AFTER, TestControlPlane, password_of};
 pub use stream::{Events, SseEvent};
 pub use terminal::{Said, Terminal};
 pub use wait::{DEADLINE, eventually, soon};

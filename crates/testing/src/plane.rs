@@ -20,6 +20,9 @@ use tokio::sync::{OnceCell, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+/// How long a node may be gone here until it counts as lost.
+pub const LOST_AFTER: Duration = Duration::from_secs(3);
+
 /// The name of the threads that control planes run on.
 pub(crate) const CONTROL_PLANE: &str = "control-plane";
 
@@ -124,6 +127,7 @@ impl TestControlPlane {
                     drain: Duration::from_secs(1),
                     ..ServerOptions::default()
                 },
+                lost_after: LOST_AFTER,
             };
             let app = App::open(config, store, Arc::new(clock)).await.expect("the control plane opens");
             app.auth.bootstrap(&folder).await.expect("there is a first admin");

@@ -1,7 +1,9 @@
 //! Containers: what users ask for and what was seen.
 
+use crate::placement::OnNodeLost;
 use crate::text::{
-    Capability, ContainerName, ContainerPath, Environment, HostName, ImageRef, Labels, NetworkName, RunAs, VolumeName, Word,
+    Capability, Constraint, ContainerName, ContainerPath, Environment, HostName, ImageRef, LabelKey, Labels, NetworkName, RunAs,
+    VolumeName, Word,
 };
 use crate::units::{Bounded, CpuLimit, MemoryLimit, Port};
 use crate::{ContainerId, NodeId, Timestamp};
@@ -193,7 +195,21 @@ pub struct ContainerSpec {
     /// The main process gets a terminal.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub tty: bool,
-    /// Id or name of the node; may be left out where there is only one.
+    /// What its node must be: `zone=eu-1`, `disk!=hdd`, `gpu` (it has that label). Beside labels there are `node.id`,
+    /// `node.name`, `node.arch` and `node.os`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(max_items = 20)]
+    pub constraints: Vec<Constraint>,
+    /// A label of nodes: containers of one kind are spread evenly over its values. Of one kind are those with the same label
+    /// `app`, and without it those whose names are the same up to the last `-`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spread: Option<LabelKey>,
+    /// What becomes of it when its node is lost: it waits for the node, or moves to another one. It can't move with a writable
+    /// volume or folder of the node.
+    #[serde(default, skip_serializing_if = "OnNodeLost::is_wait")]
+    pub on_node_lost: OnNodeLost,
+    /// Id or name of the node. Left out, the node is chosen: by its readiness, `constraints`, free CPU and memory, and free ports,
+    /// and among those that are left by `spread` and by how little they have to do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_id: Option<String>,
     /// Start it at once. By default it is only created.
@@ -219,6 +235,7 @@ impl ContainerSpec {
             ("volumes", self.volumes.len(), 0, 100),
             ("networks", self.networks.len(), 0, 20),
             ("capDrop", self.cap_drop.len(), 0, 50),
+            ("constraints", self.constraints.len(), 0, 20),
             ("healthCheck.command", check, 1, 100),
         ]
         .into_iter()
@@ -260,6 +277,18 @@ impl ContainerSpec {
             if matches!(network.as_str(), "host" | "none") {
                 problem(format!("networks[{i}]"), format!("the `{network}` network is not allowed"));
             }
+        }
+        if self.on_node_lost == OnNodeLost::Reschedule
+            && let Some(mount) = self.writes_to_node()
+        {
+            problem(
+                "onNodeLost".into(),
+                format!(
+                    "it can't move to another node while `{}` is a writable volume or folder of its node: its data stays there. \
+                     Mount it with mode `ro`, or leave onNodeLost at `wait`",
+                    mount.container
+                ),
+            );
         }
         out
     }
@@ -400,6 +429,13 @@ pub struct ContainerView {
     pub labels: std::collections::BTreeMap<String, String>,
     pub restart: RestartPolicy,
     pub networks: Vec<Attachment>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub constraints: Vec<Constraint>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spread: Option<LabelKey>,
+    /// Absent on containers that others made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_node_lost: Option<OnNodeLost>,
     pub created: Timestamp,
     /// Whether we made it; `false` for containers that others started beside us.
     pub managed: bool,

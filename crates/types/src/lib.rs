@@ -15,6 +15,7 @@ pub mod network;
 pub mod node;
 pub mod node_event;
 pub mod operation;
+pub mod placement;
 pub mod registry;
 pub mod server;
 pub mod stats;

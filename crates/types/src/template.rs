@@ -1,7 +1,8 @@
 //! The four container templates of the specification.
 
 use crate::container::{ContainerSpec, PortMapping, Protocol, RestartPolicy, VolumeMount};
-use crate::text::{ContainerName, EnvName, Environment, ImageRef, Word};
+use crate::placement::OnNodeLost;
+use crate::text::{Constraint, ContainerName, EnvName, Environment, ImageRef, LabelKey, Word};
 use crate::units::{CpuLimit, MemoryLimit, Port};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -39,6 +40,14 @@ pub struct RunTemplate {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(max_items = 100)]
     pub volumes: Option<Vec<VolumeMount>>,
+    /// What its node must be, as for `POST /api/containers`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(max_items = 20)]
+    pub constraints: Vec<Constraint>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spread: Option<LabelKey>,
+    #[serde(default, skip_serializing_if = "OnNodeLost::is_wait")]
+    pub on_node_lost: OnNodeLost,
 }
 
 /// The templates, in the specification's order.
@@ -150,6 +159,9 @@ fn template(
         health_check: None,
         stop_grace: None,
         tty: false,
+        constraints: Vec::new(),
+        spread: None,
+        on_node_lost: OnNodeLost::Wait,
         start: true,
     };
     debug_assert!(generated.iter().all(|g| EnvName::parse(g).is_ok()));

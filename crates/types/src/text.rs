@@ -186,6 +186,12 @@ texts! {
         says: "a unit has 1 to 255 letters, digits, `:`, `_`, `.`, `\\`, `@` or `-`, and does not start with `-`",
         ok: |t| !t.is_empty() && !t.starts_with('-') && t.bytes().all(|b| b.is_ascii_alphanumeric() || b":_.\\@-".contains(&b))
     }
+    /// What a node must be for a container to run there: `zone=eu-1`, `disk!=hdd`, `gpu`.
+    Constraint {
+        pattern: "^[a-zA-Z0-9](?:[a-zA-Z0-9_./-]{0,126}[a-zA-Z0-9])?(?:!?=[^=\\x00-\\x1f\\x7f-\\x9f][^\\x00-\\x1f\\x7f-\\x9f]{0,254})?$", max: 385,
+        says: "a constraint is `key=value`, `key!=value` or `key`, where the key is a node's label, `node.id`, `node.name`, `node.arch` or `node.os`",
+        ok: |t| crate::placement::is_constraint(t)
+    }
     /// A registry's host: `registry.example.com`, `10.0.0.5:5000`.
     RegistryHost {
         pattern: "^[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?(?::[1-9][0-9]{0,4})?$", max: 259,

@@ -88,6 +88,7 @@ fn fill(template: ContainerTemplate, asked: RunTemplate) -> ApiResult<ContainerS
         None => ContainerName::parse(&format!("{}-{}", template.id, random_text(6)?)).map_err(|_| ApiError::internal())?,
     };
     spec.node_id = asked.node_id;
+    (spec.constraints, spec.spread, spec.on_node_lost) = (asked.constraints, asked.spread, asked.on_node_lost);
     for (key, value) in asked.environment.0 {
         spec.environment.0.insert(key, value);
     }

@@ -3,7 +3,7 @@
 use crate::api::error::ApiResult;
 use crate::app::{App, stopped};
 use crate::service::index::Phase;
-use crate::service::{containers, images};
+use crate::service::{containers, drain, images, reschedule};
 use std::time::Duration;
 
 /// How often removals that could not be ended are tried again. Those of a node that comes back are tried at once.
@@ -18,7 +18,11 @@ pub async fn run(app: App) {
             () = stopped(&mut stop) => return,
             _ = tick.tick() => {}
         }
+        if let Err(error) = app.containers.settle_moves().await {
+            tracing::warn!(error = %error.message, "a move that was cut short is still to be settled");
+        }
         for link in app.fleet.links().connected() {
+            leftovers(&app, link.node()).await;
             removals(&app, link.node()).await;
         }
     }
@@ -32,6 +36,8 @@ pub async fn operations(app: &App) -> ApiResult<usize> {
         tracing::info!(operation.id = %operation.id, kind = %asked.kind, "taking up an operation again");
         match asked.kind.as_str() {
             containers::CREATE => app.containers.resume_create(operation, asked.input)?,
+            drain::DRAIN => app.containers.resume_drain(operation, asked.input)?,
+            reschedule::RESCHEDULE => app.containers.resume_reschedule(operation, asked.input)?,
             images::PULL => app.resources.resume_pull(operation, asked.input)?,
             other => {
                 tracing::error!(operation.id = %operation.id, kind = other, "an operation of a kind this release does not know stays as it is")
@@ -39,6 +45,20 @@ pub async fn operations(app: &App) -> ApiResult<usize> {
         }
     }
     Ok(count)
+}
+
+/// Removes older copies of containers from a node they were moved off.
+pub async fn leftovers(app: &App, node: &nm_types::NodeId) {
+    let all = app.nodes.leftovers().on_node(node);
+    // Each may take its grace to end.
+    let cleared = all
+        .iter()
+        .map(|l| async move { (l, app.nodes.leftovers().clear(&l.node, &l.container).await) });
+    for (leftover, result) in futures_util::future::join_all(cleared).await {
+        if let Err(error) = result {
+            tracing::warn!(node.id = %node, container.id = %leftover.container, error = %error.message, "an older copy is still to be removed");
+        }
+    }
 }
 
 /// Ends the removals of a node's containers that were cut short.

@@ -176,7 +176,10 @@ async fn take(app: &App, node: &NodeId, event: WatchEvent) {
             let resumed = node.clone();
             tokio::spawn({
                 let app = app.clone();
-                async move { crate::controller::resume::removals(&app, &resumed).await }
+                async move {
+                    crate::controller::resume::leftovers(&app, &resumed).await;
+                    crate::controller::resume::removals(&app, &resumed).await;
+                }
             });
             app.nodes.heard(node, Some(info)).await
         }
@@ -246,11 +249,20 @@ fn snapshot(app: &App, node: &NodeId, containers: Vec<ObservedContainer>) {
 fn observe(app: &App, node: &NodeId, observed: ObservedContainer) {
     // An id counts only for the node its container was made on: a node can't speak for another.
     let labelled = observed.id.as_ref().and_then(|id| app.index.get(id));
-    if let (Some(id), None) = (&observed.id, &labelled)
-        && app.index.was_removed(node, id)
+    if let Some(id) = &observed.id
+        && labelled.as_ref().is_none_or(|record| record.node != *node)
     {
-        tracing::debug!(node.id = %node, container.id = %id, "late word of a container that was removed");
-        return;
+        if app.nodes.leftovers().has(node, id) {
+            tracing::debug!(node.id = %node, container.id = %id, "an older copy of a container is still to be removed");
+            return;
+        }
+        if arrives(app, node, id, &observed) {
+            return;
+        }
+        if app.index.was_removed(node, id) {
+            tracing::debug!(node.id = %node, container.id = %id, "late word of a container that was removed");
+            return;
+        }
     }
     let known = match &labelled {
         Some(record) if record.node == *node => Some(record.id.clone()),
@@ -260,6 +272,10 @@ fn observe(app: &App, node: &NodeId, observed: ObservedContainer) {
         Some(id) => {
             let mut changed = false;
             app.index.change(&id, |record| {
+                // It may have moved on in this very moment.
+                if record.node != *node {
+                    return false;
+                }
                 changed = record.state.missing || record.state.observed.as_ref() != Some(&observed);
                 record.state.missing = false;
                 record.state.observed = Some(observed);
@@ -284,9 +300,8 @@ fn observe(app: &App, node: &NodeId, observed: ObservedContainer) {
                     running: false,
                 },
                 state: State {
-                    phase: Phase::Foreign,
                     observed: Some(observed),
-                    missing: false,
+                    ..State::new(Phase::Foreign)
                 },
                 generation: 1,
                 revision: 0,
@@ -297,13 +312,26 @@ fn observe(app: &App, node: &NodeId, observed: ObservedContainer) {
     app.dirty.add(&id);
 }
 
+/// Whether it is a container that moves to this node. Until it is there it is shown as it is where it comes from.
+fn arrives(app: &App, node: &NodeId, id: &ContainerId, observed: &ObservedContainer) -> bool {
+    let mut arriving = false;
+    app.index.change(id, |record| {
+        arriving = matches!(&record.state.phase, Phase::Moving { to, .. } if to == node);
+        if arriving {
+            record.state.arriving = Some(observed.clone());
+        }
+        arriving
+    });
+    arriving
+}
+
 /// Docker no longer has it.
 fn gone(app: &App, record: &Record) {
     match &record.state.phase {
         Phase::Foreign => {
             app.index.remove(&record.id);
         }
-        Phase::Ready => {
+        Phase::Ready | Phase::Moving { .. } => {
             app.index.change(&record.id, |r| !std::mem::replace(&mut r.state.missing, true));
         }
         Phase::Creating { .. } | Phase::Removing { .. } => return,

@@ -100,7 +100,7 @@ impl Containers {
             operation,
             id: record.id.clone(),
             generation: record.generation,
-            spec,
+            spec: spec.placed(),
             start: true,
             registry,
         };
@@ -309,14 +309,16 @@ impl Containers {
                 format!("container {} is still being made", record.id),
             )
             .with_operation(operation.clone())),
-            Phase::Ready | Phase::Foreign | Phase::Removing { .. } if record.state.missing => Err(ApiError::conflict(
-                "not_running",
-                format!(
-                    "container `{}` was removed from Docker outside NeuralMesh: start makes it anew",
-                    record.name()
-                ),
-            )),
-            Phase::Ready | Phase::Foreign | Phase::Removing { .. } => Ok(()),
+            Phase::Ready | Phase::Foreign | Phase::Removing { .. } | Phase::Moving { .. } if record.state.missing => {
+                Err(ApiError::conflict(
+                    "not_running",
+                    format!(
+                        "container `{}` was removed from Docker outside NeuralMesh: start makes it anew",
+                        record.name()
+                    ),
+                ))
+            }
+            Phase::Ready | Phase::Foreign | Phase::Removing { .. } | Phase::Moving { .. } => Ok(()),
         }
     }
 

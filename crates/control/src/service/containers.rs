@@ -16,6 +16,7 @@ use crate::service::locks::Locks;
 use crate::service::nodes::Nodes;
 use crate::service::operations::{Failure, Finish, Layers, Operations, Outcome, Running, WAIT, written};
 use crate::service::registries::Registries;
+use crate::service::reschedule::Pauses;
 use nm_link::contract::{AgentErrorCode, CreateContainer, RemoveContainer, path};
 use nm_store::{Kind, NewResource, Patch, Resource, Secret, Store, StoreError, Tx};
 use nm_types::container::{ContainerSpec, ContainerStatus, ContainerView, ObservedContainer};
@@ -45,10 +46,10 @@ pub enum Created {
 }
 
 /// Why there is no container after a create.
-struct NotMade {
-    error: ApiError,
+pub(super) struct NotMade {
+    pub(super) error: ApiError,
     /// Whether the node may have it all the same.
-    may_be_there: bool,
+    pub(super) may_be_there: bool,
 }
 
 /// Between two attempts to read what a create needs, while the store does not answer.
@@ -65,6 +66,7 @@ pub struct Containers {
     pub(super) operations: Operations,
     pub(super) registries: Registries,
     pub(super) locks: Locks<ContainerId>,
+    pub(super) pauses: Pauses,
 }
 
 impl Containers {
@@ -86,6 +88,7 @@ impl Containers {
             operations,
             registries,
             locks: Locks::default(),
+            pauses: Pauses::default(),
         }
     }
 
@@ -164,28 +167,31 @@ impl Containers {
         if !clashes.is_empty() {
             return Err(ApiError::clashing_fields(clashes));
         }
-        let (node, _) = self.nodes.agent(node.as_deref(), true)?;
+        // Until its record is there, so that what it takes counts for the next one.
+        let placing = self.nodes.placing().await;
         let now = self.clock.now();
         let id = ContainerId::fresh(now.0);
         let mut tx = self.store.begin(now).await?;
         if let Some(key) = &meta.idempotency_key
             && let Some(operation) = idempotency::claimed(&mut tx, actor, key, request_hash).await?
         {
-            drop(tx);
+            drop((tx, placing));
             return self.created(actor, &operation, meta).await;
         }
+        let (node, reasons) = self.where_to(&spec, node.as_deref())?;
         let input = CreateInput {
             container: id.clone(),
             start,
         };
         let operation = self
             .operations
-            .create(
+            .create_noting(
                 &mut tx,
                 actor,
                 CREATE,
                 Some(id.as_str()),
                 serde_json::to_value(&input).unwrap_or_default(),
+                reasons,
             )
             .await?;
         if let Some(key) = &meta.idempotency_key {
@@ -199,13 +205,9 @@ impl Containers {
                 spec: Some(spec),
                 running: start,
             },
-            state: State {
-                phase: Phase::Creating {
-                    operation: operation.id.clone(),
-                },
-                observed: None,
-                missing: false,
-            },
+            state: State::new(Phase::Creating {
+                operation: operation.id.clone(),
+            }),
             generation: 1,
             revision: 0,
         };
@@ -214,6 +216,7 @@ impl Containers {
         tx.audit(audit(actor, meta, CREATE, Some(id.as_str()), detail)).await?;
         tx.commit().await?;
         self.index.put(Record { revision, ..record });
+        drop(placing);
         let operation_id = operation.id.clone();
         self.run_create(operation, input);
         self.created(actor, &operation_id, meta).await
@@ -352,7 +355,7 @@ impl Containers {
     }
 
     /// Asks the node until it has answered: the id makes asking again safe, and only an answer tells whether it is there.
-    async fn create_on_node(
+    pub(super) async fn create_on_node(
         &self,
         running: &Running,
         record: &Record,
@@ -374,7 +377,7 @@ impl Containers {
             operation: running.id().clone(),
             id: record.id.clone(),
             generation: record.generation,
-            spec,
+            spec: spec.placed(),
             start,
             registry,
         };
@@ -462,6 +465,9 @@ impl Containers {
         }
         let _held = self.locks.hold(record.id.clone()).await;
         let record = self.index.get(&record.id).ok_or_else(|| ApiError::not_found("container", key))?;
+        if matches!(record.state.phase, Phase::Moving { .. }) {
+            require_settled(&record)?;
+        }
         let runs = matches!(record.status(), ContainerStatus::Running | ContainerStatus::Paused);
         if runs && !force {
             return Err(ApiError::conflict(
@@ -597,6 +603,11 @@ fn require_settled(record: &Record) -> ApiResult<()> {
             "being_removed",
             format!("container {} is being removed", record.id),
         )),
+        Phase::Moving { operation, to } => Err(ApiError::conflict(
+            "being_moved",
+            format!("container {} is being moved to node {to}: retry once it is there", record.id),
+        )
+        .with_operation(operation.clone())),
         Phase::Ready | Phase::Foreign => Ok(()),
     }
 }

@@ -4,7 +4,9 @@
 //! to the store a little later. A page of a list is a copy of bytes, which is what lets it be asked for a thousand times
 //! a second.
 
-use nm_types::container::{ContainerSpec, ContainerStatus, ContainerView, MountView, ObservedContainer, PortMapping, Resources};
+use nm_types::container::{
+    ContainerSpec, ContainerStatus, ContainerView, MountView, ObservedContainer, PortMapping, Resources, RestartPolicy,
+};
 use nm_types::stats::Usage;
 use nm_types::text::{MASK, looks_secret};
 use nm_types::units::{CpuLimit, MemoryLimit};
@@ -13,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::ops::Bound;
 use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use tokio::sync::Notify;
 
 /// Where a container's row is in its life.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +25,8 @@ pub enum Phase {
     Creating { operation: OperationId },
     /// On its node.
     Ready,
+    /// On its node, and being made on `to` by this operation. It is `to`'s once it is there.
+    Moving { operation: OperationId, to: NodeId },
     /// Being removed; done again until it is gone.
     Removing { force: bool, volumes: bool },
     /// Others made it; it goes when it is gone from Docker.
@@ -49,6 +54,24 @@ pub struct State {
     /// Docker no longer has it, though nobody asked us to remove it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub missing: bool,
+    /// What keeps it from being where it should, as a sentence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+    /// While it moves: what the node it moves to has said of it last.
+    #[serde(skip)]
+    pub arriving: Option<ObservedContainer>,
+}
+
+impl State {
+    pub fn new(phase: Phase) -> Self {
+        Self {
+            phase,
+            observed: None,
+            missing: false,
+            note: None,
+            arriving: None,
+        }
+    }
 }
 
 /// One container, whole.
@@ -86,6 +109,33 @@ impl Record {
     pub fn meant_to_run(&self) -> bool {
         self.managed() && self.wanted.running && self.state.phase == Phase::Ready
     }
+    /// Whether it runs, or would run if its node did: what Docker starts again by itself counts, too.
+    pub fn should_run(&self) -> bool {
+        let restart = self.wanted.spec.as_ref().map(|s| s.restart).unwrap_or_default();
+        match self.status() {
+            ContainerStatus::Running | ContainerStatus::Paused => true,
+            // One that was just made is seen as such for a moment before it is seen to run.
+            ContainerStatus::Created => self.wanted.running,
+            ContainerStatus::Stopped => false,
+            ContainerStatus::Exited => {
+                let failed = self.state.observed.as_ref().is_some_and(|o| o.exit_code != Some(0));
+                let again = match restart {
+                    RestartPolicy::Always | RestartPolicy::UnlessStopped => true,
+                    RestartPolicy::OnFailure => failed,
+                    RestartPolicy::No => false,
+                };
+                self.wanted.running && !self.state.missing && again
+            }
+        }
+    }
+    /// Whether it takes up something else of nodes than it did.
+    fn takes_otherwise(&self, before: &Self) -> bool {
+        self.node != before.node
+            || self.generation != before.generation
+            || self.state.phase != before.state.phase
+            || self.state.missing != before.state.missing
+            || self.status() != before.status()
+    }
     pub fn docker_id(&self) -> Option<&str> {
         self.state.observed.as_ref().map(|o| o.docker_id.as_str())
     }
@@ -97,7 +147,12 @@ impl Record {
         match &self.state.phase {
             Phase::Creating { .. } => Some("it is being made".into()),
             Phase::Removing { .. } => Some("it is being removed".into()),
-            Phase::Ready | Phase::Foreign => self.state.observed.as_ref().and_then(|o| o.message.clone()),
+            Phase::Moving { to, .. } => Some(format!("it is being moved to node {to}")),
+            Phase::Ready | Phase::Foreign => self
+                .state
+                .note
+                .clone()
+                .or_else(|| self.state.observed.as_ref().and_then(|o| o.message.clone())),
         }
     }
 
@@ -166,6 +221,9 @@ impl Record {
             },
             restart: spec.map(|s| s.restart).or(foreign.map(|f| f.restart)).unwrap_or_default(),
             networks: observed.map(|o| o.networks.clone()).unwrap_or_default(),
+            constraints: spec.map(|s| s.constraints.clone()).unwrap_or_default(),
+            spread: spec.and_then(|s| s.spread.clone()),
+            on_node_lost: spec.map(|s| s.on_node_lost),
             created: self.created,
             managed: self.managed(),
             reachable,
@@ -296,11 +354,12 @@ struct Inner {
     removed: Removed,
 }
 
-/// The containers that were removed last, and from which node. No id is given twice, so none of them comes back.
+/// The containers that were removed last, and from which node. No id is given twice, so none of them comes back, but for one that
+/// moves: what its own node says of it always counts.
 #[derive(Debug, Default)]
 struct Removed {
-    nodes: HashMap<ContainerId, NodeId>,
-    order: VecDeque<ContainerId>,
+    copies: HashSet<(NodeId, ContainerId)>,
+    order: VecDeque<(NodeId, ContainerId)>,
 }
 
 impl Removed {
@@ -308,13 +367,13 @@ impl Removed {
     const MOST: usize = 10_000;
 
     fn add(&mut self, id: &ContainerId, node: &NodeId) {
-        if self.nodes.insert(id.clone(), node.clone()).is_none() {
-            self.order.push_back(id.clone());
+        if self.copies.insert((node.clone(), id.clone())) {
+            self.order.push_back((node.clone(), id.clone()));
         }
         if self.order.len() > Self::MOST
             && let Some(oldest) = self.order.pop_front()
         {
-            self.nodes.remove(&oldest);
+            self.copies.remove(&oldest);
         }
     }
 }
@@ -323,6 +382,7 @@ impl Removed {
 #[derive(Debug, Clone, Default)]
 pub struct Index {
     inner: Arc<RwLock<Inner>>,
+    room: Arc<Notify>,
 }
 
 const CPU_MARK: &str = "\"cpuUsage\":";
@@ -393,7 +453,7 @@ impl Index {
     }
     /// Whether it was removed from this node not long ago: late word of it must not bring it back.
     pub fn was_removed(&self, node: &NodeId, id: &ContainerId) -> bool {
-        self.read().removed.nodes.get(id) == Some(node)
+        self.read().removed.copies.contains(&(node.clone(), id.clone()))
     }
     /// By id, or by name where exactly one has it; `Err` says how many do.
     pub fn find(&self, key: &str) -> Result<Arc<Record>, usize> {
@@ -465,6 +525,22 @@ impl Index {
     pub fn used(&self, id: &ContainerId) -> Option<Usage> {
         self.read().entries.get(id).map(|e| e.usage)
     }
+    /// Those with this name, whatever their node.
+    pub fn named(&self, name: &str) -> Vec<Arc<Record>> {
+        let inner = self.read();
+        let ids = inner.by_name.get(name).into_iter().flatten();
+        ids.filter_map(|id| inner.entries.get(id)).map(|e| e.record.clone()).collect()
+    }
+    /// Shows every container to `look`, in the order of their ids; nothing changes meanwhile.
+    pub fn each(&self, mut look: impl FnMut(&Record)) {
+        for entry in self.read().entries.values() {
+            look(&entry.record);
+        }
+    }
+    /// A copy of a container that lives on was removed from `node`: late word of it must not bring it back.
+    pub fn copy_removed(&self, node: &NodeId, id: &ContainerId) {
+        self.write().removed.add(id, node);
+    }
     /// How many there are of each status.
     pub fn counts(&self) -> BTreeMap<&'static str, u64> {
         let mut out = BTreeMap::new();
@@ -516,11 +592,20 @@ impl Index {
     /// Changes one in place; `change` says whether it did anything.
     pub fn change(&self, id: &ContainerId, change: impl FnOnce(&mut Record) -> bool) -> Option<Arc<Record>> {
         let mut inner = self.write();
-        let mut record = Record::clone(&inner.entries.get(id)?.record);
+        let before = inner.entries.get(id)?.record.clone();
+        let mut record = Record::clone(&before);
         if change(&mut record) {
+            if record.takes_otherwise(&before) {
+                self.room.notify_one();
+            }
             inner.put(record);
         }
         inner.entries.get(id).map(|e| e.record.clone())
+    }
+    /// Told when nodes may have room for more than before: a container went, moved or was changed. Whoever knows of another such
+    /// reason tells it, too. One waits for it.
+    pub fn room(&self) -> &Notify {
+        &self.room
     }
     /// The revision under which the store now has it.
     pub fn stored(&self, id: &ContainerId, revision: i64) {
@@ -531,7 +616,9 @@ impl Index {
         });
     }
     pub fn remove(&self, id: &ContainerId) -> Option<Arc<Record>> {
-        self.write().remove(id)
+        let removed = self.write().remove(id);
+        self.room.notify_one();
+        removed
     }
     /// What containers of `node` use, by Docker's ids.
     pub fn usage(&self, node: &NodeId, samples: &[(String, Usage)]) {
@@ -624,11 +711,7 @@ mod tests {
                 spec: Some(spec),
                 running: false,
             },
-            state: State {
-                phase: Phase::Ready,
-                observed: None,
-                missing: false,
-            },
+            state: State::new(Phase::Ready),
             generation: 1,
             revision: n,
         }

@@ -7,7 +7,10 @@ use crate::service::auth::Actor;
 use crate::service::clock::SharedClock;
 use crate::service::fleet::{Agent, Fleet, offline};
 use crate::service::index::{Index, Share};
-use nm_store::{Kind, Patch, Resource, Store};
+use crate::service::leftovers::Leftovers;
+use crate::service::lost::{LostNodes, NodeLost};
+use nm_plan::place::{Amount, Candidate};
+use nm_store::{Kind, Patch, Resource, Store, StoreError, Tx};
 use nm_types::host::NodeStats;
 use nm_types::node::{NodeAllocation, NodeCapacity, NodeInfo, NodeStatus, NodeUpdate, NodeUsage, NodeView};
 use nm_types::text::{Labels, NodeName};
@@ -15,6 +18,8 @@ use nm_types::{NodeId, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::{Arc, RwLock};
+use tokio::sync::{Mutex, MutexGuard};
+use tokio::time::Instant;
 
 /// A node's spec column.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -45,6 +50,8 @@ struct Known {
     revision: i64,
     /// What its machine used last, while it is connected.
     host: Option<Arc<NodeStats>>,
+    /// When it was last heard of since we started, by a clock that nobody sets.
+    heard: Option<Instant>,
 }
 
 /// All nodes. Cheap to clone.
@@ -55,17 +62,37 @@ pub struct Nodes {
     fleet: Fleet,
     index: Index,
     known: Arc<RwLock<BTreeMap<NodeId, Known>>>,
+    leftovers: Leftovers,
+    lost: LostNodes,
+    placing: Arc<Mutex<()>>,
 }
 
 impl Nodes {
     pub fn new(store: Store, clock: SharedClock, fleet: Fleet, index: Index) -> Self {
+        let leftovers = Leftovers::new(store.clone(), clock.clone(), fleet.clone(), index.clone());
         Self {
             store,
             clock,
             fleet,
             index,
             known: Arc::default(),
+            leftovers,
+            lost: LostNodes::default(),
+            placing: Arc::default(),
         }
+    }
+
+    /// Older copies of containers, to be removed from their nodes.
+    pub fn leftovers(&self) -> &Leftovers {
+        &self.leftovers
+    }
+    /// The nodes that are lost.
+    pub fn lost(&self) -> &LostNodes {
+        &self.lost
+    }
+    /// Whoever chooses a node holds this until the container's record says so: what is promised counts for the next one.
+    pub async fn placing(&self) -> MutexGuard<'_, ()> {
+        self.placing.lock().await
     }
 
     /// Reads all nodes from the store.
@@ -73,7 +100,7 @@ impl Nodes {
         for row in self.store.all(Kind::Node).await? {
             self.learn(&row)?;
         }
-        Ok(())
+        self.leftovers.load().await
     }
 
     /// Takes in a node's row, new or changed.
@@ -82,6 +109,7 @@ impl Nodes {
         let (spec, mut state): (NodeSpec, NodeState) = (row.spec()?, row.status()?);
         let mut known = self.write();
         let host = known.get(&id).and_then(|old| old.host.clone());
+        let heard = known.get(&id).and_then(|old| old.heard);
         if let Some(old) = known.get(&id)
             && old.state.last_seen > state.last_seen
         {
@@ -95,8 +123,10 @@ impl Nodes {
                 created: row.created_at,
                 revision: row.revision,
                 host,
+                heard,
             },
         );
+        self.index.room().notify_one();
         Ok(())
     }
 
@@ -170,11 +200,51 @@ impl Nodes {
     pub fn is_empty(&self) -> bool {
         self.read().is_empty()
     }
+    pub fn ids(&self) -> Vec<NodeId> {
+        self.read().keys().cloned().collect()
+    }
+    /// The node's name, or its id where it is not known.
+    pub fn name(&self, id: &NodeId) -> String {
+        self.read().get(id).map_or_else(|| id.to_string(), |n| n.spec.name.to_string())
+    }
+    /// When it was last heard of since we started.
+    pub fn last_heard(&self, id: &NodeId) -> Option<Instant> {
+        self.read().get(id).and_then(|n| n.heard)
+    }
+    pub fn last_seen(&self, id: &NodeId) -> Option<Timestamp> {
+        self.read().get(id).and_then(|n| n.state.last_seen)
+    }
+    /// Every node as a place for containers, with nothing on it yet.
+    pub fn candidates(&self) -> Vec<Candidate> {
+        let candidate = |(id, known): (&NodeId, &Known)| {
+            let info = known.state.info.as_ref();
+            Candidate {
+                node: id.clone(),
+                name: known.spec.name.to_string(),
+                labels: known.spec.labels.clone(),
+                ready: self.fleet.is_connected(id) && info.is_some_and(|i| i.docker.available),
+                cordoned: known.spec.cordoned,
+                arch: info.map(|i| i.arch.clone()),
+                os: info.map(|i| i.os.clone()),
+                capacity: info.map(|i| Amount {
+                    cpu: u64::from(i.cpus) * 1000,
+                    memory: i.memory,
+                }),
+                promised: Amount::default(),
+                available_memory: known.host.as_ref().map(|h| h.memory.available),
+                ports: Vec::new(),
+                name_taken: false,
+                kin: 0,
+                barred: None,
+            }
+        };
+        self.read().iter().map(candidate).collect()
+    }
     pub fn knows(&self, id: &NodeId) -> bool {
         self.read().contains_key(id)
     }
 
-    pub fn name(&self, id: &NodeId) -> Option<NodeName> {
+    pub fn known_name(&self, id: &NodeId) -> Option<NodeName> {
         self.read().get(id).map(|n| n.spec.name.clone())
     }
 
@@ -243,6 +313,7 @@ impl Nodes {
             let mut known = self.write();
             let Some(node) = known.get_mut(id) else { return Ok(()) };
             node.state.last_seen = Some(now);
+            node.heard = Some(Instant::now());
             match info {
                 Some(info) if node.state.info.as_ref() != Some(&info) => {
                     node.state.info = Some(info);
@@ -252,6 +323,7 @@ impl Nodes {
             }
         };
         if let Some(state) = write {
+            self.index.room().notify_one();
             self.write_state(id, &state).await?;
         }
         Ok(())
@@ -262,11 +334,16 @@ impl Nodes {
         let state = {
             let mut known = self.write();
             let Some(node) = known.get_mut(id) else { return Ok(()) };
-            node.state.last_seen = Some(self.clock.now());
             // What it used before says nothing of now.
             node.host = None;
+            // Going is heard of from the link, not from the node.
+            if self.fleet.is_connected(id) {
+                node.state.last_seen = Some(self.clock.now());
+                node.heard = Some(Instant::now());
+            }
             node.state.clone()
         };
+        self.index.room().notify_one();
         self.write_state(id, &state).await
     }
 
@@ -333,30 +410,71 @@ impl Nodes {
         self.get(id.as_str())
     }
 
-    /// Takes a node out of the fleet: its certificate no longer counts and its link is closed. Its containers stay on the
-    /// machine, and are no longer shown.
-    pub async fn remove(&self, actor: &Actor, meta: &Meta, key: &str) -> ApiResult<NodeId> {
+    /// Lets a node take new containers, or keeps them from it.
+    pub async fn cordon(&self, actor: &Actor, meta: &Meta, key: &str, cordoned: bool) -> ApiResult<(NodeView, i64)> {
         let id = self.find(key)?;
+        let mut tx = self.store.begin(self.clock.now()).await?;
+        let row = self.cordon_in(&mut tx, &id, cordoned, meta.if_match).await?;
+        let action = if cordoned { "node.cordon" } else { "node.uncordon" };
+        tx.audit(audit(actor, meta, action, Some(id.as_str()), serde_json::json!({})))
+            .await?;
+        tx.commit().await?;
+        self.learn(&row)?;
+        self.get(id.as_str())
+    }
+
+    /// As part of something greater; [`Nodes::learn`] the row once that is committed.
+    pub async fn cordon_in(&self, tx: &mut Tx, id: &NodeId, cordoned: bool, if_match: Option<i64>) -> ApiResult<Resource> {
+        let row = tx.get(Kind::Node, id.as_str()).await?;
+        let row = row.ok_or_else(|| ApiError::not_found("node", id.as_str()))?;
+        let mut spec: NodeSpec = row.spec()?;
+        if spec.cordoned == cordoned && if_match.is_none_or(|wanted| wanted == row.revision) {
+            return Ok(row);
+        }
+        spec.cordoned = cordoned;
+        let mut patch = Patch::new().spec(&spec)?;
+        if let Some(revision) = if_match {
+            patch = patch.if_revision(revision);
+        }
+        Ok(tx.update(Kind::Node, id.as_str(), patch).await?)
+    }
+
+    /// Takes a node out of the fleet: its certificate no longer counts and its link is closed. Its containers stay on the
+    /// machine, and are no longer shown. With containers of ours it is refused, unless `force` says that they are to be forgotten.
+    pub async fn remove(&self, actor: &Actor, meta: &Meta, key: &str, force: bool) -> ApiResult<NodeId> {
+        let id = self.find(key)?;
+        // None is placed there meanwhile.
+        let _placing = self.placing().await;
         let containers = self.index.on_node(&id);
         let managed = containers.iter().filter(|c| c.managed()).count();
-        if managed > 0 {
+        if managed > 0 && !force {
             return Err(ApiError::conflict(
                 "node_in_use",
-                format!("node {id} still has {managed} containers of ours: remove them first"),
+                format!(
+                    "node {id} still has {managed} containers of ours: drain it or remove them first, or use force=true to leave them \
+                     on the machine, unknown to us"
+                ),
             ));
         }
         let mut tx = self.store.begin(self.clock.now()).await?;
         for container in &containers {
             match tx.delete(Kind::Container, container.id.as_str()).await {
-                Ok(_) | Err(nm_store::StoreError::NotFound { .. }) => {}
+                Ok(_) | Err(StoreError::NotFound { .. }) => {}
                 Err(e) => return Err(e.into()),
             }
         }
+        self.leftovers.forget_node(&mut tx, &id).await?;
         tx.delete(Kind::Node, id.as_str()).await?;
         tx.forget_node_events(id.as_str()).await?;
-        tx.audit(audit(actor, meta, "node.remove", Some(id.as_str()), serde_json::json!({})))
-            .await?;
+        let detail = serde_json::json!({ "force": force, "containers": managed });
+        tx.audit(audit(actor, meta, "node.remove", Some(id.as_str()), detail)).await?;
         tx.commit().await?;
+        self.leftovers.forgot_node(&id);
+        // Whoever waits for it waits in vain.
+        self.lost.add(NodeLost {
+            node: id.clone(),
+            last_seen: None,
+        });
         self.write().remove(&id);
         self.fleet.links().close(&id);
         for container in containers {

@@ -99,6 +99,8 @@ pub struct Running {
     id: OperationId,
     live: Live,
     clock: SharedClock,
+    /// Whether agents' steps are this operation's.
+    steps: bool,
 }
 
 impl Operations {
@@ -125,6 +127,19 @@ impl Operations {
         target: Option<&str>,
         input: Value,
     ) -> Result<OperationView, StoreError> {
+        self.create_noting(tx, actor, kind, target, input, Vec::new()).await
+    }
+
+    /// As [`Operations::create`], with the first lines of its log.
+    pub async fn create_noting(
+        &self,
+        tx: &mut Tx,
+        actor: &Actor,
+        kind: &str,
+        target: Option<&str>,
+        input: Value,
+        log: Vec<String>,
+    ) -> Result<OperationView, StoreError> {
         let now = tx.now();
         let view = OperationView {
             id: OperationId::fresh(now.0),
@@ -134,7 +149,7 @@ impl Operations {
             actor: actor.label(),
             progress: None,
             steps: Vec::new(),
-            log: Vec::new(),
+            log: log.into_iter().map(|line| OperationLogLine { time: now, line }).collect(),
             result: None,
             error: None,
             cancel_requested: false,
@@ -175,6 +190,7 @@ impl Operations {
             id: id.clone(),
             live: live.clone(),
             clock: self.clock.clone(),
+            steps: true,
         };
         let future = work(running);
         let this = self.clone();
@@ -392,6 +408,19 @@ impl Operations {
         Ok(old.len() as u64)
     }
 
+    /// Whether it runs in this process.
+    pub fn runs(&self, id: &OperationId) -> bool {
+        self.live().contains_key(id)
+    }
+    /// The operation of this kind that works on `target` now.
+    pub fn under_way(&self, kind: &str, target: &str) -> Option<OperationId> {
+        let is_it = |l: &Live| {
+            let view = l.view.borrow();
+            view.kind == kind && view.target.as_deref() == Some(target) && !view.state.is_final()
+        };
+        self.live().iter().find(|(_, l)| is_it(l)).map(|(id, _)| id.clone())
+    }
+
     /// How many run now.
     pub fn running(&self) -> usize {
         self.live().len()
@@ -476,9 +505,26 @@ impl Running {
             v.log.push(OperationLogLine { time, line: line.into() });
         });
     }
+    /// For one of several pieces of work at once: what agents say on the way shows in the log only.
+    pub fn without_steps(&self) -> Self {
+        Self {
+            steps: false,
+            ..self.clone()
+        }
+    }
+    /// `done` of `all` are done.
+    pub fn reached(&self, done: usize, all: usize) {
+        self.change(|v| {
+            v.progress = Some((done as f64 / all.max(1) as f64 * 1000.0).round() / 10.0);
+            if let Some(step) = v.steps.last_mut() {
+                step.detail = Some(format!("{done} of {all}"));
+            }
+        });
+    }
     /// What an agent says on the way goes into steps, log and progress.
     pub fn follow<T>(&self, layers: &mut Layers, line: Progress<T>) {
         match line {
+            Progress::Step { .. } | Progress::Layer(_) if !self.steps => {}
             Progress::Step { name } => self.step(&name),
             Progress::Log { line } => self.log(line),
             Progress::Layer(layer) => {

@@ -1,12 +1,15 @@
 //! The control plane's suite: the real thing on loopback, with agents that join through the real link and make their
 //! Docker up. What stores has a say in runs on both databases; see [`nm_testing::both!`].
 
+mod drain;
 mod faults;
 mod health;
 mod health_history;
+mod lost;
 mod machines;
 mod manners;
 mod operations;
+mod placement;
 mod policy;
 mod reconcile;
 mod secrets;

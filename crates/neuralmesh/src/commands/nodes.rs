@@ -3,15 +3,22 @@
 mod events;
 mod stats;
 
-use crate::client::{Call, now};
+use super::containers::spec::bounded;
+use super::operations::{begun, interruptible};
+use crate::client::{Call, Outcome, now};
 use crate::context::Context;
-use crate::output::{Format, human, note, table::Column};
+use crate::output::{
+    Format, human, note,
+    table::{Column, clean},
+};
 use crate::prompt::confirm;
 use clap::{Args, Subcommand};
 use nm_types::Timestamp;
 use nm_types::node::{NewJoinToken, NodeStatus, NodeUpdate, NodeUsage, NodeView};
+use nm_types::placement::{DrainNode, DrainReport};
 use nm_types::text::{Argument, LabelKey, Labels, NodeName};
 use std::collections::BTreeMap;
+use std::io::IsTerminal;
 
 #[derive(Debug, Subcommand)]
 pub enum NodesCommand {
@@ -35,6 +42,8 @@ pub enum NodesCommand {
     Cordon(NodesArgs),
     /// Give a node new containers again
     Uncordon(NodesArgs),
+    /// Empty a node: cordon it, and move its containers to other nodes or stop them
+    Drain(DrainArgs),
     /// Take a node out of the fleet; its containers go on running, unmanaged
     #[command(visible_alias = "remove")]
     Rm(RmArgs),
@@ -97,10 +106,38 @@ pub struct LabelArgs {
 }
 
 #[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+Containers keep their id, name and settings when they move. One with a writable
+volume or folder of the node is stopped and stays, for its data is there. The node
+stays cordoned: `neuralmesh nodes uncordon NODE` when it is to take containers again.
+
+Examples:
+  neuralmesh nodes drain n1
+  neuralmesh nodes drain n1 --grace 30s
+  neuralmesh nodes drain n1 --stop")]
+pub struct DrainArgs {
+    /// Name or id
+    #[arg(value_name = "NODE")]
+    pub node: String,
+    /// How long a container may take to end until it is killed [default: its own, else 10s]
+    #[arg(long, value_name = "TIME", value_parser = super::containers::flags::seconds)]
+    pub grace: Option<u64>,
+    /// Stop all containers where they are, in place of moving those that can move
+    #[arg(long)]
+    pub stop: bool,
+    /// Say at once which operation it became, in place of waiting for its end
+    #[arg(long)]
+    pub no_wait: bool,
+}
+
+#[derive(Debug, Clone, Args)]
 pub struct RmArgs {
     /// Do not ask
     #[arg(short, long)]
     pub force: bool,
+    /// Also with containers of ours on it: they stay on the machine, and are no longer known here
+    #[arg(long)]
+    pub leave_containers: bool,
     /// Names or ids
     #[arg(value_name = "NODE", required = true)]
     pub nodes: Vec<String>,
@@ -165,13 +202,15 @@ pub async fn run(command: NodesCommand, cx: &Context) -> anyhow::Result<u8> {
         NodesCommand::Label(args) => label(args, cx).await?,
         NodesCommand::Cordon(args) => cordon(&args.nodes, true, cx).await?,
         NodesCommand::Uncordon(args) => cordon(&args.nodes, false, cx).await?,
+        NodesCommand::Drain(args) => drain(args, cx).await?,
         NodesCommand::Rm(args) => {
             let question = format!("Take {} out of the fleet?", args.nodes.join(", "));
             if !confirm(&question, args.force)? {
                 return Ok(1);
             }
             for node in &args.nodes {
-                cx.client.done(Call::delete(&["nodes", node])).await?;
+                let call = Call::delete(&["nodes", node]).flag("force", args.leave_containers);
+                cx.client.done(call).await?;
                 cx.out.line(node)?;
             }
         }
@@ -338,17 +377,51 @@ async fn label(args: LabelArgs, cx: &Context) -> anyhow::Result<()> {
 }
 
 async fn cordon(nodes: &[String], cordoned: bool, cx: &Context) -> anyhow::Result<()> {
-    let change = NodeUpdate {
-        cordoned: Some(cordoned),
-        ..NodeUpdate::default()
-    };
+    let verb = if cordoned { "cordon" } else { "uncordon" };
     for name in nodes {
-        let node = cx.client.fetch::<NodeView>(Call::patch(&["nodes", name]).json(&change)?).await?;
+        let node = cx.client.fetch::<NodeView>(Call::post(&["nodes", name, verb])).await?;
         match cx.out.format {
             Format::Json => cx.out.json(&node.raw)?,
             _ => cx.out.line(node.value.name.as_str())?,
         }
     }
+    Ok(())
+}
+
+async fn drain(args: DrainArgs, cx: &Context) -> anyhow::Result<()> {
+    let body = DrainNode {
+        grace: bounded("--grace", args.grace)?,
+        move_away: !args.stop,
+    };
+    let mut call = Call::post(&["nodes", &args.node, "drain"]).json(&body)?;
+    if args.no_wait || std::io::stderr().is_terminal() {
+        call = call.respond_async();
+    }
+    let mut progress = cx.out.progress();
+    let outcome = interruptible(cx.client.submit::<DrainReport>(call, !args.no_wait, &mut progress)).await;
+    drop(progress);
+    let report = match outcome? {
+        Outcome::Begun(operation) => return Ok(begun(&operation, cx)?),
+        Outcome::Done(report) => report,
+        Outcome::Ended(operation) => cx.client.result::<DrainReport>(&operation)?,
+    };
+    if cx.out.is_json() {
+        return Ok(cx.out.json(&report.raw)?);
+    }
+    let nodes = node_names(cx).await;
+    for one in &report.value.moved {
+        cx.out
+            .line(format!("{} moved to {}", clean(&one.name), nodes.name(one.node_id.as_str())))?;
+    }
+    for one in &report.value.stopped {
+        let reason = one.reason.as_deref().map(|r| format!(": {}", clean(r))).unwrap_or_default();
+        cx.out.line(format!("{} stopped{reason}", clean(&one.name)))?;
+    }
+    note(format!(
+        "{} takes no new containers: neuralmesh nodes uncordon {}",
+        clean(&args.node),
+        clean(&args.node)
+    ));
     Ok(())
 }
 

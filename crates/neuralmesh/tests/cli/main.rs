@@ -4,6 +4,7 @@ mod commands;
 mod fake;
 mod health;
 mod login;
+mod machines;
 mod nodes;
 mod streams;
 mod tls;

@@ -22,6 +22,7 @@ Examples:
   neuralmesh containers run -p 8080:80 nginx
   neuralmesh containers run --name db -e POSTGRES_PASSWORD -m 1g \\
       -v pgdata:/var/lib/postgresql/data postgres:16
+  neuralmesh containers run --constraint zone=eu-1 --on-node-lost reschedule nginx
   neuralmesh containers run --node n2 --restart always --cpus 0.5 busybox httpd -f
   neuralmesh containers run --follow busybox echo hello")]
 pub struct RunArgs {

@@ -4,9 +4,10 @@ use super::flags::{self, Publish};
 use crate::output::report::usage;
 use clap::Args;
 use nm_types::container::{ContainerSpec, HealthCheck, RestartPolicy, VolumeMount};
+use nm_types::placement::OnNodeLost;
 use nm_types::text::{
-    Argument, Capability, ContainerName, ContainerPath, EnvName, Environment, HostName, ImageRef, LabelKey, Labels, NetworkName, RunAs,
-    Word,
+    Argument, Capability, Constraint, ContainerName, ContainerPath, EnvName, Environment, HostName, ImageRef, LabelKey, Labels,
+    NetworkName, RunAs, Word,
 };
 use nm_types::units::{Bounded, CpuLimit, MemoryLimit};
 use std::path::PathBuf;
@@ -17,9 +18,18 @@ pub struct SpecArgs {
     /// The container's name [default: the image's, with a random ending]
     #[arg(long, value_name = "NAME")]
     pub name: Option<ContainerName>,
-    /// The node to run on, by name or id; may be left out where there is only one
+    /// The node to run on, by name or id [default: the one that suits best]
     #[arg(long, value_name = "NODE")]
     pub node: Option<String>,
+    /// What the node must be: zone=eu-1, disk!=hdd, gpu (has that label), node.arch=arm64; may be repeated
+    #[arg(long = "constraint", value_name = "CONSTRAINT")]
+    pub constraint: Vec<Constraint>,
+    /// Spread containers of one kind evenly over the values of this label of nodes
+    #[arg(long, value_name = "LABEL")]
+    pub spread: Option<LabelKey>,
+    /// What becomes of it when its node is lost: wait for the node, or reschedule to another one
+    #[arg(long, value_name = "wait|reschedule", default_value = "wait")]
+    pub on_node_lost: OnNodeLost,
     /// Publish a port: [IP:][HOST:]CONTAINER[/udp]; without HOST the node chooses a free one
     #[arg(short, long = "publish", value_name = "PORT")]
     pub publish: Vec<Publish>,
@@ -160,6 +170,9 @@ impl SpecArgs {
             health_check: self.health_check()?,
             stop_grace: bounded("--stop-timeout", self.stop_timeout)?,
             tty: self.tty,
+            constraints: self.constraint.clone(),
+            spread: self.spread.clone(),
+            on_node_lost: self.on_node_lost,
             node_id: self.node.clone(),
             start,
         };
@@ -233,14 +246,16 @@ mod tests {
     #[test]
     fn dockers_options_make_the_apis_body() {
         let line = "--name web -p 8080:80 -p 53:53/udp -v data:/data -v /srv:/srv:ro -e A=1 -e B=2=3 --cpus 1.5 -m 512m --restart always -l app=web \
-             --network front --network back -u 1000:1000 --entrypoint /bin/sh -w /srv --cap-drop ALL --read-only --node n1 --stop-timeout 30s nginx:1.27 -c exit";
+             --network front --network back -u 1000:1000 --entrypoint /bin/sh -w /srv --cap-drop ALL --read-only --node n1 --stop-timeout 30s \
+             --constraint disk!=hdd --constraint gpu --spread zone nginx:1.27 -c exit";
         let json = serde_json::to_value(spec(line).unwrap()).unwrap();
         let expected = serde_json::json!({
             "name": "web", "image": "nginx:1.27", "command": ["-c", "exit"], "entrypoint": ["/bin/sh"], "environment": {"A": "1", "B": "2=3"},
             "ports": [{"container": 80, "host": 8080, "protocol": "tcp"}, {"container": 53, "host": 53, "protocol": "udp"}],
             "volumes": [{"container": "/data", "host": "data", "mode": "rw"}, {"container": "/srv", "host": "/srv", "mode": "ro"}],
             "cpuLimit": 1.5, "memoryLimit": "512m", "restart": "always", "labels": {"app": "web"}, "networks": ["front", "back"], "user": "1000:1000",
-            "workingDir": "/srv", "capDrop": ["ALL"], "readOnly": true, "nodeId": "n1", "stopGrace": 30, "start": true
+            "workingDir": "/srv", "capDrop": ["ALL"], "readOnly": true, "nodeId": "n1", "stopGrace": 30, "start": true,
+            "constraints": ["disk!=hdd", "gpu"], "spread": "zone"
         });
         assert_eq!(json, expected);
     }
@@ -261,6 +276,9 @@ mod tests {
             ("--cap-add SYS_ADMIN nginx", "privileges"),
             ("-p 80:80 -p 80:81 nginx", "ports[1].host"),
             ("--name list nginx", "reserved"),
+            ("-v data:/data --on-node-lost reschedule nginx", "onNodeLost"),
+            ("--on-node-lost run nginx", "`wait` or `reschedule`"),
+            ("--constraint a==b nginx", "a constraint is"),
             ("--stop-timeout 2d nginx", "--stop-timeout"),
             ("--health-interval 5s nginx", "--health-cmd"),
         ] {

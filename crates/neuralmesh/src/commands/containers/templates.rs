@@ -7,8 +7,9 @@ use crate::context::Context;
 use crate::output::table::Column;
 use clap::{Args, Subcommand};
 use nm_types::container::VolumeMount;
+use nm_types::placement::OnNodeLost;
 use nm_types::template::{ContainerTemplate, RunTemplate};
-use nm_types::text::{Argument, ContainerName, EnvName, Environment};
+use nm_types::text::{Argument, Constraint, ContainerName, EnvName, Environment, LabelKey};
 
 #[derive(Debug, Subcommand)]
 pub enum TemplatesCommand {
@@ -36,6 +37,15 @@ pub struct TemplateRunArgs {
     /// The node to run on, by name or id
     #[arg(long, value_name = "NODE")]
     pub node: Option<String>,
+    /// What the node must be: zone=eu-1, disk!=hdd, gpu; may be repeated
+    #[arg(long = "constraint", value_name = "CONSTRAINT")]
+    pub constraint: Vec<Constraint>,
+    /// Spread containers of one kind evenly over the values of this label of nodes
+    #[arg(long, value_name = "LABEL")]
+    pub spread: Option<LabelKey>,
+    /// What becomes of it when its node is lost: wait for the node, or reschedule to another one
+    #[arg(long, value_name = "wait|reschedule", default_value = "wait")]
+    pub on_node_lost: OnNodeLost,
     /// Set a variable, over the template's
     #[arg(short, long = "env", value_name = "NAME[=VALUE]", value_parser = flags::variable)]
     pub env: Vec<(EnvName, Option<Argument>)>,
@@ -77,6 +87,9 @@ pub async fn run(command: TemplatesCommand, cx: &Context) -> anyhow::Result<u8> 
                 environment: Environment(args.env.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()),
                 ports: some(args.publish.into_iter().flat_map(|p| p.0).collect()),
                 volumes: if args.volume.is_empty() { None } else { Some(args.volume) },
+                constraints: args.constraint,
+                spread: args.spread,
+                on_node_lost: args.on_node_lost,
             };
             let call = Call::create(&["containers", "templates", &args.template, "run"]).json(&body)?;
             made(call, args.no_wait, args.quiet, cx).await?;

@@ -30,6 +30,7 @@ impl Client {
             allow_outbound: Vec::new(),
             auth: auth_config(),
             link: ServerOptions::default(),
+            lost_after: crate::app::LOST_AFTER,
         };
         let app = App::open(config, f.store.clone(), Arc::clone(&f.clock) as SharedClock)
             .await

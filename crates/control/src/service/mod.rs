@@ -18,3 +18,4 @@ pub mod operations;
 pub mod outbound;
 pub mod registries;
 pub mod servers;
+pub mod tally;

@@ -4,5 +4,6 @@ mod commands;
 mod fake;
 mod health;
 mod login;
+mod serving;
 mod streams;
 mod tls;

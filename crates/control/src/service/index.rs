@@ -4,6 +4,10 @@
 //! to the store a little later. A page of a list is a copy of bytes, which is what lets it be asked for a thousand times
 //! a second.
 
+mod census;
+
+pub use census::{Census, Counted};
+
 use nm_types::container::{ContainerSpec, ContainerStatus, ContainerView, MountView, ObservedContainer, PortMapping, Resources};
 use nm_types::stats::Usage;
 use nm_types::text::{MASK, looks_secret};
@@ -417,14 +421,6 @@ impl Index {
     /// What one uses now.
     pub fn used(&self, id: &ContainerId) -> Option<Usage> {
         self.read().entries.get(id).map(|e| e.usage)
-    }
-    /// How many there are of each status.
-    pub fn counts(&self) -> BTreeMap<&'static str, u64> {
-        let mut out = BTreeMap::new();
-        for entry in self.read().entries.values() {
-            *out.entry(entry.record.status().as_str()).or_default() += 1;
-        }
-        out
     }
 
     /// Newest first, from behind `after` on.

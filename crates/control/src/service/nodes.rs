@@ -47,6 +47,19 @@ struct Known {
     host: Option<Arc<NodeStats>>,
 }
 
+/// A node as `GET /metrics` shows it.
+#[derive(Debug, Clone)]
+pub struct NodeFigures {
+    pub id: NodeId,
+    pub name: NodeName,
+    pub connected: bool,
+    pub cordoned: bool,
+    pub info: Option<NodeInfo>,
+    pub last_seen: Option<Timestamp>,
+    /// What its machine uses; only while it is connected.
+    pub host: Option<Arc<NodeStats>>,
+}
+
 /// All nodes. Cheap to clone.
 #[derive(Clone)]
 pub struct Nodes {
@@ -272,6 +285,23 @@ impl Nodes {
     /// What its machine used last.
     pub fn host(&self, id: &NodeId) -> Option<Arc<NodeStats>> {
         self.read().get(id).and_then(|n| n.host.clone())
+    }
+
+    /// All of them in the order of their ids, without counting what is on them.
+    pub fn figures(&self) -> Vec<NodeFigures> {
+        let figures = |(id, known): (&NodeId, &Known)| {
+            let connected = self.fleet.is_connected(id);
+            NodeFigures {
+                id: id.clone(),
+                name: known.spec.name.clone(),
+                connected,
+                cordoned: known.spec.cordoned,
+                info: known.state.info.clone(),
+                last_seen: known.state.last_seen,
+                host: known.host.clone().filter(|_| connected),
+            }
+        };
+        self.read().iter().map(figures).collect()
     }
 
     /// What its agent last said of it.

@@ -116,9 +116,7 @@ async fn time_in_which_nobody_checked(database: Database) {
     plane.stop().await;
     plane.clock().advance(5 * HOUR);
     plane.reopen().await;
-    let api = plane
-        .sign_in("olga", &nm_testing::password_of(Role::Operator))
-        .await;
+    let api = plane.sign_in("olga", &nm_testing::password_of(Role::Operator)).await;
     let view = check(&api, "mail").await;
     assert_eq!(view.status, HealthStatus::Healthy);
     assert_eq!(view.availability.day, Some(100.0), "what nobody saw is left out");

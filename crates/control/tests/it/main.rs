@@ -2,9 +2,11 @@
 //! Docker up. What stores has a say in runs on both databases; see [`nm_testing::both!`].
 
 mod faults;
+mod gather;
 mod health;
 mod health_history;
 mod manners;
+mod metrics;
 mod operations;
 mod policy;
 mod reconcile;

@@ -126,9 +126,9 @@ pub struct Links {
 }
 
 struct Inner {
+    counts: LinkCounts,
     table: Mutex<Table>,
     events: broadcast::Sender<LinkEvent>,
-    counts: LinkCounts,
 }
 
 #[derive(Default)]
@@ -159,9 +159,9 @@ impl Links {
     pub fn new() -> Self {
         Self {
             inner: Arc::new(Inner {
+                counts: LinkCounts::default(),
                 table: Mutex::default(),
                 events: broadcast::channel(EVENTS).0,
-                counts: LinkCounts::default(),
             }),
         }
     }

@@ -276,6 +276,13 @@ impl Streams {
     }
 }
 
+impl Streams {
+    /// How many are open, of all users together.
+    pub fn count(&self) -> usize {
+        self.open.lock().unwrap_or_else(|e| e.into_inner()).values().sum()
+    }
+}
+
 impl Drop for StreamPlace {
     fn drop(&mut self) {
         let mut open = self.open.lock().unwrap_or_else(|e| e.into_inner());

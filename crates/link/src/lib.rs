@@ -17,6 +17,7 @@ pub mod pki;
 pub mod server;
 mod tls;
 mod token;
+pub mod trace;
 mod wire;
 
 pub use error::{Delivery, LinkError};

@@ -12,6 +12,7 @@ mod output;
 mod prompt;
 mod run;
 mod serve;
+mod telemetry;
 
 use clap::Parser;
 use std::process::ExitCode;

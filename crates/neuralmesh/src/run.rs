@@ -1,5 +1,6 @@
 //! The options of what stays and serves: the control plane, the agent, and both in one.
 
+use crate::telemetry::Collector;
 use clap::{Args, ValueEnum};
 use nm_control::api::frame::Network;
 use std::net::SocketAddr;
@@ -75,6 +76,7 @@ fn lost_after(text: &str) -> Result<std::time::Duration, String> {
 }
 
 /// How to log.
+/// How to log and trace.
 #[derive(Debug, Clone, Args)]
 pub struct LogArgs {
     /// How log lines are written: for people, or as one JSON object a line
@@ -96,6 +98,9 @@ pub struct LogArgs {
         hide_env_values = true
     )]
     pub log_level: String,
+    /// Send traces to the OpenTelemetry collector at this URL, by OTLP over HTTP; off where it is left out
+    #[arg(long, value_name = "URL", env = "NEURALMESH_OTLP_ENDPOINT", hide_env_values = true)]
+    pub otlp_endpoint: Option<Collector>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]

@@ -1,13 +1,12 @@
 //! Starts what `up`, `server` and `agent` name, and ends it in good order.
 
-use crate::hello;
-use crate::run::{AgentArgs, ControlArgs, LogArgs, LogFormat, MachineArgs, ServerArgs, UpArgs};
+use crate::run::{AgentArgs, ControlArgs, MachineArgs, ServerArgs, UpArgs};
+use crate::{hello, telemetry};
 use anyhow::{Context, bail};
 use hyper_util::service::TowerToHyperService;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nm_agent::{Agent, AgentConfig};
 use nm_control::app::{App, AppConfig};
-use nm_control::logging::may_be_written;
 use nm_control::service::auth::{Actor, AuthConfig};
 use nm_control::service::clock::SystemClock;
 use nm_link::agent::{AgentIdentity, AgentLink, AgentOptions, DialOptions, IdentityStore, ServerUrl, join};
@@ -15,7 +14,6 @@ use nm_link::server::ServerOptions;
 use nm_link::{AgentFacts, JoinToken};
 use nm_store::{DatabaseUrl, Store, StoreConfig};
 use nm_types::NodeId;
-use std::io::IsTerminal;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -24,14 +22,10 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
-use tracing_subscriber::Layer;
-use tracing_subscriber::filter::{FilterExt, filter_fn};
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::SubscriberInitExt;
 
 /// Control plane and this machine's agent, in one process; they talk over the link all the same.
 pub async fn up(args: UpArgs) -> anyhow::Result<()> {
-    start_logging(&args.control.log)?;
+    let telemetry = telemetry::start(&args.control.log, telemetry::CONTROL_PLANE)?;
     let (app, serving) = start_control(&args.control, args.agent_listen).await?;
     let agent = start_local_agent(&app, &args.control.data_dir, &args.machine, serving.agents);
     let stop = CancellationToken::new();
@@ -53,21 +47,23 @@ pub async fn up(args: UpArgs) -> anyhow::Result<()> {
         }
     };
     info!("stopped");
+    telemetry.end().await;
     outcome
 }
 
 /// The control plane alone.
 pub async fn server(args: ServerArgs) -> anyhow::Result<()> {
-    start_logging(&args.control.log)?;
+    let telemetry = telemetry::start(&args.control.log, telemetry::CONTROL_PLANE)?;
     let (app, mut serving) = start_control(&args.control, args.agent_listen).await?;
     let outcome = until_told(&mut serving.task, &app).await;
     info!("stopped");
+    telemetry.end().await;
     outcome
 }
 
 /// The agent alone.
 pub async fn agent(args: AgentArgs) -> anyhow::Result<()> {
-    start_logging(&args.log)?;
+    let telemetry = telemetry::start(&args.log, telemetry::AGENT)?;
     let servers = args.servers.iter().map(|s| s.parse::<ServerUrl>()).collect::<Result<Vec<_>, _>>()?;
     let dir = args.data_dir.join("agent");
     let store = IdentityStore::open(&dir)?;
@@ -93,6 +89,7 @@ pub async fn agent(args: AgentArgs) -> anyhow::Result<()> {
     stop.cancel();
     running.await.context("the agent ended badly")?;
     info!("stopped");
+    telemetry.end().await;
     Ok(())
 }
 
@@ -279,24 +276,12 @@ async fn offer_first_image(app: App, node: NodeId) {
         Ok(())
     };
     if let Err(error) = offered.await {
-        warn!("the built-in image {} could not be offered: {error:#}", hello::NAME);
+        warn!(
+            image = hello::NAME,
+            error = format!("{error:#}"),
+            "the built-in image could not be offered"
+        );
     }
-}
-
-fn start_logging(args: &LogArgs) -> anyhow::Result<()> {
-    let filter =
-        tracing_subscriber::EnvFilter::try_new(&args.log_level).with_context(|| format!("`{}` is no log level", args.log_level))?;
-    let lines = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
-    let lines = match args.log_format {
-        LogFormat::Text => lines.with_target(false).boxed(),
-        LogFormat::Json => lines.json().flatten_event(true).boxed(),
-    };
-    tracing_subscriber::registry()
-        .with(lines.with_filter(filter.and(filter_fn(may_be_written))))
-        .init();
-    Ok(())
 }
 
 /// Each agent and each client is an open file; the default limit of 1,024 is for programs of another kind.
@@ -304,7 +289,7 @@ fn raise_file_limit() {
     match getrlimit(Resource::RLIMIT_NOFILE) {
         Ok((soft, hard)) if soft < hard => {
             if let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
-                warn!(%error, "the limit of open files stays at {soft}");
+                warn!(%error, limit = soft, "the limit of open files stays as it is");
             }
         }
         Ok(_) => {}

@@ -91,6 +91,11 @@ impl Feed {
         }
     }
 
+    /// The last revision that receivers were given.
+    pub(crate) fn published(&self) -> i64 {
+        self.hub.published.load(Ordering::Acquire)
+    }
+
     pub(crate) fn close(&self) {
         if let Some(task) = &self.follower {
             task.abort();

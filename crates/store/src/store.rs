@@ -5,6 +5,7 @@ use crate::config::{Backend, StoreConfig};
 use crate::db::{Columns, Db, Sql, blocking};
 use crate::error::{SealError, StoreError};
 use crate::feed::Feed;
+use crate::measure::WriteTimes;
 use crate::migrate::{self, MIGRATIONS};
 use crate::seal::{ROOT_PLACE, Ring, Root, create_key_file, key_file_exists, sweep_key_file};
 use nm_types::Timestamp;
@@ -22,6 +23,7 @@ pub(crate) struct Shared {
     pub(crate) db: Db,
     pub(crate) ring: Ring,
     pub(crate) feed: Feed,
+    pub(crate) times: WriteTimes,
     /// One rotation of the master key at a time.
     pub(crate) rotating: Mutex<()>,
     root: Root,
@@ -89,6 +91,7 @@ impl Store {
                 db,
                 ring,
                 feed,
+                times: WriteTimes::default(),
                 rotating: Mutex::new(()),
                 root,
                 audit_key,

@@ -16,6 +16,7 @@ use sqlx::AssertSqlSafe;
 use sqlx::any::AnyRow;
 use std::fmt::Write;
 use std::sync::Arc;
+use std::time::Instant;
 
 const BEGIN_SQLITE: &str = "BEGIN IMMEDIATE; SELECT revision, audit_seq, audit_hmac, audit_seal, key_id FROM store_head";
 const BEGIN_POSTGRES: &str = "BEGIN; SELECT revision, audit_seq, audit_hmac, audit_seal, key_id FROM store_head FOR UPDATE";
@@ -54,7 +55,10 @@ impl Store {
             Backend::Sqlite => BEGIN_SQLITE,
             Backend::Postgres => BEGIN_POSTGRES,
         };
-        let (turn, rows) = shared.db.turn(opening).await?;
+        let asked = Instant::now();
+        let turn = shared.db.turn(opening).await;
+        shared.times.wait.observe(asked.elapsed());
+        let (turn, rows) = turn?;
         let row = rows.first().ok_or_else(|| StoreError::corrupt("the head row is missing"))?;
         let head = Head {
             revision: row.int(0)?,
@@ -102,7 +106,10 @@ impl Tx {
                 Backend::Postgres | Backend::Sqlite => "COMMIT",
             };
             shared.db.refuse_if_fatal()?;
-            shared.db.within("commit", sqlx::raw_sql(sql).execute(&mut turn.conn)).await?;
+            let asked = Instant::now();
+            let committed = shared.db.within("commit", sqlx::raw_sql(sql).execute(&mut turn.conn)).await;
+            shared.times.commit.observe(asked.elapsed());
+            committed?;
             // While it is still our turn, so that the feed has the order of the commits.
             shared.feed.committed(changes);
             turn.finish();

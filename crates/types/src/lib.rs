@@ -11,6 +11,7 @@ pub mod health;
 pub mod host;
 pub mod id;
 pub mod image;
+pub mod measure;
 pub mod network;
 pub mod node;
 pub mod node_event;

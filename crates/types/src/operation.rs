@@ -17,6 +17,15 @@ pub enum OperationState {
 }
 
 impl OperationState {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Running => "running",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
     pub fn is_final(self) -> bool {
         match self {
             Self::Pending | Self::Running => false,

@@ -16,6 +16,7 @@ use nm_types::text::{MASK, looks_secret};
 use serde::Deserialize;
 use std::future::Future;
 use tokio::sync::mpsc;
+use tracing::Instrument;
 
 /// Progress lines under way; layers beyond are left out.
 const PROGRESS: usize = 64;
@@ -25,7 +26,7 @@ pub struct Nothing {}
 
 /// Runs a change to its end, also when the client goes away half way: a half-done change helps no one.
 pub(super) async fn whole<T: Send + 'static>(work: impl Future<Output = Result<T, AgentError>> + Send + 'static) -> Result<T, Failed> {
-    match tokio::spawn(work).await {
+    match tokio::spawn(work.in_current_span()).await {
         Ok(result) => Ok(result?),
         Err(e) => Err(Failed(AgentError::new(Code::Internal, format!("The agent failed: {e}.")))),
     }
@@ -33,11 +34,12 @@ pub(super) async fn whole<T: Send + 'static>(work: impl Future<Output = Result<T
 
 pub async fn create(State(app): State<App>, Typed(request): Typed<CreateContainer>) -> Response {
     let (tx, rx) = mpsc::channel(PROGRESS);
-    tokio::spawn(async move {
+    let work = async move {
         let report = Reporter::new(tx);
         let result = app.docker.create(request, &report).await;
         report.end(result).await;
-    });
+    };
+    tokio::spawn(work.in_current_span());
     channel_lines(rx)
 }
 

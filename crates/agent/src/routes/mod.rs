@@ -5,6 +5,7 @@ mod health;
 mod machine;
 mod reply;
 mod storage;
+mod trace;
 mod watch;
 
 use crate::docker::Docker;
@@ -64,5 +65,6 @@ pub fn router(app: App) -> Router {
         .fallback(async || Failed::invalid("The agent has no such path: control plane and agent are of different versions."))
         .method_not_allowed_fallback(async || Failed::invalid("The agent has this path, but not for this method."))
         .layer(axum::extract::DefaultBodyLimit::max(MAX_BODY))
+        .layer(axum::middleware::from_fn(trace::traced))
         .with_state(app)
 }

@@ -13,6 +13,7 @@ use nm_types::image::{ImageView, Pruned};
 use nm_types::network::NetworkView;
 use nm_types::volume::VolumeView;
 use tokio::sync::mpsc;
+use tracing::Instrument;
 
 pub async fn images(State(app): State<App>) -> Reply<Vec<ImageView>> {
     Ok(Json(app.docker.images().await?))
@@ -20,11 +21,12 @@ pub async fn images(State(app): State<App>) -> Reply<Vec<ImageView>> {
 
 pub async fn pull(State(app): State<App>, Typed(request): Typed<Pull>) -> Response {
     let (tx, rx) = mpsc::channel(64);
-    tokio::spawn(async move {
+    let work = async move {
         let report = Reporter::new(tx);
         let result = app.docker.pull_image(&request, &report).await;
         report.end(result).await;
-    });
+    };
+    tokio::spawn(work.in_current_span());
     channel_lines(rx)
 }
 

@@ -4,11 +4,12 @@
 use super::error::ApiError;
 use super::extract::{ClientAddress, RequestId};
 use crate::app::App;
-use axum::extract::Request;
+use axum::extract::{MatchedPath, Request};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
 use http::{HeaderName, HeaderValue, StatusCode, header};
+use nm_link::trace;
 use nm_types::envelope::ErrorBody;
 use std::net::{IpAddr, SocketAddr};
 use std::panic::AssertUnwindSafe;
@@ -45,8 +46,13 @@ pub async fn frame(app: App, mut request: Request, next: Next) -> Response {
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
     let span = tracing::info_span!("request", request.id = %id, http.method = %method, http.path = %path);
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let traced = trace::request(&method, route.as_ref().map(MatchedPath::as_str), &id, request.headers());
     // What changes something goes on to its end also when the caller hangs up: half a change helps nobody.
-    let run = AssertUnwindSafe(next.run(request)).catch_unwind().instrument(span.clone());
+    let run = AssertUnwindSafe(next.run(request))
+        .catch_unwind()
+        .instrument(span.clone())
+        .instrument(traced.clone());
     let done = if method.is_safe() {
         run.await.ok()
     } else {
@@ -58,6 +64,7 @@ pub async fn frame(app: App, mut request: Request, next: Next) -> Response {
         ApiError::internal().into_response()
     });
     let response = finish(response, &id, &path);
+    trace::answered(&traced, response.status());
     let took = started.elapsed();
     app.metrics.request(&method, response.status(), took);
     tracing::debug!(parent: &span, http.status = response.status().as_u16(), took_ms = took.as_secs_f64() * 1e3, "answered");

@@ -68,10 +68,12 @@ pub fn routes() -> Vec<Route> {
 
 async fn list(State(app): State<App>, Query(query): Query<NodePageQuery>) -> ApiResult<Reply<Vec<ImageView>>> {
     let all = app.resources.images(query.node_id.as_deref()).await?;
+    let gaps = all.gaps();
     // Those with a name first, by name.
-    Ok(page(all, query.limit, query.cursor.as_ref(), |i| {
+    let reply = page(all.rows, query.limit, query.cursor.as_ref(), |i| {
         format!("{}\0{}\0{}", i.tags.first().map_or("~", String::as_str), i.id, i.node_id)
-    }))
+    });
+    Ok(reply.told(gaps))
 }
 
 async fn pull(State(app): State<App>, actor: Actor, meta: Meta, Json(body): Json<PullImage>) -> ApiResult<Response> {

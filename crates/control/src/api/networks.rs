@@ -42,9 +42,11 @@ pub fn routes() -> Vec<Route> {
 
 async fn list(State(app): State<App>, Query(query): Query<NodePageQuery>) -> ApiResult<Reply<Vec<NetworkView>>> {
     let all = app.resources.networks(query.node_id.as_deref()).await?;
-    Ok(page(all, query.limit, query.cursor.as_ref(), |n| {
+    let gaps = all.gaps();
+    let reply = page(all.rows, query.limit, query.cursor.as_ref(), |n| {
         format!("{}\0{}", n.name, n.node_id)
-    }))
+    });
+    Ok(reply.told(gaps))
 }
 
 async fn create(State(app): State<App>, actor: Actor, meta: Meta, Json(body): Json<NewNetwork>) -> ApiResult<Reply<NetworkView>> {

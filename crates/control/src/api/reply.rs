@@ -35,6 +35,10 @@ impl<T> Reply<T> {
         self.message = Some(message.into());
         self
     }
+    /// As [`Reply::message`], where there is something to tell.
+    pub fn told(self, message: Option<String>) -> Self {
+        Self { message, ..self }
+    }
     /// The revision that `If-Match` can name.
     pub fn revision(mut self, revision: i64) -> Self {
         self.revision = Some(revision);

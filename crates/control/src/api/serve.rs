@@ -42,7 +42,7 @@ pub async fn serve(listener: TcpListener, router: Router, mut stop: watch::Recei
             },
         };
         if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "nodelay");
+            tracing::debug!(%error, client.address = %peer, "a connection's small packets will be sent late");
         }
         let router = router.clone();
         let mut stop = stop.clone();

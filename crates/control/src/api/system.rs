@@ -1,15 +1,18 @@
 //! The control plane itself: is it there, can it work, what it is, what it measures, what it documents.
 
-use super::error::{ApiError, ApiResult};
+use super::error::ApiResult;
+use super::extract::Query;
 use super::reply::{Reply, json};
 use super::route::{Policy, Route, route};
 use crate::app::App;
+use crate::metrics::scrape;
+use crate::metrics::text::Format;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use http::{HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use serde::{Deserialize, Serialize};
 use std::sync::OnceLock;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 /// The control plane in short.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -37,7 +40,10 @@ pub fn routes() -> Vec<Route> {
     vec![
         route(Method::GET, "/healthz", Policy::Public, "Whether the process answers", healthz).ok::<Alive>(),
         route(Method::GET, "/readyz", Policy::Public, "Whether it can do its work", readyz).ok::<Alive>(),
-        route(Method::GET, "/metrics", Policy::read("system"), "Figures for Prometheus", metrics).raw("application/openmetrics-text"),
+        route(Method::GET, "/metrics", Policy::read("system"), "Figures for Prometheus", metrics)
+            .query::<MetricsQuery>()
+            .raw("text/plain")
+            .raw("application/openmetrics-text"),
         route(
             Method::GET,
             "/api/system/info",
@@ -59,13 +65,22 @@ async fn readyz(State(app): State<App>) -> ApiResult<Reply<Alive>> {
     Ok(Reply::ok(Alive { status: "ok".into() }))
 }
 
-async fn metrics(State(app): State<App>) -> ApiResult<Response> {
-    let text = app.metrics.text(&app).map_err(|_| ApiError::internal())?;
-    let mut response = text.into_response();
-    response.headers_mut().insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8"),
-    );
+/// What of the figures is wanted.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct MetricsQuery {
+    /// Whether single containers have series of their own, the oldest 5,000 of them; true by default.
+    containers: Option<bool>,
+}
+
+async fn metrics(State(app): State<App>, Query(query): Query<MetricsQuery>, headers: HeaderMap) -> ApiResult<Response> {
+    let accept = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok());
+    let format = Format::accepted(accept);
+    let mut response = scrape(&app, format, query.containers.unwrap_or(true)).await?.into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::VARY, HeaderValue::from_static("accept"));
     Ok(response)
 }
 

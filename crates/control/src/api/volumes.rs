@@ -30,9 +30,11 @@ pub fn routes() -> Vec<Route> {
 
 async fn list(State(app): State<App>, Query(query): Query<NodePageQuery>) -> ApiResult<Reply<Vec<VolumeView>>> {
     let all = app.resources.volumes(query.node_id.as_deref()).await?;
-    Ok(page(all, query.limit, query.cursor.as_ref(), |v| {
+    let gaps = all.gaps();
+    let reply = page(all.rows, query.limit, query.cursor.as_ref(), |v| {
         format!("{}\0{}", v.name, v.node_id)
-    }))
+    });
+    Ok(reply.told(gaps))
 }
 
 async fn create(State(app): State<App>, actor: Actor, meta: Meta, Json(body): Json<NewVolume>) -> ApiResult<Reply<VolumeView>> {

@@ -9,11 +9,15 @@ use http_body_util::{BodyExt, Empty, Full, Limited};
 use hyper::body::Incoming;
 use nm_link::contract::{AgentError, ContainerKey, Progress, path};
 use nm_link::server::{LinkHandle, Links};
-use nm_link::{Delivery, LinkError};
+use nm_link::{Delivery, LinkError, trace};
 use nm_types::NodeId;
+use nm_types::measure::Durations;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use tracing::Instrument;
 
 /// For an agent's answer to a short call to begin. Docker's own slowest short call, a stop, has its grace on top.
 const SHORT: Duration = Duration::from_secs(20);
@@ -28,17 +32,57 @@ const LINE_LIMIT: usize = 32 << 20;
 #[derive(Clone)]
 pub struct Fleet {
     links: Links,
+    calls: Arc<Calls>,
+}
+
+/// Calls to agents since this process began.
+#[derive(Debug, Default)]
+pub struct Calls {
+    /// Until the head of the answer came, or word that none will.
+    pub took: Durations,
+    answered: AtomicU64,
+    refused: AtomicU64,
+    failed: AtomicU64,
+}
+
+impl Calls {
+    /// How many ended in each way.
+    pub fn by_result(&self) -> [(&'static str, u64); 3] {
+        [("ok", &self.answered), ("refused", &self.refused), ("failed", &self.failed)].map(|(r, n)| (r, n.load(Ordering::Relaxed)))
+    }
+    fn count<T>(&self, result: &Result<T, CallError>, took: Duration) {
+        self.took.observe(took);
+        let counter = match result {
+            Ok(_) => &self.answered,
+            Err(CallError::Refused(_)) => &self.refused,
+            Err(CallError::Link { .. }) => &self.failed,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 /// One node's agent, for as long as its link lives.
 #[derive(Debug, Clone)]
 pub struct Agent {
     link: LinkHandle,
+    calls: Arc<Calls>,
 }
 
 impl Fleet {
     pub fn new(links: Links) -> Self {
-        Self { links }
+        Self {
+            links,
+            calls: Arc::default(),
+        }
+    }
+    pub fn calls(&self) -> &Calls {
+        &self.calls
+    }
+    fn over(&self, link: LinkHandle) -> Agent {
+        Agent {
+            link,
+            calls: self.calls.clone(),
+        }
     }
     pub fn links(&self) -> &Links {
         &self.links
@@ -48,14 +92,14 @@ impl Fleet {
     }
     /// The node's agent; 503 where it is not connected.
     pub fn agent(&self, node: &NodeId) -> ApiResult<Agent> {
-        self.links.get(node).map(|link| Agent { link }).ok_or_else(|| offline(node))
+        self.links.get(node).map(|link| self.over(link)).ok_or_else(|| offline(node))
     }
     /// Waits until the node is connected.
     pub async fn connected(&self, node: &NodeId) -> Agent {
         let mut events = self.links.events();
         loop {
             if let Some(link) = self.links.get(node) {
-                return Agent { link };
+                return self.over(link);
             }
             // Whatever comes, also word of having missed some, is a reason to look again.
             if let Err(tokio::sync::broadcast::error::RecvError::Closed) = events.recv().await {
@@ -79,6 +123,18 @@ pub enum CallError {
     Link { sent: bool, error: ApiError },
     /// The agent said no.
     Refused(AgentError),
+}
+
+impl CallError {
+    fn code(&self) -> String {
+        match self {
+            Self::Link { error, .. } => error.code.clone(),
+            Self::Refused(error) => match serde_json::to_value(error.code) {
+                Ok(serde_json::Value::String(code)) => code,
+                Ok(_) | Err(_) => "refused".into(),
+            },
+        }
+    }
 }
 
 impl From<CallError> for ApiError {
@@ -137,7 +193,28 @@ impl Agent {
         }
     }
 
+    /// One call as a span of the trace it belongs to, as long as `work` on it takes.
+    async fn traced<T>(&self, method: &Method, path: &str, work: impl Future<Output = Result<T, CallError>>) -> Result<T, CallError> {
+        let span = trace::call(self.link.node(), method, path);
+        let result = work.instrument(span.clone()).await;
+        if let Err(error) = &result {
+            trace::failed(&span, &error.code());
+        }
+        result
+    }
+
     async fn send<B>(&self, request: Request<B>, deadline: Duration) -> Result<Response<Incoming>, CallError>
+    where
+        B: hyper::body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let began = Instant::now();
+        let result = self.exchange(request, deadline).await;
+        self.calls.count(&result, began.elapsed());
+        result
+    }
+
+    async fn exchange<B>(&self, request: Request<B>, deadline: Duration) -> Result<Response<Incoming>, CallError>
     where
         B: hyper::body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -175,18 +252,33 @@ impl Agent {
     }
 
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, CallError> {
-        let response = self.send(request(Method::GET, path, Empty::new()), SHORT).await?;
-        self.whole(response).await
+        self.traced(&Method::GET, path, async {
+            let response = self.send(request(Method::GET, path, Empty::new()), SHORT).await?;
+            self.whole(response).await
+        })
+        .await
     }
 
     /// `extra` is what the work itself may take, on top of what a short call may.
     pub async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize, extra: Duration) -> Result<T, CallError> {
-        let response = self.send(json_request(path, body), SHORT + extra).await?;
-        self.whole(response).await
+        self.traced(&Method::POST, path, async {
+            let response = self.send(json_request(path, body), SHORT + extra).await?;
+            self.whole(response).await
+        })
+        .await
     }
 
     /// A call that answers with one JSON value a line, for as long as it takes.
     pub async fn lines<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Vec<u8>>,
+    ) -> Result<impl Stream<Item = Result<T, CallError>> + Send + use<T>, CallError> {
+        self.traced(&method, path, self.read_lines(method.clone(), path, body)).await
+    }
+
+    async fn read_lines<T: DeserializeOwned>(
         &self,
         method: Method,
         path: &str,
@@ -207,15 +299,18 @@ impl Agent {
         mut on: impl FnMut(Progress<T>),
     ) -> Result<T, CallError> {
         let bytes = serde_json::to_vec(body).map_err(|e| garbled(self, e))?;
-        let mut lines = std::pin::pin!(self.lines::<Progress<T>>(Method::POST, path, Some(bytes)).await?);
-        while let Some(line) = lines.next().await {
-            match line? {
-                Progress::Done { result } => return Ok(result),
-                Progress::Failed { error } => return Err(CallError::Refused(error)),
-                step => on(step),
+        self.traced(&Method::POST, path, async {
+            let mut lines = std::pin::pin!(self.read_lines::<Progress<T>>(Method::POST, path, Some(bytes)).await?);
+            while let Some(line) = lines.next().await {
+                match line? {
+                    Progress::Done { result } => return Ok(result),
+                    Progress::Failed { error } => return Err(CallError::Refused(error)),
+                    step => on(step),
+                }
             }
-        }
-        Err(broken(self))
+            Err(broken(self))
+        })
+        .await
     }
 
     /// A call with a stream each way: the terminal, archives, loading an image.
@@ -231,11 +326,11 @@ impl Agent {
         B: hyper::body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let mut request = request(method, path, body);
+        let mut request = request(method.clone(), path, body);
         request
             .headers_mut()
             .insert(header::CONTENT_TYPE, http::HeaderValue::from_static(content_type));
-        self.send(request, deadline).await
+        self.traced(&method, path, self.send(request, deadline)).await
     }
 }
 

@@ -17,12 +17,13 @@ use nm_types::NodeId;
 use nm_types::image::{ImageView, Pruned, PullImage};
 use nm_types::network::{NetworkView, NewNetwork};
 use nm_types::operation::OperationView;
-use nm_types::text::ImageRef;
+use nm_types::text::{ImageRef, NodeName};
 use nm_types::volume::{NewVolume, VolumeView};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// The kind of operation that pulls an image.
 pub const PULL: &str = "image.pull";
@@ -33,6 +34,40 @@ pub const PULL: &str = "image.pull";
 struct PullInput {
     node: NodeId,
     image: ImageRef,
+}
+
+/// How long one of many nodes may take to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long all of them together may hold up a list.
+const PATIENCE_WITH_ALL: Duration = Duration::from_secs(15);
+/// How many nodes are asked at once.
+const AT_ONCE: usize = 64;
+/// How many of those that did not answer are named.
+const NAMED: usize = 10;
+
+/// What nodes answered.
+#[derive(Debug)]
+pub struct Gathered<T> {
+    pub rows: Vec<T>,
+    /// The nodes that did not answer, by name: what they hold is not among the rows.
+    silent: Vec<NodeName>,
+}
+
+impl<T> Gathered<T> {
+    /// Which nodes did not answer, as a sentence; nothing where all did.
+    pub fn gaps(&self) -> Option<String> {
+        let names: Vec<&str> = self.silent.iter().take(NAMED).map(NodeName::as_str).collect();
+        let more = match self.silent.len().saturating_sub(NAMED) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        (!names.is_empty()).then(|| {
+            format!(
+                "not in this list is what these nodes hold, for they did not answer: {}{more}",
+                names.join(", ")
+            )
+        })
+    }
 }
 
 /// What lies on nodes beside containers.
@@ -58,35 +93,62 @@ impl Resources {
         }
     }
 
-    /// The same question to one node, or to every node that can be reached.
-    async fn gather<T: DeserializeOwned>(
-        &self,
-        node: Option<&str>,
-        path: &str,
-        mut place: impl FnMut(&mut T, &NodeId),
-    ) -> ApiResult<Vec<T>> {
-        let ids = match node {
-            Some(key) => vec![self.nodes.find(key)?],
-            None => self
-                .nodes
-                .list()
-                .into_iter()
-                .map(|(n, _)| n.id)
-                .filter(|id| self.fleet.is_connected(id))
-                .collect(),
+    /// The same question to one node, which must answer, or to every node at once, where those that answer do.
+    async fn gather<T: DeserializeOwned>(&self, node: Option<&str>, path: &str, place: impl Fn(&mut T, &NodeId)) -> ApiResult<Gathered<T>> {
+        let placed = |(id, rows): (NodeId, Vec<T>)| {
+            rows.into_iter()
+                .map(|mut row| {
+                    place(&mut row, &id);
+                    row
+                })
+                .collect::<Vec<T>>()
         };
-        if ids.is_empty() {
-            self.nodes.agent(None, false)?;
+        if let Some(key) = node {
+            let (id, agent) = self.nodes.agent(Some(key), false)?;
+            let rows = agent.get(path).await?;
+            return Ok(Gathered {
+                rows: placed((id, rows)),
+                silent: Vec::new(),
+            });
         }
-        let mut out = Vec::new();
-        for id in ids {
-            let rows: Vec<T> = self.fleet.agent(&id)?.get(path).await?;
-            out.extend(rows.into_iter().map(|mut row| {
-                place(&mut row, &id);
-                row
-            }));
+        let nodes: Vec<(NodeId, NodeName)> = self.nodes.list().into_iter().map(|(n, _)| (n.id, n.name)).collect();
+        if nodes.is_empty() {
+            self.nodes.choose(None)?;
         }
-        Ok(out)
+        let last = Instant::now() + PATIENCE_WITH_ALL;
+        let asking = nodes.into_iter().map(|(id, name)| async move {
+            let answer = match self.fleet.agent(&id) {
+                Ok(agent) => match tokio::time::timeout_at(last.min(Instant::now() + PATIENCE), agent.get::<Vec<T>>(path)).await {
+                    Ok(answer) => answer.map_err(ApiError::from),
+                    Err(_) => Err(ApiError::unavailable("node_timeout", format!("node {name} did not answer in time"))),
+                },
+                Err(offline) => Err(offline),
+            };
+            (id, name, answer)
+        });
+        let mut answers = futures_util::stream::iter(asking).buffer_unordered(AT_ONCE);
+        let (mut heard, mut silent, mut first) = (Vec::new(), Vec::new(), None);
+        while let Some((id, name, answer)) = answers.next().await {
+            match answer {
+                Ok(rows) => heard.push((id, rows)),
+                Err(error) => {
+                    tracing::info!(node.id = %id, path, error = %error.message, "a node did not answer; what the others say is answered");
+                    silent.push(name);
+                    first.get_or_insert(error);
+                }
+            }
+        }
+        match first {
+            // An empty list would say that there is nothing.
+            Some(error) if heard.is_empty() => Err(error),
+            Some(_) | None => {
+                silent.sort_unstable();
+                Ok(Gathered {
+                    rows: heard.into_iter().flat_map(placed).collect(),
+                    silent,
+                })
+            }
+        }
     }
 
     async fn noted(&self, actor: &Actor, meta: &Meta, action: &str, target: &str, detail: Value) -> ApiResult<()> {
@@ -114,7 +176,7 @@ impl Resources {
         Ok((id, answer))
     }
 
-    pub async fn images(&self, node: Option<&str>) -> ApiResult<Vec<ImageView>> {
+    pub async fn images(&self, node: Option<&str>) -> ApiResult<Gathered<ImageView>> {
         self.gather(node, path::IMAGES, |image: &mut ImageView, id| image.node_id = id.to_string())
             .await
     }
@@ -243,7 +305,7 @@ impl Resources {
             .1)
     }
 
-    pub async fn volumes(&self, node: Option<&str>) -> ApiResult<Vec<VolumeView>> {
+    pub async fn volumes(&self, node: Option<&str>) -> ApiResult<Gathered<VolumeView>> {
         self.gather(node, path::VOLUMES, |volume: &mut VolumeView, id| volume.node_id = id.to_string())
             .await
     }
@@ -273,7 +335,7 @@ impl Resources {
         Ok(())
     }
 
-    pub async fn networks(&self, node: Option<&str>) -> ApiResult<Vec<NetworkView>> {
+    pub async fn networks(&self, node: Option<&str>) -> ApiResult<Gathered<NetworkView>> {
         self.gather(node, path::NETWORKS, |network: &mut NetworkView, id| {
             network.node_id = id.to_string()
         })

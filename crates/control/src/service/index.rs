@@ -4,6 +4,10 @@
 //! to the store a little later. A page of a list is a copy of bytes, which is what lets it be asked for a thousand times
 //! a second.
 
+mod census;
+
+pub use census::{Census, Counted};
+
 use nm_types::container::{
     ContainerSpec, ContainerStatus, ContainerView, MountView, ObservedContainer, PortMapping, Resources, RestartPolicy,
 };
@@ -540,14 +544,6 @@ impl Index {
     /// A copy of a container that lives on was removed from `node`: late word of it must not bring it back.
     pub fn copy_removed(&self, node: &NodeId, id: &ContainerId) {
         self.write().removed.add(id, node);
-    }
-    /// How many there are of each status.
-    pub fn counts(&self) -> BTreeMap<&'static str, u64> {
-        let mut out = BTreeMap::new();
-        for entry in self.read().entries.values() {
-            *out.entry(entry.record.status().as_str()).or_default() += 1;
-        }
-        out
     }
 
     /// Newest first, from behind `after` on.

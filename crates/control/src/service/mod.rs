@@ -25,3 +25,4 @@ pub mod placing;
 pub mod registries;
 pub mod reschedule;
 pub mod servers;
+pub mod tally;

@@ -54,6 +54,19 @@ struct Known {
     heard: Option<Instant>,
 }
 
+/// A node as `GET /metrics` shows it.
+#[derive(Debug, Clone)]
+pub struct NodeFigures {
+    pub id: NodeId,
+    pub name: NodeName,
+    pub connected: bool,
+    pub cordoned: bool,
+    pub info: Option<NodeInfo>,
+    pub last_seen: Option<Timestamp>,
+    /// What its machine uses; only while it is connected.
+    pub host: Option<Arc<NodeStats>>,
+}
+
 /// All nodes. Cheap to clone.
 #[derive(Clone)]
 pub struct Nodes {
@@ -367,6 +380,23 @@ impl Nodes {
     /// What its machine used last, while it is connected.
     pub fn host(&self, id: &NodeId) -> Option<Arc<NodeStats>> {
         self.read().get(id).and_then(|n| self.connected_host(id, n).cloned())
+    }
+
+    /// All of them in the order of their ids, without counting what is on them.
+    pub fn figures(&self) -> Vec<NodeFigures> {
+        let figures = |(id, known): (&NodeId, &Known)| {
+            let connected = self.fleet.is_connected(id);
+            NodeFigures {
+                id: id.clone(),
+                name: known.spec.name.clone(),
+                connected,
+                cordoned: known.spec.cordoned,
+                info: known.state.info.clone(),
+                last_seen: known.state.last_seen,
+                host: known.host.clone().filter(|_| connected),
+            }
+        };
+        self.read().iter().map(figures).collect()
     }
 
     /// What its agent last said of it.

@@ -7,8 +7,10 @@
 use crate::api::error::{ApiError, ApiResult};
 use crate::service::auth::Actor;
 use crate::service::clock::SharedClock;
+use crate::service::tally::Tallies;
 use futures_util::future::BoxFuture;
 use nm_link::contract::Progress;
+use nm_link::trace;
 use nm_store::{Kind, ListQuery, NewResource, Patch, Resource, Store, StoreError, Tx};
 use nm_types::image::LayerProgress;
 use nm_types::operation::{OperationLogLine, OperationState, OperationStep, OperationView};
@@ -17,10 +19,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::{Instrument, Span};
 
 /// How long an API call waits for an operation's end before it answers 202.
 pub const WAIT: Duration = Duration::from_secs(30);
@@ -91,6 +94,7 @@ pub struct Operations {
     /// Changes whenever an operation begins to run.
     begun: watch::Sender<()>,
     tasks: TaskTracker,
+    tallies: Tallies,
 }
 
 /// A running operation, in the hands of its work.
@@ -101,6 +105,9 @@ pub struct Running {
     clock: SharedClock,
     /// Whether agents' steps are this operation's.
     steps: bool,
+    trace: Span,
+    /// The span of the step that goes on.
+    step: Arc<Mutex<Option<Span>>>,
 }
 
 impl Operations {
@@ -111,6 +118,7 @@ impl Operations {
             live: Arc::default(),
             begun: watch::Sender::new(()),
             tasks: TaskTracker::new(),
+            tallies: Tallies::default(),
         }
     }
 
@@ -179,7 +187,9 @@ impl Operations {
         F: FnOnce(Running) -> Fut,
         Fut: Future<Output = Finish> + Send + 'static,
     {
-        let id = view.id.clone();
+        let (id, began) = (view.id.clone(), Instant::now());
+        let span = tracing::info_span!("operation", operation.id = %id, operation.kind = view.kind);
+        let trace = trace::operation(&id, &view.kind);
         let live = Live {
             view: watch::Sender::new(Arc::new(view)),
             cancel: CancellationToken::new(),
@@ -191,8 +201,10 @@ impl Operations {
             live: live.clone(),
             clock: self.clock.clone(),
             steps: true,
+            trace: trace.clone(),
+            step: Arc::default(),
         };
-        let future = work(running);
+        let future = work(running).instrument(span).instrument(trace.clone());
         let this = self.clone();
         self.tasks.spawn(async move {
             // A panic of the work must end the operation too, not leave it running for ever.
@@ -206,11 +218,15 @@ impl Operations {
                     })
                 }
             };
-            this.finish(&id, &live, finish).await;
+            if let Err(Failure { error, .. }) = &finish {
+                trace::failed(&trace, &error.code);
+            }
+            drop(trace);
+            this.finish(&id, &live, finish, began).await;
         });
     }
 
-    async fn finish(&self, id: &OperationId, live: &Live, finish: Finish) {
+    async fn finish(&self, id: &OperationId, live: &Live, finish: Finish, began: Instant) {
         let now = self.clock.now();
         let mut view = OperationView::clone(&live.view.borrow());
         let end = match finish {
@@ -259,6 +275,10 @@ impl Operations {
             }
             tokio::time::sleep(AGAIN).await;
         }
+        let took = began.elapsed();
+        let code = view.error.as_ref().map(|e| e.code.as_str());
+        tracing::info!(operation.id = %id, operation.kind = view.kind, operation.state = view.state.as_str(), error.code = code, took_ms = took.as_secs_f64() * 1e3, "an operation ended");
+        self.tallies.count(&view.kind, view.state, took);
         live.view.send_replace(Arc::new(view));
         self.live().remove(id);
     }
@@ -420,6 +440,10 @@ impl Operations {
         };
         self.live().iter().find(|(_, l)| is_it(l)).map(|(id, _)| id.clone())
     }
+    /// What has ended.
+    pub fn tallies(&self) -> &Tallies {
+        &self.tallies
+    }
 
     /// How many run now.
     pub fn running(&self) -> usize {
@@ -482,6 +506,11 @@ impl Running {
     }
     /// The step before is done, `name` begins.
     pub fn step(&self, name: &str) {
+        let mut step = self.step.lock().unwrap_or_else(|e| e.into_inner());
+        // The one before ends first.
+        drop(step.take());
+        *step = Some(trace::step(&self.trace, name));
+        drop(step);
         self.change(|v| {
             if let Some(last) = v.steps.last_mut().filter(|s| !s.state.is_final()) {
                 last.state = OperationState::Succeeded;

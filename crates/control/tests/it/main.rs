@@ -3,11 +3,13 @@
 
 mod drain;
 mod faults;
+mod gather;
 mod health;
 mod health_history;
 mod lost;
 mod machines;
 mod manners;
+mod metrics;
 mod operations;
 mod placement;
 mod policy;

@@ -79,6 +79,7 @@ impl LinkHandle {
         uri.path_and_query.get_or_insert_with(|| http::uri::PathAndQuery::from_static("/"));
         head.uri = Uri::from_parts(uri).expect("scheme, authority and path are all there, which is all that is checked");
         head.version = http::Version::HTTP_2;
+        crate::trace::hand_over(&mut head.headers);
         let body = body.map_err(Into::into).boxed_unsync();
         let sent = self.sender.clone().try_send_request(Request::from_parts(head, body)).await;
         sent.map_err(|mut error| {

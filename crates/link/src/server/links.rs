@@ -14,6 +14,7 @@ use nm_types::NodeId;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
@@ -48,6 +49,57 @@ pub enum CloseReason {
     Stopping,
 }
 
+impl CloseReason {
+    pub const ALL: [Self; 6] = [
+        Self::AgentStopped,
+        Self::Lost,
+        Self::Replaced,
+        Self::Closed,
+        Self::Expired,
+        Self::Stopping,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::AgentStopped => "agent_stopped",
+            Self::Lost => "lost",
+            Self::Replaced => "replaced",
+            Self::Closed => "closed",
+            Self::Expired => "expired",
+            Self::Stopping => "stopping",
+        }
+    }
+}
+
+/// How many links came and went since this process began.
+#[derive(Debug, Default)]
+pub struct LinkCounts {
+    came: AtomicU64,
+    went: [AtomicU64; CloseReason::ALL.len()],
+}
+
+impl LinkCounts {
+    pub fn came(&self) -> u64 {
+        self.came.load(Ordering::Relaxed)
+    }
+    pub fn went(&self, reason: CloseReason) -> u64 {
+        self.went[reason as usize].load(Ordering::Relaxed)
+    }
+    fn count(&self, change: LinkChange) {
+        let gone = match change {
+            LinkChange::Connected => None,
+            LinkChange::Replaced { .. } => Some(CloseReason::Replaced),
+            LinkChange::Disconnected(reason) => Some(reason),
+        };
+        if !matches!(change, LinkChange::Disconnected(_)) {
+            self.came.fetch_add(1, Ordering::Relaxed);
+        }
+        if let Some(reason) = gone {
+            self.went[reason as usize].fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
 /// A change of one node's link.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LinkEvent {
@@ -74,6 +126,7 @@ pub struct Links {
 }
 
 struct Inner {
+    counts: LinkCounts,
     table: Mutex<Table>,
     events: broadcast::Sender<LinkEvent>,
 }
@@ -106,6 +159,7 @@ impl Links {
     pub fn new() -> Self {
         Self {
             inner: Arc::new(Inner {
+                counts: LinkCounts::default(),
                 table: Mutex::default(),
                 events: broadcast::channel(EVENTS).0,
             }),
@@ -130,6 +184,11 @@ impl Links {
     /// Changes from now on. A reader told that it lagged reads [`Self::connected`] afresh.
     pub fn events(&self) -> broadcast::Receiver<LinkEvent> {
         self.inner.events.subscribe()
+    }
+
+    /// How many came and went.
+    pub fn counts(&self) -> &LinkCounts {
+        &self.inner.counts
     }
 
     /// Ends every connection of a node at once, also one that is only just being admitted. Change what [`super::Gate::admit`]
@@ -225,6 +284,7 @@ impl Links {
     }
 
     fn tell(&self, node: NodeId, link: LinkId, change: LinkChange) {
+        self.inner.counts.count(change);
         // Nobody listening is not an error.
         let _ = self.inner.events.send(LinkEvent { node, link, change });
     }

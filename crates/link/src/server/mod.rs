@@ -17,7 +17,7 @@ mod link;
 mod links;
 
 pub use handle::LinkHandle;
-pub use links::{CloseReason, LinkChange, LinkEvent, LinkId, Links};
+pub use links::{CloseReason, LinkChange, LinkCounts, LinkEvent, LinkId, Links};
 
 use crate::http2::{self, Http2Options};
 use crate::pki::{Csr, NodeCertificate};

@@ -7,7 +7,7 @@ pub mod error;
 mod operation;
 mod session;
 pub mod sse;
-mod tls;
+pub mod tls;
 pub mod url;
 mod websocket;
 

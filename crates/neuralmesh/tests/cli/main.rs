@@ -6,5 +6,6 @@ mod health;
 mod login;
 mod machines;
 mod nodes;
+mod serving;
 mod streams;
 mod tls;

@@ -15,10 +15,30 @@ use nm_store::{AuditEntry, NewSession, Refreshed, Session, StoreError, TokenPair
 use nm_types::auth::{ChangePassword, Login, Refresh, SessionView, SignedIn, UserView};
 use nm_types::{SessionId, Timestamp, UserId};
 use serde_json::json;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// The most sessions of one user; the one that was used least lately ends for a new one.
 const SESSIONS: usize = 100;
+
+/// Attempts to sign in, by how they ended.
+#[derive(Debug, Default)]
+pub struct LoginCounts {
+    succeeded: AtomicU64,
+    wrong: AtomicU64,
+    throttled: AtomicU64,
+}
+
+impl LoginCounts {
+    pub fn by_result(&self) -> [(&'static str, u64); 3] {
+        [
+            ("ok", &self.succeeded),
+            ("wrong_credentials", &self.wrong),
+            ("throttled", &self.throttled),
+        ]
+        .map(|(result, n)| (result, n.load(Ordering::Relaxed)))
+    }
+}
 
 /// A new pair of tokens: as the client gets them, and as they are stored.
 struct Tokens {
@@ -73,6 +93,7 @@ impl Auth {
         let attempt = match self.logins.attempt(Some(&login.username), meta.address, &self.clock).await {
             Ok(attempt) => attempt,
             Err(refusal) => {
+                self.login_counts.throttled.fetch_add(1, Ordering::Relaxed);
                 let known = self.store.user_by_name(&login.username).await?;
                 let refusal = throttled(refusal);
                 self.login_refused(meta, known.as_ref().map(|u| &u.id), &refusal.code);
@@ -80,6 +101,12 @@ impl Auth {
             }
         };
         let outcome = self.check(meta, &login).await;
+        match &outcome {
+            Ok(_) => self.login_counts.succeeded.fetch_add(1, Ordering::Relaxed),
+            Err(error) if error.status == StatusCode::UNAUTHORIZED => self.login_counts.wrong.fetch_add(1, Ordering::Relaxed),
+            // It failed before it was known whether the password was right.
+            Err(_) => 0,
+        };
         // Only a wrong password is a guess; what failed otherwise may be tried again at once.
         if !matches!(&outcome, Err(error) if error.status == StatusCode::UNAUTHORIZED) {
             attempt.forgive();

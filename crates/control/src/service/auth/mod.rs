@@ -21,6 +21,7 @@ mod users;
 pub use actor::{Actor, Credential};
 pub use admit::Presented;
 pub use bootstrap::{BootstrapError, FILE as INITIAL_PASSWORD_FILE};
+pub use login::LoginCounts;
 pub use passwords::Cost;
 pub use throttle::Limits;
 
@@ -79,6 +80,7 @@ pub struct Auth {
     gate: Arc<Gate>,
     uses: Arc<Uses>,
     refusals: Refusals,
+    login_counts: LoginCounts,
     fingerprints: Fingerprints,
     initial_password: OnceLock<PathBuf>,
     /// They end with this.
@@ -107,6 +109,7 @@ impl Auth {
             logins: Throttle::new(limits.per_account, limits.per_address, limits.window),
             refreshes: Throttle::new(usize::MAX, limits.refreshes_per_address, limits.window),
             tickets: Tickets::default(),
+            login_counts: LoginCounts::default(),
             fingerprints: Fingerprints::new(&store),
             initial_password: OnceLock::new(),
             _tasks: tasks.map(AbortOnDropHandle::new),
@@ -117,6 +120,11 @@ impl Auth {
             uses,
             refusals,
         }
+    }
+
+    /// How attempts to sign in have ended since this process began.
+    pub fn login_counts(&self) -> &LoginCounts {
+        &self.login_counts
     }
 
     /// Notes in the audit log that `actor` was refused a route for want of role or scope.

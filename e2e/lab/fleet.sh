@@ -26,8 +26,12 @@ URL=http://$GATEWAY:3001
 AGENTS=https://$GATEWAY:7443
 NM_BINARY=$(realpath -m "${NM_BINARY:-$NM_ROOT/target/debug/neuralmesh}")
 ZONES=(a b c)
-for name in $(compgen -v NEURALMESH_); do unset "$name"; done # the caller's own fleet is not meant
 export LAB_ID LAB_STATE=$STATE
+case ${1:-help} in
+  up | down | env | status | join | control | help | -h | --help) ;;
+  *) exec ./lab.sh "$@" ;; # with all of the caller's environment, which a service may be meant to have
+esac
+for name in $(compgen -v NEURALMESH_); do unset "$name"; done # the caller's own fleet is not meant
 
 lab() { ./lab.sh "$@"; }
 mesh() { NEURALMESH_SERVER=$URL NEURALMESH_TOKEN_FILE=$CONTROL/token "$NM_BINARY" "$@"; }
@@ -144,6 +148,5 @@ case ${1:-help} in
       *) die "control start, stop or kill" ;;
     esac
     ;;
-  help | -h | --help) sed -n '2,/^set/p' fleet.sh | sed '$d; s/^# \{0,1\}//' ;;
-  *) lab "$@" ;;
+  *) sed -n '2,/^set/p' fleet.sh | sed '$d; s/^# \{0,1\}//' ;;
 esac

@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 from checks import eventually
-from docker import Docker
+from docker import LABEL, Docker
 from nm import ROOT, Client, binary
 
 SCRIPT = ROOT / "e2e/lab/fleet.sh"
@@ -116,9 +116,10 @@ class Fleet:
     def status(self, node):
         return self.node(node)["status"]
 
-    def until_status(self, node, status, seconds):
-        """Waits for it: how long it took."""
-        began = time.monotonic()
+    def until_status(self, node, status, seconds, began=None):
+        """Waits for it, until so many seconds after `began` (now): how long it took."""
+        began = time.monotonic() if began is None else began
+        seconds -= time.monotonic() - began
         eventually(lambda: self.status(node) == status, seconds, f"{node} to be {status}")
         return time.monotonic() - began
 
@@ -141,6 +142,49 @@ class Fleet:
         """The end of its agent's log; of the control plane's for `control`."""
         path = self.dir / ("control/log" if node == "control" else f"nodes/{node}/log/agent.log")
         return "\n".join(path.read_text(errors="replace").splitlines()[-lines:]) if path.exists() else ""
+
+    def disagreements(self, *nodes):
+        """Where the API and these nodes' engines (all of them, where none is named) differ over containers of ours, in words."""
+        names = {row["id"]: name for name, row in self.rows().items()}
+        listed = {}
+        for row in self.client.every("/api/containers"):
+            if row["managed"]:
+                listed.setdefault(names.get(row["nodeId"]), {})[row["id"]] = (row["name"], row["status"] == "running")
+        found, holders = [], {}
+        for node in nodes or sorted(names.values()):
+            real = {}
+            for row in self.docker(node).containers(label=[LABEL]):
+                container = row["Labels"][LABEL]
+                name = row["Names"][0].lstrip("/")
+                if container in real:
+                    found.append(f"{node} has {name} twice")
+                real[container] = (name, row["State"] == "running")
+                holders.setdefault(container, []).append(node)
+            for container in real.keys() | listed.get(node, {}).keys():
+                told, is_there = listed.get(node, {}).get(container), real.get(container)
+                if told != is_there:
+                    found.append(f"of {container} on {node} the API has {told}, the engine {is_there} (name, running)")
+        found += [f"{container} is on {' and '.join(at)}" for container, at in holders.items() if len(at) > 1]
+        return found
+
+    def until_agreed(self, *nodes, seconds):
+        """Waits until the API and the engines have the same containers, each once, in the same state: how long it took."""
+        began, last = time.monotonic(), []
+
+        def agreed():
+            last[:] = self.disagreements(*nodes)
+            return not last
+
+        try:
+            eventually(agreed, seconds, "the API and the engines to agree", every=0.2)
+        except AssertionError:
+            raise AssertionError(f"after {seconds} s the API and the engines do not agree: " + "; ".join(last)) from None
+        return time.monotonic() - began
+
+    def starts(self, node):
+        """When each running container of the node was started, by name, and how often Docker did it again."""
+        rows = [self.docker(node).inspect(row["Id"]) for row in self.docker(node).containers(status=["running"])]
+        return {row["Name"].lstrip("/"): (row["State"]["StartedAt"], row["RestartCount"]) for row in rows}
 
     def watch(self):
         """Follows every node's status from now on, to be used by `with`."""

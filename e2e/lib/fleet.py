@@ -11,6 +11,7 @@ import contextlib
 import http.client
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -45,6 +46,7 @@ class Fleet:
         """All nodes ready: the client, with an admin's token."""
         binary()  # or else nothing is begun
         self._up = True
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what is to be done on exit is done
         self.script("up", str(self.count), seconds=180)
         self.client = Client(self.host, self.port, (self.dir / "control/token").read_text().strip())
         return self.client

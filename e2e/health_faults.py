@@ -62,25 +62,29 @@ def detail(view, name):
     return next((d for d in rows if not d["ok"]), rows[0])
 
 
-def until(server, name, ok, by=check, seconds=SOON):
-    """The server's health, once this check says so."""
+def until(server, what, condition, by=check, seconds=SOON):
+    """The server's health, once the condition holds of it."""
     last = {}
 
     def so():
         last.update(by(server))
-        return last["checks"][name] is ok
+        return condition(last)
 
     try:
-        eventually(so, seconds, f"{name} of {server} to be {ok}", every=1)
+        eventually(so, seconds, f"{server} {what}", every=1)
     except AssertionError as e:
         e.add_note(f"last seen: {last}")
         raise
     return last
 
 
+def until_failed(server, name, by=check):
+    return until(server, f"to fail {name}", lambda view: not view["checks"][name], by)
+
+
 def fails(server, name, by=check):
     """It fails alone, and says what it saw beside what it may be."""
-    view = until(server, name, False, by)
+    view = until_failed(server, name, by)
     others = [c for c in CHECKS if c != name and not view["checks"][c]]
     assert not others, f"{others} fail too: {view['details']}"
     assert (view["status"], view["degraded"]) == ("unknown", True), view
@@ -92,10 +96,9 @@ def fails(server, name, by=check):
     return view
 
 
-def recovers(server, name, by=check):
-    view = until(server, name, True, by)
-    assert (view["status"], view["degraded"]) == ("healthy", False), view
-    return view
+def recovers(server, by=check):
+    view = until(server, "to be healthy", lambda view: view["status"] == "healthy", by)
+    assert view["checks"] == dict.fromkeys(CHECKS, True) and not view["degraded"], view
 
 
 # ---- as the specification has it -------------------------------------------------------------------------------------
@@ -134,7 +137,7 @@ def _():
     fleet.client.post(f"/api/containers/{load}/exec", {"command": ["touch", "/busy"]}).expect(200)
     fails(load, "cpu")
     fleet.client.post(f"/api/containers/{load}/exec", {"command": ["rm", "/busy"]}).expect(200)
-    recovers(load, "cpu")
+    recovers(load)
 
 
 @suite.check("cpu of a node: a busy loop on every processor, then none")
@@ -152,7 +155,7 @@ def _():
     finally:
         for loop in loops:
             end(loop)
-    recovers("n2", "cpu")
+    recovers("n2")
     configure("n2", interval=INTERVAL)
 
 
@@ -175,7 +178,7 @@ def _():
     fleet.client.post(f"/api/containers/{load}/exec", {"command": hog}).expect(200)
     fails(load, "memory")
     fleet.client.post(f"/api/containers/{load}/exec", {"command": ["rm", "/dev/shm/hog"]}).expect(200)
-    recovers(load, "memory")
+    recovers(load)
 
 
 @suite.check("memory of a node: an eighth of it taken, then given back")
@@ -193,7 +196,7 @@ def _():
         fails("n2", "memory")
     finally:
         end(hog)
-    recovers("n2", "memory")
+    recovers("n2")
     configure("n2", interval=INTERVAL)
 
 
@@ -209,15 +212,15 @@ def _():
     inside("mkfs.ext4", "-q", "-F", "-N", "512", image)
     inside("mount", "-o", "loop", image, place)  # in the node's own namespace: nobody else sees it
     try:
-        recovers("n2", "disk")
+        recovers("n2")
         inside("dd", "if=/dev/zero", f"of={place}/fill", "bs=64k", well=False)
         assert str(place) in str(fails("n2", "disk")["details"])
         inside("rm", f"{place}/fill")
-        recovers("n2", "disk")
+        recovers("n2")
         inside("sh", "-c", f"cd {place} && i=0; while [ $i -lt 600 ] && : >f$i; do i=$((i+1)); done", well=False)
         assert "inode" in detail(fails("n2", "disk"), "disk")["message"]
         inside("sh", "-c", f"rm {place}/f*")
-        recovers("n2", "disk")
+        recovers("n2")
     finally:
         inside("umount", place)
 
@@ -233,16 +236,18 @@ def inside(*command, well=True):
 @suite.check("network: the node's link dropped: unhealthy, it can't be reached; then plugged in again")
 def _():
     fleet.cut("n2")
-    view = until("n2", "network", False)
-    assert view["status"] == "unhealthy" and view["uptime"] == 0, view
-    print(f"    network: {detail(view, 'network')['message']}", flush=True)
-    assert check(web)["status"] == "unhealthy", "its container is still taken for healthy"
-    assert check("n1")["status"] == "healthy", "another node is taken for unreachable"
-    caused.append("network")
-    fleet.heal("n2")
+    try:
+        view = until_failed("n2", "network")
+        assert view["status"] == "unhealthy" and view["uptime"] == 0, view
+        print(f"    network: {detail(view, 'network')['message']}", flush=True)
+        assert check(web)["status"] == "unhealthy", "its container is still taken for healthy"
+        assert check("n1")["status"] == "healthy", "another node is taken for unreachable"
+        caused.append("network")
+    finally:
+        fleet.heal("n2")
     fleet.until_status("n2", "ready", 20)
-    recovers("n2", "network")
-    recovers(web, "network")
+    recovers("n2")
+    recovers(web)
 
 
 # ---- services --------------------------------------------------------------------------------------------------------
@@ -251,11 +256,13 @@ def _():
 @suite.check("services: the node's engine stopped, seen without being asked; then started again")
 def _():
     fleet.kill_engine("n2")
-    fails("n2", "services", by=look)
-    fleet.start_engine("n2")
+    try:
+        fails("n2", "services", by=look)
+    finally:
+        fleet.start_engine("n2")
     for name in (load, web):
         fleet.client.post(f"/api/containers/{name}/start").expect(200)
-    recovers("n2", "services", by=look)
+    recovers("n2", by=look)
 
 
 @suite.check("services: a container that should run and does not; it is unhealthy itself; then started again")
@@ -264,11 +271,11 @@ def _():
     inside("kill", "-9", pid)
     fleet.client.until_status(load, "exited", seconds=10)
     fails("n2", "services")
-    view = until(load, "services", False)
+    view = until_failed(load, "services")
     assert view["status"] == "unhealthy" and not view["checks"]["cpu"] and not view["checks"]["memory"], view
     fleet.client.post(f"/api/containers/{load}/start").expect(200)
-    recovers("n2", "services")
-    recovers(load, "services")
+    recovers("n2")
+    recovers(load)
 
 
 @suite.check("services: probes of one's own, by HTTP, TCP and a command, fail and pass")
@@ -281,12 +288,12 @@ def _():
     configure("n2", interval=INTERVAL, probes=probes)
     assert "flag" in str(fails("n2", "services")["details"])
     fleet.client.post(f"/api/containers/{load}/exec", {"command": ["touch", "/flag"]}).expect(200)
-    recovers("n2", "services")
+    recovers("n2")
     fleet.client.post(f"/api/containers/{web}/stop").expect(200)  # on purpose: only the probes fail
     why = str(fails("n2", "services")["details"])
     assert "page" in why and "port" in why, why
     fleet.client.post(f"/api/containers/{web}/start").expect(200)
-    recovers("n2", "services")
+    recovers("n2")
     configure("n2", interval=INTERVAL)
 
 
@@ -299,10 +306,10 @@ def _():
     server = fleet.client.post("/api/servers", new).expect(201).data["id"]
     assert check(server)["status"] == "healthy", check(server)
     fleet.client.post(f"/api/containers/{web}/stop").expect(200)
-    view = until(server, "network", False)
+    view = until_failed(server, "network")
     assert view["status"] == "unhealthy", view
     fleet.client.post(f"/api/containers/{web}/start").expect(200)
-    recovers(server, "network")
+    recovers(server)
     kinds = {row["kind"] for row in fleet.client.every("/api/servers")}
     assert {"node", "container", "address"} <= kinds, kinds
     fleet.client.delete(f"/api/servers/{server}").expect(200)

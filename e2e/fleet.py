@@ -232,7 +232,7 @@ def _():
 @suite.check("what writes to its node can't ask to be moved when the node is lost")
 def _():
     volumes = [{"container": "/data", "host": f"{PREFIX}data"}]
-    refused = create("two-writers", onNodeLost="reschedule", volumes=volumes).expect(422)
+    refused = create("two-writers", onNodeLost="reschedule", volumes=volumes).expect(409, 422)
     assert "onNodeLost" in refused.error, refused
     assert where("two-writers") == []
 

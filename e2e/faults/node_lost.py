@@ -59,9 +59,9 @@ def running(name, *nodes):
 
 
 def two_writers_are_refused():
-    refused = create(f"{PREFIX}both", onNodeLost="reschedule", volumes=[volume()]).expect(422)
+    refused = create(f"{PREFIX}both", onNodeLost="reschedule", volumes=[volume()]).expect(409, 422)
     assert "onNodeLost" in refused.error, refused
-    refused = create(f"{PREFIX}both", onNodeLost="reschedule", volumes=[{"container": "/d", "host": "data"}]).expect(422)
+    refused = create(f"{PREFIX}both", onNodeLost="reschedule", volumes=[{"container": "/d", "host": "data"}]).expect(409, 422)
     assert "onNodeLost" in refused.error, refused
 
 

@@ -15,6 +15,7 @@ prepare() {
   ensure_rust
   ensure_docker
   ensure_images
+  ensure_lab
   mkdir -p web/dist
   cargo build --locked --bin neuralmesh
   export NM_BINARY=${CARGO_TARGET_DIR:-$NM_ROOT/target}/debug/neuralmesh

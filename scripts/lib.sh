@@ -285,6 +285,16 @@ registry_push() {
   done
 }
 
+# What several nodes on one machine need (e2e/lab). The image layers they share are kept until the script ends.
+ensure_lab() {
+  apt_install tini iproute2 iptables docker-registry e2fsprogs
+  if [ -z "${GOLDEN:-}" ]; then
+    GOLDEN=$(mktemp -d "${TMPDIR:-/tmp}/nm-lab-images.XXXXXX")
+    export GOLDEN
+    on_exit as_root rm -rf "$GOLDEN"
+  fi
+}
+
 # ---- PostgreSQL and the browser ------------------------------------------------------------------------------------
 
 # A throw-away PostgreSQL cluster on loopback, on a free port, its data in a folder that goes with the script.

@@ -169,6 +169,7 @@ prepare() {
     ensure_postgres
     ensure_registry
     registry_push busybox:latest
+    ensure_lab
     export NM_TEST_REQUIRE_SERVICES=1 # a test that finds no Docker or PostgreSQL now fails, it does not step aside
   fi
   printf '%-28sready %37s s\n' "(services and tools)" "$(seconds_since "$began")"

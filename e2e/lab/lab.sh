@@ -2,10 +2,10 @@
 # lab.sh - several "servers" on one machine, each with its own Docker Engine.
 #
 # A node is a set of Linux namespaces (net, mount, pid, uts) held by one init process:
-# its own address on the bridge labbr0, hostname, process table, /run, /etc/docker,
+# its own address on the lab's bridge, hostname, process table, /run, /etc/docker,
 # /var/lib/docker and /etc/hosts. Everything else of the file system is the machine's.
 # Inside a node the socket is the usual /run/docker.sock; from outside it is
-# $LAB/<node>/run/docker.sock.
+# $LAB/<node>/run/docker.sock. For nodes that are a fleet already there is fleet.sh beside this.
 #
 #   lab.sh up [N]            bridge, registry mirror, N nodes (3): n1..nN at 10.77.0.11..
 #   lab.sh down              kill everything this script started, remove links and cgroups
@@ -13,34 +13,40 @@
 #   lab.sh status            one line a node: address, pid, engine, containers, memory
 #   lab.sh exec nK CMD...    run CMD inside the node     (lab.sh exec n2 docker ps)
 #   lab.sh docker nK ARGS    the docker client on the machine, talking to the node
-#   lab.sh service nK NAME CMD...   run CMD as a supervised service of the node
-#   lab.sh service-stop nK NAME
+#   lab.sh service nK NAME CMD...   run CMD as a supervised service of the node: again when it ends, and when the node boots
+#                                   (then without what this call had in its environment)
+#   lab.sh service-kill nK NAME     kill -9 of the program; its supervisor starts it again
+#   lab.sh service-stop nK NAME     end it, and do not start it again
 #   lab.sh cut nK | heal nK         pull / plug the network cable
+#   lab.sh loss nK P                drop this share (0.3) of the node's packets each way; 0 ends it
 #   lab.sh part nA nB | unpart nA nB   drop packets between two nodes only
 #   lab.sh kill-engine nK | start-engine nK     kill -9 dockerd / start it again
 #   lab.sh crash nK | boot nK       power off (kill -9 of the node's init) / power on
 #   lab.sh push IMAGE...     images of the machine's own engine -> the mirror (nginx:latest goes to library/nginx)
-#   lab.sh golden IMAGE...   pull images once (through the mirror, on a throw-away node n99) and keep
-#                            the result: every NEW node then starts with them, hard-linked
+#   lab.sh golden IMAGE...   load images of the machine's own engine once (into a throw-away node n99) and keep the
+#                            result: every NEW node then starts with them, hard-linked
 #
 # Two kinds of node. Plain (above), or, with NODE_ROOT=<folder of a Debian file tree with systemd,
 # docker.io, openssh-server>, a server of its own: own root (overlay over that folder), systemd as
 # pid 1, docker.service and ssh.service; its socket from outside is /proc/<init pid>/root/run/docker.sock,
 # and `service` makes a transient unit with Restart=always. lab.sh rootfs IMAGE fills ./rootfs from an image.
 #
-# Environment: NODE_ROOT, SSH_KEY (a .pub file for root of systemd nodes), LAB (a folder for the nodes), REGISTRY_DATA, ENGINE_PATH (directory put first
-# in PATH, to run another engine version), ENGINE_FLAGS (more dockerd flags).
+# Environment: LAB_ID (77; another number, 1-254, is another lab beside it: network 10.<LAB_ID>.0.0/24, folders and names of its
+# own), NODE_ROOT, SSH_KEY (a .pub file for root of systemd nodes), LAB (a folder for the nodes), REGISTRY_DATA, GOLDEN,
+# ENGINE_PATH (directory put first in PATH, to run another engine version), ENGINE_FLAGS (more dockerd flags).
 set -euo pipefail
 SELF=$(readlink -f "$0")
-STATE=${LAB_STATE:-${TMPDIR:-/tmp}/nmlab} # nothing is kept beside this script
+LAB_ID=${LAB_ID:-77}
+STATE=${LAB_STATE:-${TMPDIR:-/tmp}/nmlab$LAB_ID} # nothing is kept beside this script
 export LAB=${LAB:-$STATE/nodes}
 REGISTRY_DATA=${REGISTRY_DATA:-$STATE/registry}
-GOLDEN=${GOLDEN:-$STATE/golden}
-NET=10.77.0
+GOLDEN=${GOLDEN:-${TMPDIR:-/tmp}/nmlab-images} # of all labs: a cache, which may go at any time
+NET=10.$LAB_ID.0
 GW=$NET.1
 REG=$GW:5000
-BR=labbr0
-addr() { echo $NET.$((10 + ${1#n})); }
+BR=labbr$LAB_ID
+CG_ROOT=lab$LAB_ID
+addr() { echo "$NET.$((10 + ${1#n}))"; }
 sock() { if [ -e "$LAB"/"$1/systemd" ]; then echo "/proc/$(init_pid "$1")/root/run/docker.sock"; else echo "$LAB"/"$1/run/docker.sock"; fi; }
 nodes() { find "$LAB" -mindepth 1 -maxdepth 1 -name 'n[0-9]*' -printf '%f\n' 2>/dev/null | sort -V; }
 init_pid() { cat "$LAB/$1/init.pid" 2>/dev/null || true; }
@@ -49,6 +55,7 @@ alive() {
   p=$(init_pid "$1")
   [ -n "$p" ] && kill -0 "$p" 2>/dev/null
 }
+wire() { echo "lab$LAB_ID-$1"; } # the machine's end of the node's cable
 inside() {
   local n=$1 p
   shift
@@ -63,23 +70,30 @@ die() {
 }
 
 bridge_up() {
-  [ "$(cat /proc/sys/net/ipv4/ip_forward)" = 1 ] || echo 1 >/proc/sys/net/ipv4/ip_forward
-  if ! ip link show $BR >/dev/null 2>&1; then
-    ip link add $BR type bridge
-    ip addr add $GW/24 dev $BR
-    ip link set $BR up
+  if [ "$(cat /proc/sys/net/ipv4/ip_forward)" != 1 ]; then
+    echo 1 >/proc/sys/net/ipv4/ip_forward
+    touch "$STATE/forwarding" # as it was, once the last node is gone
+  fi
+  if ! ip link show "$BR" >/dev/null 2>&1; then
+    ip link add "$BR" type bridge
+    ip addr add "$GW/24" dev "$BR"
+    ip link set "$BR" up
   fi
   # The machine's own dockerd sets FORWARD to DROP, and bridge-nf sends bridged frames through it.
-  iptables -C FORWARD -i $BR -j ACCEPT 2>/dev/null || iptables -I FORWARD -i $BR -j ACCEPT
-  iptables -C FORWARD -o $BR -j ACCEPT 2>/dev/null || iptables -I FORWARD -o $BR -j ACCEPT
-  iptables -t nat -C POSTROUTING -s $NET.0/24 ! -o $BR -j MASQUERADE 2>/dev/null ||
-    iptables -t nat -A POSTROUTING -s $NET.0/24 ! -o $BR -j MASQUERADE
+  iptables -C FORWARD -i "$BR" -j ACCEPT 2>/dev/null || iptables -I FORWARD -i "$BR" -j ACCEPT
+  iptables -C FORWARD -o "$BR" -j ACCEPT 2>/dev/null || iptables -I FORWARD -o "$BR" -j ACCEPT
+  iptables -t nat -C POSTROUTING -s "$NET.0/24" ! -o "$BR" -j MASQUERADE 2>/dev/null ||
+    iptables -t nat -A POSTROUTING -s "$NET.0/24" ! -o "$BR" -j MASQUERADE
 }
 bridge_down() {
-  iptables -D FORWARD -i $BR -j ACCEPT 2>/dev/null || true
-  iptables -D FORWARD -o $BR -j ACCEPT 2>/dev/null || true
-  iptables -t nat -D POSTROUTING -s $NET.0/24 ! -o $BR -j MASQUERADE 2>/dev/null || true
-  ip link del $BR 2>/dev/null || true
+  iptables -D FORWARD -i "$BR" -j ACCEPT 2>/dev/null || true
+  iptables -D FORWARD -o "$BR" -j ACCEPT 2>/dev/null || true
+  iptables -t nat -D POSTROUTING -s "$NET.0/24" ! -o "$BR" -j MASQUERADE 2>/dev/null || true
+  ip link del "$BR" 2>/dev/null || true
+  if [ -e "$STATE/forwarding" ]; then
+    echo 0 >/proc/sys/net/ipv4/ip_forward
+    rm -f "$STATE/forwarding"
+  fi
 }
 registry_up() {
   command -v docker-registry >/dev/null || {
@@ -101,7 +115,7 @@ Y
 node_boot() {
   local n=$1 d=$LAB/$1 i=${1#n}
   alive "$n" && return 0
-  if [ ! -e "$d/docker" ] && [ -d "$GOLDEN/overlay2" ]; then # image layers are never written in place, so links are safe;
+  if [ ! -e "$d/docker" ] && [ -e "$GOLDEN/ids" ]; then # image layers are never written in place, so links are safe;
     mkdir -p "$d/docker"
     cp -al "$GOLDEN/overlay2" "$GOLDEN/image" "$d/docker/" # the bolt files are, and stay behind
   fi
@@ -123,13 +137,29 @@ node_boot() {
     sleep 0.02
   done
   [ -e "$d/run/ready" ] || die "$n did not come up, see $d/log/init.log"
-  ip link del "lab-$n" 2>/dev/null || true
-  ip link add "lab-$n" type veth peer name eth0 address "02:77:00:00:00:$(printf %02x "$i")" netns "$(init_pid "$n")" # a rebooted server keeps its MAC
-  ip link set "lab-$n" master $BR up
+  ip link del "$(wire "$n")" 2>/dev/null || true
+  ip link add "$(wire "$n")" type veth peer name eth0 address "$(printf '02:%02x:00:00:00:%02x' "$LAB_ID" "$i")" netns "$(init_pid "$n")" # a rebooted server keeps its MAC
+  ip link set "$(wire "$n")" master "$BR" up
   nsenter -t "$(init_pid "$n")" -n sh -c "
     ip link set lo up; ip addr add $(addr "$n")/24 dev eth0; ip link set eth0 up; ip route add default via $GW"
   touch "$d/run/linked"
   engine_start "$n"
+  local service command
+  for service in "$d/services"/*; do
+    [ -e "$service" ] || continue
+    mapfile -d '' -t command <"$service"
+    service_start "$n" "$(basename "$service")" "${command[@]}"
+  done
+}
+# Supervised until service-stop or the node's end. The program's pid, as the node sees it, is in /run/svc-NAME.child.
+service_start() {
+  local n=$1 s=$2
+  shift 2
+  # shellcheck disable=SC2016  # expands in the node, not here
+  setsid nsenter -t "$(init_pid "$n")" -m -u -n -p -- sh -c 's=$1; shift; echo $$ >/run/svc-$s.pid
+    trap "kill \$c 2>/dev/null; exit" TERM
+    while :; do "$@" & c=$!; echo $c >/run/svc-$s.child; wait $c; echo "exited $?, again in 1 s"; sleep 1; done' sh "$s" "$@" \
+    >>"$LAB/$n/log/$s.log" 2>&1 </dev/null &
 }
 CG="memory cpu cpuacct cpuset devices freezer blkio pids"
 # pid 1 of a systemd node, first half: enter the node's cgroups, then a cgroup namespace of its own.
@@ -137,12 +167,12 @@ node_init_systemd() {
   local n=$1 d=$LAB/$1 c
   mount --make-rprivate /
   for c in $CG systemd unified; do
-    mkdir -p "/sys/fs/cgroup/$c/lab/$n"
+    mkdir -p "/sys/fs/cgroup/$c/$CG_ROOT/$n"
     if [ "$c" = cpuset ]; then for f in cpuset.cpus cpuset.mems; do
-      cat /sys/fs/cgroup/cpuset/$f >/sys/fs/cgroup/cpuset/lab/$f
-      cat /sys/fs/cgroup/cpuset/$f >/sys/fs/cgroup/cpuset/lab/"$n"/$f
+      cat /sys/fs/cgroup/cpuset/$f >"/sys/fs/cgroup/cpuset/$CG_ROOT/$f"
+      cat /sys/fs/cgroup/cpuset/$f >"/sys/fs/cgroup/cpuset/$CG_ROOT/$n/$f"
     done; fi
-    echo 0 >"/sys/fs/cgroup/$c/lab/$n/cgroup.procs"
+    echo 0 >"/sys/fs/cgroup/$c/$CG_ROOT/$n/cgroup.procs"
   done
   exec unshare --cgroup "$SELF" __init2 "$n"
 }
@@ -189,7 +219,7 @@ node_init_systemd2() {
     cat "$SSH_KEY" >"$R/root/.ssh/authorized_keys"
     chmod 600 "$R/root/.ssh/authorized_keys"
   }
-  printf '{"registry-mirrors":["http://%s"],"insecure-registries":["%s"],"bip":"10.78.%s.1/24"}\n' $REG $REG "${n#n}" >"$R/etc/docker/daemon.json"
+  printf '{"registry-mirrors":["http://%s"],"insecure-registries":["%s"],"bip":"10.78.%s.1/24"}\n' "$REG" "$REG" "${n#n}" >"$R/etc/docker/daemon.json"
   touch "$d/run/ready"
   for k in $(seq 200); do
     [ -e "$d/run/linked" ] && break
@@ -216,7 +246,10 @@ node_init() {
   mount --bind "$d/run" /run
   echo "$n" >/run/hostname && mount --bind /run/hostname /etc/hostname
   hostname "$n"
-  for c in memory cpu cpuset pids; do mkdir -p /sys/fs/cgroup/$c/lab/"$n"; done
+  # Of cgroup v2 there is one tree, and the engine makes its own part of it.
+  if [ ! -e /sys/fs/cgroup/cgroup.controllers ]; then
+    for c in memory cpu cpuset pids; do mkdir -p "/sys/fs/cgroup/$c/$CG_ROOT/$n"; done
+  fi
   touch /run/ready
   exec tini -s -- sleep infinity
 }
@@ -238,8 +271,8 @@ engine_start() {
   PATH=${ENGINE_PATH:+$ENGINE_PATH:}$PATH inside "$n" sh -c 'echo $$ >/run/engine.nspid; exec "$@"' sh \
     dockerd --data-root /var/lib/docker --exec-root /run/docker --pidfile /run/docker.pid \
     -H unix:///run/docker.sock \
-    --registry-mirror=http://$REG --insecure-registry=$REG \
-    --bip="10.78.$i.1/24" --cgroup-parent="/lab/$n" --storage-driver=overlay2 --log-level=warn \
+    --registry-mirror="http://$REG" --insecure-registry="$REG" \
+    --bip="10.78.$i.1/24" --cgroup-parent="/$CG_ROOT/$n" --storage-driver=overlay2 --log-level=warn \
     "${flags[@]}" >>"$d/log/dockerd.log" 2>&1 </dev/null &
   local k
   for k in $(seq 300); do
@@ -259,8 +292,8 @@ engine_pid() {
 node_crash() {
   local p
   p=$(init_pid "$1")
+  ip link del "$(wire "$1")" 2>/dev/null || true # first: a machine without power says no goodbye
   if [ -n "$p" ]; then kill -9 "$p" 2>/dev/null || true; fi
-  ip link del "lab-$1" 2>/dev/null || true
   rm -f "$LAB"/"$1/init.pid" "$LAB"/"$1/dockerd.pid"
   local k
   for k in $(seq 100); do
@@ -294,11 +327,18 @@ case $cmd in
     if [ -n "$p" ]; then kill "$p" 2>/dev/null || true; fi
     rm -f "$LAB/registry.pid"
     bridge_down
-    find /sys/fs/cgroup/*/lab -depth -type d -exec rmdir {} + 2>/dev/null || true
+    for k in $(seq 50); do # the last processes of a killed node take a moment to leave their cgroups
+      for c in "/sys/fs/cgroup/$CG_ROOT" /sys/fs/cgroup/*/"$CG_ROOT"; do
+        [ ! -d "$c" ] || find "$c" -depth -type d -exec rmdir {} + 2>/dev/null || true
+      done
+      compgen -G "/sys/fs/cgroup/$CG_ROOT" >/dev/null || compgen -G "/sys/fs/cgroup/*/$CG_ROOT" >/dev/null || break
+      sleep 0.1
+    done
     ;;
   purge)
     "$SELF" down
-    rm -rf "$LAB"
+    rm -rf "$LAB" "$REGISTRY_DATA"
+    rmdir "$STATE" 2>/dev/null || true
     ;;
   status) for n in $(nodes); do
     if alive "$n"; then
@@ -327,9 +367,9 @@ case $cmd in
       inside "$n" systemd-run --unit="$s" -p Restart=always -p RestartSec=1 "$@"
       exit
     fi
-    # shellcheck disable=SC2016  # expands in the node, not here
-    setsid nsenter -t "$(init_pid "$n")" -m -u -n -p -- sh -c 'echo $$ >/run/svc-'"$s"'.pid
-        trap "kill \$c 2>/dev/null; exit" TERM; while :; do "$@" & c=$!; wait $c; echo "exited $?, again in 1 s"; sleep 1; done' sh "$@" >>"$LAB/$n/log/$s.log" 2>&1 </dev/null &
+    mkdir -p "$LAB/$n/services"
+    printf '%s\0' "$@" >"$LAB/$n/services/$s"
+    service_start "$n" "$s" "$@"
     ;;
   push)
     t=127.0.0.1:5055
@@ -347,18 +387,19 @@ case $cmd in
     done
     ;;
   golden)
+    ids=$(docker image inspect -f '{{.Id}} {{.RepoTags}}' "$@" | sort)
+    if [ "$(cat "$GOLDEN/ids" 2>/dev/null)" = "$ids" ]; then exit; fi
     mkdir -p "$LAB"
     rm -rf "$GOLDEN"
     bridge_up
-    registry_up
-    sleep 0.5
     node_boot n99
-    for i in "$@"; do "$SELF" docker n99 pull -q "$i"; done
+    docker save "$@" | docker -H "unix://$(sock n99)" load -q >/dev/null
     kill "$(engine_pid n99)"
     while engine_pid n99 >/dev/null; do sleep 0.1; done
     node_crash n99
     mkdir -p "$GOLDEN"
     mv "$LAB/n99/docker/overlay2" "$LAB/n99/docker/image" "$GOLDEN/"
+    echo "$ids" >"$GOLDEN/ids" # last: without it the rest does not count
     rm -rf "$LAB/n99"
     ;;
   service-stop)
@@ -366,11 +407,24 @@ case $cmd in
       inside "$1" systemctl stop "$2"
       exit
     fi
+    rm -f "$LAB/$1/services/$2"
     # shellcheck disable=SC2016  # expands in the node, not here
-    inside "$1" sh -c 'kill $(cat /run/svc-'"$2"'.pid); rm -f /run/svc-'"$2"'.pid'
+    inside "$1" sh -c 'kill "$(cat "/run/svc-$1.pid")"; rm -f "/run/svc-$1.pid" "/run/svc-$1.child"' sh "$2"
     ;;
-  cut) ip link set "lab-$1" down ;;
-  heal) ip link set "lab-$1" up ;;
+  service-kill)
+    # shellcheck disable=SC2016  # expands in the node, not here
+    inside "$1" sh -c 'kill -9 "$(cat "/run/svc-$1.child")"' sh "$2"
+    ;;
+  cut) ip link set "$(wire "$1")" down ;;
+  heal) ip link set "$(wire "$1")" up ;;
+  loss)
+    inside "$1" iptables -w -N LAB_LOSS 2>/dev/null || inside "$1" iptables -F LAB_LOSS
+    for way in "INPUT -i" "OUTPUT -o"; do
+      read -ra way <<<"$way eth0 -j LAB_LOSS"
+      inside "$1" iptables -w -C "${way[@]}" 2>/dev/null || inside "$1" iptables -I "${way[@]}"
+    done
+    [ "$2" = 0 ] || inside "$1" iptables -w -A LAB_LOSS -m statistic --mode random --probability "$2" -j DROP
+    ;;
   part) drop -I "$1" "$2" ;;
   unpart) drop -D "$1" "$2" ;;
   kill-engine)

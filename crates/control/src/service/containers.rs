@@ -17,7 +17,7 @@ use crate::service::nodes::Nodes;
 use crate::service::operations::{Failure, Finish, Layers, Operations, Outcome, Running, WAIT, written};
 use crate::service::registries::Registries;
 use crate::service::reschedule::Pauses;
-use nm_link::contract::{AgentErrorCode, CreateContainer, RemoveContainer, path};
+use nm_link::contract::{AgentErrorCode, CreateContainer, Progress, RemoveContainer, path};
 use nm_store::{Kind, NewResource, Patch, Resource, Secret, Store, StoreError, Tx};
 use nm_types::container::{ContainerSpec, ContainerStatus, ContainerView, ObservedContainer};
 use nm_types::operation::OperationView;
@@ -381,24 +381,32 @@ impl Containers {
             start,
             registry,
         };
+        // Whether its engine, or an earlier try that was cut off, may have made it.
+        let mut begun = false;
         loop {
             let agent = tokio::select! {
                 agent = self.fleet.connected(&record.node) => agent,
                 () = running.cancelled().cancelled() => return Err(self.undo_create(record).await),
             };
+            let told = |line| {
+                begun |= matches!(line, Progress::Step { .. });
+                running.follow(&mut layers, line);
+            };
             let result = tokio::select! {
-                result = agent.progress(path::CONTAINERS, &command, |line| running.follow(&mut layers, line)) => result,
+                result = agent.progress(path::CONTAINERS, &command, told) => result,
                 () = running.cancelled().cancelled() => return Err(self.undo_create(record).await),
             };
             match result {
                 Ok(observed) => return Ok(observed),
                 Err(CallError::Refused(error)) => {
+                    // An engine that went away in the middle is no refusal of its own: only its return tells what it has.
                     return Err(NotMade {
+                        may_be_there: begun && error.code == AgentErrorCode::DockerUnavailable,
                         error: error.into(),
-                        may_be_there: false,
                     });
                 }
                 Err(CallError::Link { error, .. }) if is_passing(&error) => {
+                    begun = true;
                     running.log(format!("{}; asking again once it is back", error.message));
                     tokio::select! {
                         () = agent.before_asking_again() => {}
@@ -526,7 +534,7 @@ impl Containers {
         if !record.state.missing
             && let Err(error) = self.remove_on_node(&record, force, volumes).await
         {
-            if is_passing(&error) {
+            if is_passing(&error) || error.code == "docker_unavailable" {
                 return Err(error);
             }
             tracing::warn!(container.id = %id, error = %error.message, "a removal that was cut short can't be finished");

@@ -2,6 +2,7 @@
 //! all is well again by itself.
 
 use crate::{agree, nginx, running};
+use nm_link::contract::{AgentError, AgentErrorCode};
 use nm_testing::{Ask, Client, Database, FakeAgent, TestControlPlane, When, eventually};
 use nm_types::container::{ContainerStatus, ContainerView};
 use nm_types::operation::{OperationState, OperationView};
@@ -221,6 +222,41 @@ fn with_a_failing_disk(test: &str) -> Option<PathBuf> {
     );
     assert!(child.status.success() && said.contains("1 passed"), "{said}");
     None
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_engine_that_dies_in_a_create_leaves_nothing() {
+    let (_plane, agent, api) = fleet(Database::sqlite()).await;
+    let away = || AgentError::new(AgentErrorCode::DockerUnavailable, "the engine does not answer");
+    let create = async |name: &str| {
+        api.post("/api/containers")
+            .json(&nginx(name))
+            .await
+            .refused(503, "docker_unavailable");
+    };
+    // Before anything was begun: nothing is to be taken away.
+    agent.fail_next(Ask::Create, away());
+    create("never").await;
+    agree(&api, &agent, &[]).await;
+    // In the middle: it is there, though nobody could say so, and goes when the engine is back; also at the second try.
+    for tries in 0..2 {
+        agent.docker_available(false);
+        agent.docker_available(true);
+        agent.lose_next(Ask::Create, away());
+        for _ in 0..tries {
+            agent.fail_next(Ask::Remove, away());
+        }
+        create("half").await;
+        assert_eq!(agent.containers().len(), 1);
+        for _ in 0..=tries {
+            agent.docker_available(false);
+            agent.docker_available(true);
+        }
+        eventually("what was begun is gone", async || {
+            (agent.containers().is_empty() && api.containers("managed=true").await.is_empty()).then_some(())
+        })
+        .await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -99,6 +99,8 @@ struct State {
     latency: Duration,
     gates: HashMap<(Ask, When), Arc<Gate>>,
     failures: HashMap<Ask, VecDeque<AgentError>>,
+    /// What is answered in place of the outcome of work that was done.
+    losses: HashMap<Ask, VecDeque<AgentError>>,
     aborts: HashMap<Ask, usize>,
     calls: HashMap<Ask, usize>,
 }
@@ -128,6 +130,12 @@ impl Knobs {
     }
     pub(super) fn fail_next(&self, ask: Ask, error: AgentError) {
         lock(&self.0).failures.entry(ask).or_default().push_back(error);
+    }
+    pub(super) fn lose_next(&self, ask: Ask, error: AgentError) {
+        lock(&self.0).losses.entry(ask).or_default().push_back(error);
+    }
+    pub(super) fn lost(&self, ask: Ask) -> Option<AgentError> {
+        lock(&self.0).losses.get_mut(&ask).and_then(VecDeque::pop_front)
     }
     pub(super) fn abort_next(&self, ask: Ask) {
         *lock(&self.0).aborts.entry(ask).or_default() += 1;

@@ -171,6 +171,11 @@ impl FakeAgent {
     pub fn fail_next(&self, ask: Ask, error: AgentError) {
         self.knobs.fail_next(ask, error);
     }
+    /// Does the next call of this kind, whose answer is told step by step, and answers with a refusal all the same: its
+    /// engine went away in the middle.
+    pub fn lose_next(&self, ask: Ask, error: AgentError) {
+        self.knobs.lose_next(ask, error);
+    }
     /// Does the next call of this kind, and ends its stream without an answer; the link stands.
     pub fn abort_next(&self, ask: Ask) {
         self.knobs.abort_next(ask);

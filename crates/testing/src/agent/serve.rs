@@ -71,7 +71,8 @@ impl Road {
                             return;
                         }
                     }
-                    work()
+                    let outcome = work();
+                    self.knobs.lost(self.ask).map_or(outcome, Err)
                 }
                 Err(error) => Err(error),
             };

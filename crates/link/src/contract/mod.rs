@@ -7,8 +7,12 @@
 
 mod error;
 pub mod exec;
+mod trust;
+mod upgrade;
 
 pub use error::{AgentError, AgentErrorCode};
+pub use trust::{Trust, TrustState};
+pub use upgrade::{BeginUpgrade, Release, UpgradeOutcome, UpgradePhase, UpgradeState};
 
 use nm_types::container::{ContainerSpec, ExecCommand, ObservedContainer, Signal};
 use nm_types::host::NodeStats;
@@ -35,6 +39,13 @@ pub mod labels {
 pub mod path {
     /// GET → [`NodeInfo`](nm_types::node::NodeInfo).
     pub const INFO: &str = "/v1/info";
+    /// GET → [`TrustState`](super::TrustState); POST [`Trust`](super::Trust) → the same, once it is so. Answered by the link itself.
+    pub const TRUST: &str = "/v1/trust";
+    /// GET → [`UpgradeState`](super::UpgradeState); POST a [`SignedText`](crate::pki::SignedText) of a [`Release`](super::Release)
+    /// → the same; PUT the release's executable → the same.
+    pub const UPGRADE: &str = "/v1/upgrade";
+    /// POST [`BeginUpgrade`](super::BeginUpgrade) → [`UpgradeState`](super::UpgradeState); then the agent starts as the release.
+    pub const UPGRADE_BEGIN: &str = "/v1/upgrade/begin";
     /// GET → a fresh [`NodeStats`](nm_types::host::NodeStats).
     pub const HOST: &str = "/v1/host";
     /// GET → lines of [`WatchEvent`](super::WatchEvent), first a snapshot, then changes, until either side ends it.

@@ -3,9 +3,10 @@
 use crate::api::error::{ApiError, ApiResult};
 use crate::api::frame::Network;
 use crate::controller::watch::Dirty;
-use crate::controller::{housekeeping, resume, watch};
+use crate::controller::{housekeeping, resume, trust, watch};
 use crate::metrics::Metrics;
 use crate::service::auth::{Actor, Auth, AuthConfig};
+use crate::service::authority::Authorities;
 use crate::service::clock::SharedClock;
 use crate::service::containers::Containers;
 use crate::service::enrolment::Enrolment;
@@ -55,6 +56,7 @@ pub struct Parts {
     pub resources: Resources,
     pub registries: Registries,
     pub operations: Operations,
+    pub authorities: Authorities,
     pub enrolment: Enrolment,
     pub dirty: Dirty,
     pub metrics: Metrics,
@@ -108,7 +110,8 @@ impl App {
         );
         nodes.load().await?;
         containers.load().await?;
-        let enrolment = Enrolment::open(store.clone(), clock.clone(), nodes.clone()).await?;
+        let authorities = Authorities::open(store.clone(), clock.clone()).await?;
+        let enrolment = Enrolment::new(store.clone(), clock.clone(), nodes.clone(), authorities.clone());
         Ok(Self(Arc::new(Parts {
             config,
             store,
@@ -121,6 +124,7 @@ impl App {
             resources,
             registries,
             operations,
+            authorities,
             enrolment,
             dirty: Dirty::default(),
             metrics: Metrics::default(),
@@ -145,6 +149,7 @@ impl App {
             cut.clone(),
         ));
         tasks.spawn(watch::run(self.clone()));
+        tasks.spawn(trust::run(self.clone()));
         tasks.spawn(resume::run(self.clone()));
         tasks.spawn(housekeeping::run(self.clone()));
         let writer = tokio::spawn(watch::write_behind(self.clone()));

@@ -61,6 +61,21 @@ pub struct NodeView {
     pub created: Timestamp,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_seen: Option<Timestamp>,
+    /// The certificate it was last seen with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<CertificateView>,
+    /// Its certificates were revoked: it may come back with a token of `POST /api/nodes/{id}/rejoin-token` only.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub revoked: bool,
+}
+
+/// A node's certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CertificateView {
+    /// The name of the authority that issued it, see `GET /api/nodes/authority`.
+    pub authority: String,
+    pub expires: Timestamp,
 }
 
 /// A change to a node: only what is sent changes.

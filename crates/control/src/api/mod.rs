@@ -15,6 +15,7 @@ pub mod sse;
 
 mod audit;
 mod auth;
+mod authority;
 mod containers;
 mod dashboard;
 mod events;
@@ -45,6 +46,7 @@ pub fn routes() -> Vec<Route> {
         tokens::routes(),
         audit::routes(),
         nodes::routes(),
+        authority::routes(),
         containers::routes(),
         streams::routes(),
         terminal::routes(),

@@ -3,4 +3,5 @@
 
 pub mod housekeeping;
 pub mod resume;
+pub mod trust;
 pub mod watch;

@@ -9,6 +9,7 @@ mod reconcile;
 mod secrets;
 mod spec;
 mod streams;
+mod trust;
 
 use nm_testing::FakeAgent;
 use nm_types::container::ContainerView;

@@ -7,6 +7,7 @@ use crate::controller::{housekeeping, resume, trust, watch};
 use crate::metrics::Metrics;
 use crate::service::auth::{Actor, Auth, AuthConfig};
 use crate::service::authority::Authorities;
+use crate::service::binaries::Binaries;
 use crate::service::clock::SharedClock;
 use crate::service::containers::Containers;
 use crate::service::enrolment::Enrolment;
@@ -16,6 +17,7 @@ use crate::service::index::Index;
 use crate::service::nodes::Nodes;
 use crate::service::operations::Operations;
 use crate::service::registries::Registries;
+use crate::service::upgrades::Upgrades;
 use nm_link::server::{Links, ServerOptions};
 use nm_store::Store;
 use nm_types::{Timestamp, UserId};
@@ -38,6 +40,8 @@ pub struct AppConfig {
     pub trusted_proxies: Vec<Network>,
     pub auth: AuthConfig,
     pub link: ServerOptions,
+    /// The file that this program runs from, for nodes of the same kind of machine.
+    pub executable: Option<PathBuf>,
 }
 
 /// The control plane. Cheap to clone; clones are the same one.
@@ -58,6 +62,8 @@ pub struct Parts {
     pub operations: Operations,
     pub authorities: Authorities,
     pub enrolment: Enrolment,
+    pub binaries: Binaries,
+    pub upgrades: Upgrades,
     pub dirty: Dirty,
     pub metrics: Metrics,
     pub streams: Streams,
@@ -112,6 +118,16 @@ impl App {
         containers.load().await?;
         let authorities = Authorities::open(store.clone(), clock.clone()).await?;
         let enrolment = Enrolment::new(store.clone(), clock.clone(), nodes.clone(), authorities.clone());
+        let binaries = Binaries::new(store.clone(), clock.clone(), &config.data_dir, config.executable.clone());
+        let upgrades = Upgrades::new(
+            store.clone(),
+            clock.clone(),
+            fleet.clone(),
+            nodes.clone(),
+            operations.clone(),
+            authorities.clone(),
+            binaries.clone(),
+        );
         Ok(Self(Arc::new(Parts {
             config,
             store,
@@ -126,6 +142,8 @@ impl App {
             operations,
             authorities,
             enrolment,
+            binaries,
+            upgrades,
             dirty: Dirty::default(),
             metrics: Metrics::default(),
             streams: Streams::default(),

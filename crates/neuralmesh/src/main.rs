@@ -8,10 +8,12 @@ mod commands;
 mod context;
 mod hello;
 mod input;
+mod install;
 mod output;
 mod prompt;
 mod run;
 mod serve;
+mod trial;
 
 use clap::Parser;
 use std::process::ExitCode;

@@ -122,6 +122,7 @@ impl TestControlPlane {
                     drain: Duration::from_secs(1),
                     ..ServerOptions::default()
                 },
+                executable: std::env::current_exe().ok(),
             };
             let app = App::open(config, store, Arc::new(clock)).await.expect("the control plane opens");
             app.auth.bootstrap(&folder).await.expect("there is a first admin");

@@ -20,6 +20,7 @@ pub mod template;
 pub mod text;
 pub mod time;
 pub mod units;
+pub mod upgrade;
 pub mod volume;
 
 pub use id::*;

@@ -3,10 +3,12 @@
 mod containers;
 mod reply;
 mod storage;
+mod upgrade;
 mod watch;
 
 use crate::docker::Docker;
 use crate::stats::Stats;
+use crate::upgrade::Upgrades;
 use axum::Router;
 use axum::routing::{get, post};
 use nm_link::contract::path;
@@ -17,6 +19,7 @@ use reply::Failed;
 pub struct App {
     pub docker: Docker,
     pub stats: Stats,
+    pub upgrades: Option<Upgrades>,
 }
 
 /// The largest JSON body: a container's whole environment is 500 values of 64 KiB.
@@ -26,6 +29,8 @@ pub fn router(app: App) -> Router {
     Router::new()
         .route(path::INFO, get(watch::info))
         .route(path::WATCH, get(watch::watch))
+        .route(path::UPGRADE, get(upgrade::state).post(upgrade::offer).put(upgrade::receive))
+        .route(path::UPGRADE_BEGIN, post(upgrade::begin))
         .route(path::CONTAINERS, post(containers::create))
         .route(path::COMMAND, post(containers::command))
         .route(path::REMOVE, post(containers::remove))

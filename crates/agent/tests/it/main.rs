@@ -6,6 +6,7 @@
 mod containers;
 mod engine;
 mod failures;
+mod privileges;
 mod storage;
 mod streams;
 mod support;

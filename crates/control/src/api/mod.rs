@@ -29,6 +29,7 @@ mod system;
 mod templates;
 mod terminal;
 mod tokens;
+mod upgrades;
 mod users;
 mod volumes;
 
@@ -47,6 +48,7 @@ pub fn routes() -> Vec<Route> {
         audit::routes(),
         nodes::routes(),
         authority::routes(),
+        upgrades::routes(),
         containers::routes(),
         streams::routes(),
         terminal::routes(),

@@ -11,6 +11,7 @@ use crate::app::{App, StreamPlace};
 use crate::service::audit::audit;
 use crate::service::auth::Actor;
 use crate::service::fleet::{keyed, with_query};
+use crate::service::privileges;
 use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
 use axum::extract::{RawQuery, State};
 use axum::response::Response;
@@ -118,6 +119,7 @@ async fn terminal(
 ) -> ApiResult<Response> {
     let query = parse(query.as_deref())?;
     let (record, agent) = app.containers.reach(&id)?;
+    privileges::may_enter(&actor, &record)?;
     let upgrade =
         upgrade.map_err(|e| ApiError::bad_request("websocket_expected", format!("this path speaks WebSocket only: {}", e.body_text())))?;
     let place = app.streams.open(&actor)?;

@@ -15,6 +15,7 @@ use crate::service::index::{Index, Phase, Record, State, Wanted};
 use crate::service::locks::Locks;
 use crate::service::nodes::Nodes;
 use crate::service::operations::{Failure, Finish, Layers, Operations, Outcome, Running, WAIT, written};
+use crate::service::privileges;
 use crate::service::registries::Registries;
 use nm_link::contract::{AgentErrorCode, CreateContainer, RemoveContainer, path};
 use nm_store::{Kind, NewResource, Patch, Resource, Secret, Store, StoreError, Tx};
@@ -164,6 +165,7 @@ impl Containers {
         if !clashes.is_empty() {
             return Err(ApiError::clashing_fields(clashes));
         }
+        privileges::may_ask(actor, &spec)?;
         let (node, _) = self.nodes.agent(node.as_deref(), true)?;
         let now = self.clock.now();
         let id = ContainerId::fresh(now.0);

@@ -4,6 +4,7 @@
 pub mod audit;
 pub mod auth;
 pub mod authority;
+pub mod binaries;
 pub mod clock;
 pub mod commands;
 pub mod containers;
@@ -15,4 +16,6 @@ pub mod index;
 pub mod locks;
 pub mod nodes;
 pub mod operations;
+pub mod privileges;
 pub mod registries;
+pub mod upgrades;

@@ -5,6 +5,7 @@ mod faults;
 mod manners;
 mod operations;
 mod policy;
+mod privileges;
 mod reconcile;
 mod secrets;
 mod spec;

@@ -178,6 +178,13 @@ impl IdentityStore {
         Ok(Some(identity))
     }
 
+    /// Puts an identity together and keeps it; for machines that get theirs in another way than by joining.
+    pub fn adopt(&self, key: NodeKey, certificate_pem: String, trust: TrustBundle) -> Result<AgentIdentity, IdentityError> {
+        let identity = AgentIdentity::assemble(key, certificate_pem, trust)?;
+        self.save(&identity)?;
+        Ok(identity)
+    }
+
     /// Replaces the identity, atomically and durably.
     pub fn save(&self, identity: &AgentIdentity) -> Result<(), IdentityError> {
         let disk = OnDisk {

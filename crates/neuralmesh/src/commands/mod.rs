@@ -13,6 +13,7 @@ pub mod openapi;
 pub mod operations;
 pub mod registries;
 pub mod tokens;
+pub mod trust;
 pub mod users;
 pub mod volumes;
 

@@ -11,6 +11,7 @@ mod secrets;
 mod spec;
 mod streams;
 mod trust;
+mod upgrades;
 
 use nm_testing::FakeAgent;
 use nm_types::container::ContainerView;

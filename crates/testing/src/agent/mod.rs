@@ -4,6 +4,7 @@
 
 mod knobs;
 mod serve;
+mod upgrade;
 mod world;
 
 pub use knobs::{Ask, Hold, When};
@@ -14,7 +15,7 @@ use crate::wait::{eventually, soon};
 use hyper::service::service_fn;
 use knobs::Knobs;
 use nm_link::agent::{AgentLink, AgentOptions, DialOptions, IdentityStore, JoinError, LinkState, ServerUrl, join};
-use nm_link::contract::{AgentError, RegistryLogin, WatchEvent};
+use nm_link::contract::{AgentError, RegistryLogin, UpgradeOutcome, UpgradePhase, WatchEvent};
 use nm_link::{AgentFacts, JoinToken, RefusalCode};
 use nm_types::container::{ContainerSpec, ContainerStatus, ForeignSpec, LogStream, ObservedContainer};
 use nm_types::node::{NewJoinToken, NodeStatus, NodeView};
@@ -228,6 +229,29 @@ impl FakeAgent {
     /// The login that the last pull came with.
     pub fn last_login(&self) -> Option<RegistryLogin> {
         self.world.last_login()
+    }
+
+    // Upgrades.
+
+    /// The trial that was begun has come to this.
+    pub fn upgrade_ended(&self, phase: UpgradePhase) {
+        self.world.upgrade.ended(phase);
+    }
+    /// The last upgrade that was begun.
+    pub fn last_upgrade(&self) -> Option<UpgradeOutcome> {
+        self.world.upgrade.last()
+    }
+    /// How many executables were sent to it whole.
+    pub fn executables_received(&self) -> usize {
+        self.world.upgrade.received()
+    }
+    /// Its machine has another processor.
+    pub fn runs_on(&self, arch: &str) {
+        self.world.upgrade.runs_on(arch);
+    }
+    /// It takes no upgrades at all.
+    pub fn refuses_upgrades(&self, error: AgentError) {
+        self.world.upgrade.refuse(error);
     }
 
     // What is there.

@@ -4,6 +4,7 @@
 //! order they happened.
 
 use super::Seen;
+use super::upgrade::Upgrade;
 use nm_link::contract::{
     Action, AgentError, AgentErrorCode, Command, ContainerKey, CreateContainer, CreateNetwork, CreateVolume, LogQuery, Membership, Pull,
     RegistryLogin, RemoveContainer, WatchEvent,
@@ -56,7 +57,10 @@ struct Inner {
 }
 
 #[derive(Debug)]
-pub(super) struct World(Mutex<Inner>);
+pub(super) struct World {
+    inner: Mutex<Inner>,
+    pub(super) upgrade: Upgrade,
+}
 
 fn now() -> Timestamp {
     use nm_control::service::clock::{Clock, SystemClock};
@@ -354,7 +358,7 @@ impl World {
             memory: 8 << 30,
             docker,
         };
-        Self(Mutex::new(Inner {
+        let inner = Inner {
             info,
             containers: BTreeMap::new(),
             images: Vec::new(),
@@ -366,11 +370,15 @@ impl World {
             watchers: Vec::new(),
             kept_back: None,
             next_port: 49_153,
-        }))
+        };
+        Self {
+            inner: Mutex::new(inner),
+            upgrade: Upgrade::default(),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(|e| e.into_inner())
+        self.inner.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     // What the contract asks.

@@ -29,6 +29,7 @@ impl Client {
             trusted_proxies: Vec::new(),
             auth: auth_config(),
             link: ServerOptions::default(),
+            executable: None,
         };
         let app = App::open(config, f.store.clone(), Arc::clone(&f.clock) as SharedClock)
             .await

@@ -55,7 +55,7 @@ def _():
         ("volumes", [{"container": "/x", "host": "/a/../etc"}], "volumes[0].host"),
         ("volumes", [{"container": "relative", "host": "/a"}], "volumes[0].container"),
         ("environment", {"BAD NAME": "x"}, "environment"),
-        ("privileged", True, "privileged"),
+        ("privileged", "yes", "privileged"),
         ("memroyLimit", "1g", "memroyLimit"),
     ]:
         reply = create("wrong", **{field: value}).expect(400, 422)

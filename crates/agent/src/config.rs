@@ -1,5 +1,6 @@
 //! What an agent is told, and the node's own configuration file.
 
+use nm_types::text::{Capability, DevicePath};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
@@ -23,6 +24,18 @@ pub struct NodeConfig {
     /// Paths of this machine that may be mounted into containers although they belong to the system: `["/etc/nginx"]`.
     #[serde(default)]
     pub allow_binds: Vec<PathBuf>,
+    /// Containers that have all of the machine.
+    #[serde(default)]
+    pub allow_privileged: bool,
+    /// Containers without a network of their own.
+    #[serde(default)]
+    pub allow_host_network: bool,
+    /// Capabilities beyond Docker's usual ones, such as `NET_ADMIN`; `ALL` allows every one.
+    #[serde(default)]
+    pub allow_capabilities: Vec<Capability>,
+    /// Devices, or folders of devices: `["/dev/dri"]`.
+    #[serde(default)]
+    pub allow_devices: Vec<DevicePath>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -38,10 +51,15 @@ pub enum ConfigError {
 }
 
 impl NodeConfig {
+    /// Where it lies.
+    pub fn path(data_dir: &Path) -> PathBuf {
+        data_dir.join("agent.toml")
+    }
+
     /// No file is the default configuration.
     pub fn load(data_dir: &Path) -> Result<Self, ConfigError> {
         use std::os::unix::fs::PermissionsExt;
-        let path = data_dir.join("agent.toml");
+        let path = Self::path(data_dir);
         let text = match std::fs::read_to_string(&path) {
             Ok(text) => text,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
@@ -95,7 +113,23 @@ mod tests {
             [PathBuf::from("/etc/nginx")]
         );
         assert!(matches!(load("allow_binds = [\"etc\"]", 0o644), Err(ConfigError::Relative { .. })));
-        assert!(matches!(load("alow_binds = []", 0o644), Err(ConfigError::Parse { .. })));
+        let given = load(
+            "allow_privileged = true\nallow_host_network = true\nallow_capabilities = [\"NET_ADMIN\"]\nallow_devices = [\"/dev/dri\"]\n",
+            0o600,
+        );
+        let privileges = given.unwrap();
+        assert!(privileges.allow_privileged && privileges.allow_host_network);
+        assert_eq!((privileges.allow_capabilities.len(), privileges.allow_devices.len()), (1, 1));
+        for wrong in [
+            "alow_binds = []",
+            "allow_privilegd = true",
+            "allow_privileged = \"yes\"",
+            "allow_capabilities = [\"net admin\"]",
+            "allow_devices = [\"/etc\"]",
+            "allow_devices = [\"/dev/../etc\"]",
+        ] {
+            assert!(matches!(load(wrong, 0o644), Err(ConfigError::Parse { .. })), "{wrong}");
+        }
         assert!(matches!(load("", 0o666), Err(ConfigError::Writable { .. })));
     }
 }

@@ -5,7 +5,8 @@
 //! - The engine's own events are the only source of what is known; nothing is polled but the kernel's counters.
 //! - Everything may be asked twice. A container carries our id as a label: one made before a crash is found, never made again.
 //! - An older generation than one carried out is refused, also after a restart.
-//! - What reaches the engine is built from checked types here; privileges, devices and host namespaces have no words.
+//! - What reaches the engine is built from checked types here. Privileges, devices and the host's network are the node's own to
+//!   give: its configuration names what may be had. Security options and other host namespaces have no words.
 //! - Without an engine every call says so at once, and all is well again by itself when it returns.
 //!
 //! [`Agent::router`] is the contract as an HTTP service; [`Agent::run`] keeps it true.
@@ -16,10 +17,12 @@ mod fence;
 mod host;
 mod journal;
 mod policy;
+mod privileges;
 mod probes;
 mod progress;
 mod routes;
 mod stats;
+pub mod upgrade;
 
 pub use config::{AgentConfig, ConfigError, NodeConfig};
 
@@ -29,12 +32,14 @@ use fence::{Fence, FenceError};
 use host::{Host, Machine, MachineSampler, Roots};
 use journal::{Journal, WriterEnd};
 use policy::BindPolicy;
+use privileges::Privileges;
 use stats::{SamplerEnd, Stats};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use upgrade::Upgrades;
 
 /// Usage is told, or a sign of life given, this often.
 const TELL_EVERY: Duration = Duration::from_secs(2);
@@ -61,6 +66,8 @@ pub struct Agent {
     fence: Arc<Fence>,
     /// Taken by the first [`Agent::run`].
     ends: Arc<Mutex<Option<Ends>>>,
+    /// None where it runs in a process that is not its own.
+    upgrades: Option<Upgrades>,
 }
 
 /// What runs on threads of its own.
@@ -94,8 +101,9 @@ impl Agent {
         let (journal, writer) = Journal::open(data_dir, now()).map_err(unusable)?;
         let journal = Arc::new(journal);
         let hub = Arc::new(Hub::new(Host::look(), fence.clone(), stats.clone(), journal.clone()));
-        let policy = BindPolicy::new(node.allow_binds, data_dir, &config.docker_socket);
-        let docker = Docker::new(&config.docker_socket, hub, fence.clone(), policy);
+        let policy = BindPolicy::new(node.allow_binds.clone(), data_dir, &config.docker_socket);
+        let privileges = Privileges::new(node, NodeConfig::path(data_dir));
+        let docker = Docker::new(&config.docker_socket, hub, fence.clone(), policy, privileges);
         Ok(Self {
             docker,
             stats,
@@ -107,7 +115,16 @@ impl Agent {
                 machine: machine_sampler,
                 journal: writer,
             }))),
+            upgrades: None,
         })
+    }
+
+    /// Lets a control plane give it another executable.
+    pub fn upgradable(self, upgrades: Upgrades) -> Self {
+        Self {
+            upgrades: Some(upgrades),
+            ..self
+        }
     }
 
     /// The contract as an HTTP service. It answers from the start; calls that need Docker wait for the first contact, which
@@ -118,6 +135,7 @@ impl Agent {
             stats: self.stats.clone(),
             machine: self.machine.clone(),
             journal: self.journal.clone(),
+            upgrades: self.upgrades.clone(),
         })
     }
 

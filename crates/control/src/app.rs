@@ -3,9 +3,11 @@
 use crate::api::error::{ApiError, ApiResult};
 use crate::api::frame::Network;
 use crate::controller::watch::Dirty;
-use crate::controller::{absence, health, housekeeping, reschedule, resume, watch};
+use crate::controller::{absence, health, housekeeping, reschedule, resume, trust, watch};
 use crate::metrics::Metrics;
 use crate::service::auth::{Actor, Auth, AuthConfig};
+use crate::service::authority::Authorities;
+use crate::service::binaries::Binaries;
 use crate::service::clock::SharedClock;
 use crate::service::containers::Containers;
 use crate::service::enrolment::Enrolment;
@@ -19,6 +21,7 @@ use crate::service::operations::Operations;
 use crate::service::outbound::Guard;
 use crate::service::registries::Registries;
 use crate::service::servers::Servers;
+use crate::service::upgrades::Upgrades;
 use nm_link::server::{Links, ServerOptions};
 use nm_store::Store;
 use nm_types::{Timestamp, UserId};
@@ -45,6 +48,8 @@ pub struct AppConfig {
     pub link: ServerOptions,
     /// How long a node may be gone until it counts as lost; [`LOST_AFTER`] as a rule.
     pub lost_after: Duration,
+    /// The file that this program runs from, for nodes of the same kind of machine.
+    pub executable: Option<PathBuf>,
 }
 
 /// How long a node may be gone until it counts as lost, where nobody says otherwise.
@@ -67,10 +72,13 @@ pub struct Parts {
     pub resources: Resources,
     pub registries: Registries,
     pub operations: Operations,
+    pub authorities: Authorities,
     pub enrolment: Enrolment,
     pub outbound: Guard,
     pub servers: Servers,
     pub health: Health,
+    pub binaries: Binaries,
+    pub upgrades: Upgrades,
     pub dirty: Dirty,
     pub metrics: Metrics,
     pub streams: Streams,
@@ -146,7 +154,18 @@ impl App {
         );
         servers.load().await?;
         health.load().await?;
-        let enrolment = Enrolment::open(store.clone(), clock.clone(), nodes.clone()).await?;
+        let authorities = Authorities::open(store.clone(), clock.clone()).await?;
+        let enrolment = Enrolment::new(store.clone(), clock.clone(), nodes.clone(), authorities.clone());
+        let binaries = Binaries::new(store.clone(), clock.clone(), &config.data_dir, config.executable.clone());
+        let upgrades = Upgrades::new(
+            store.clone(),
+            clock.clone(),
+            fleet.clone(),
+            nodes.clone(),
+            operations.clone(),
+            authorities.clone(),
+            binaries.clone(),
+        );
         Ok(Self(Arc::new(Parts {
             config,
             store,
@@ -160,10 +179,13 @@ impl App {
             resources,
             registries,
             operations,
+            authorities,
             enrolment,
             outbound,
             servers,
             health,
+            binaries,
+            upgrades,
             dirty: Dirty::default(),
             metrics: Metrics::default(),
             streams: Streams::default(),
@@ -187,6 +209,8 @@ impl App {
             cut.clone(),
         ));
         tasks.spawn(watch::run(self.clone()));
+        tasks.spawn(trust::run(self.clone()));
+        tasks.spawn(resume::run(self.clone()));
         tasks.spawn(housekeeping::run(self.clone()));
         tasks.spawn(health::run(self.clone()));
         let health_writer = tokio::spawn(health::write_behind(self.clone()));

@@ -8,11 +8,13 @@ mod commands;
 mod context;
 mod hello;
 mod input;
+mod install;
 mod output;
 mod prompt;
 mod run;
 mod serve;
 mod telemetry;
+mod trial;
 
 use clap::Parser;
 use std::process::ExitCode;

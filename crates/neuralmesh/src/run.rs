@@ -1,7 +1,7 @@
 //! The options of what stays and serves: the control plane, the agent, and both in one.
 
 use crate::telemetry::Collector;
-use clap::{Args, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 use nm_control::api::frame::Network;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -177,14 +177,18 @@ pub struct ServerArgs {
 
 /// `neuralmesh agent`
 #[derive(Debug, Clone, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 #[command(after_help = "\
 `neuralmesh nodes join-token` gives the token. An agent that has joined needs none
 any more: its certificate is in its data folder.
 
 Examples:
+  neuralmesh agent install --server https://mesh.example.com:7443    by systemd, from now on
   neuralmesh agent --server https://mesh.example.com:7443 --join nm1.…
   neuralmesh agent --server https://mesh.example.com:7443        started again")]
 pub struct AgentArgs {
+    #[command(subcommand)]
+    pub command: Option<AgentCommand>,
     /// The control plane's agent listener, https://host:7443; repeat it for each replica
     #[arg(
         long = "server",
@@ -207,10 +211,61 @@ pub struct AgentArgs {
         hide_env_values = true
     )]
     pub data_dir: PathBuf,
+    /// Seconds that a version this node is upgraded to has to link, until the one before takes over again
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 60,
+        env = "NEURALMESH_UPGRADE_WITHIN",
+        hide_env_values = true
+    )]
+    pub upgrade_within: u64,
     #[command(flatten)]
     pub machine: MachineArgs,
     #[command(flatten)]
     pub log: LogArgs,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub enum AgentCommand {
+    /// Join a fleet, and have systemd run the agent from now on
+    Install(InstallArgs),
+    /// Have systemd run the agent no more
+    Uninstall(UninstallArgs),
+}
+
+/// `neuralmesh agent install`
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+`neuralmesh nodes join-token` prints the whole command for the new machine. The token
+is used at once and kept nowhere; a machine that has joined needs none.
+
+Example:
+  NEURALMESH_JOIN=nm1.… neuralmesh agent install --server https://mesh.example.com:7443")]
+pub struct InstallArgs {
+    /// The control plane's agent listener, https://host:7443; repeat it for each replica
+    #[arg(
+        long = "server",
+        value_name = "URL",
+        env = "NEURALMESH_AGENT_SERVER",
+        hide_env_values = true,
+        value_delimiter = ',',
+        required = true
+    )]
+    pub servers: Vec<String>,
+    /// A join token; good once, for 15 minutes. In NEURALMESH_JOIN it does not show in the process list
+    #[arg(long, value_name = "TOKEN", env = "NEURALMESH_JOIN", hide_env_values = true)]
+    pub join: Option<String>,
+    #[command(flatten)]
+    pub machine: MachineArgs,
+}
+
+/// `neuralmesh agent uninstall`
+#[derive(Debug, Clone, Args)]
+pub struct UninstallArgs {
+    /// Also remove the node's certificate and what else the agent keeps: the machine is no node any more
+    #[arg(long)]
+    pub purge: bool,
 }
 
 /// `neuralmesh hello`, the program of the built-in image.

@@ -1,10 +1,12 @@
 //! Starts what `up`, `server` and `agent` name, and ends it in good order.
 
 use crate::run::{AgentArgs, ControlArgs, MachineArgs, ServerArgs, UpArgs};
-use crate::{hello, telemetry};
+use crate::trial::{self, Watcher};
+use crate::{hello, install, telemetry};
 use anyhow::{Context, bail};
 use hyper_util::service::TowerToHyperService;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nm_agent::upgrade::Upgrades;
 use nm_agent::{Agent, AgentConfig};
 use nm_control::app::{App, AppConfig};
 use nm_control::service::auth::{Actor, AuthConfig};
@@ -18,6 +20,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -63,10 +66,21 @@ pub async fn server(args: ServerArgs) -> anyhow::Result<()> {
 
 /// The agent alone.
 pub async fn agent(args: AgentArgs) -> anyhow::Result<()> {
+    if let Some(command) = args.command {
+        return install::run(command).await;
+    }
     let telemetry = telemetry::start(&args.log, telemetry::AGENT)?;
+    let watcher = Watcher::of_this_process()?;
     let servers = args.servers.iter().map(|s| s.parse::<ServerUrl>()).collect::<Result<Vec<_>, _>>()?;
     let dir = args.data_dir.join("agent");
     let store = IdentityStore::open(&dir)?;
+    let upgrades = Upgrades::open(&dir, trial::running()?, watcher.is_some())?;
+    if watcher.is_none()
+        && let Some(executable) = upgrades.instead().await?
+    {
+        info!(executable = %executable.display(), "this node was upgraded: running the version that it was upgraded to");
+        return Err(trial::become_it(&executable)).context("start the version that this node was upgraded to");
+    }
     let identity = match (store.load()?, &args.join) {
         (Some(identity), _) => identity,
         (None, Some(token)) => {
@@ -84,10 +98,29 @@ pub async fn agent(args: AgentArgs) -> anyhow::Result<()> {
     };
     let stop = CancellationToken::new();
     let (agent, link) = make_agent(dir, &args.machine, store, identity, servers).await?;
-    let running = tokio::spawn(run_agent(agent, link, stop.clone()));
-    told_to_stop().await?;
+    let states = link.states();
+    let running = tokio::spawn(run_agent(agent.upgradable(upgrades.clone()), link, stop.clone()));
+    let attend = async {
+        match watcher {
+            Some(watcher) => watcher.attend(states).await,
+            None => std::future::pending().await,
+        }
+    };
+    let told = told_to_stop();
+    tokio::pin!(told);
+    let asked = tokio::select! {
+        told = &mut told => {
+            told?;
+            None
+        }
+        () = attend => None,
+        trial = upgrades.begun() => Some(trial),
+    };
     stop.cancel();
     running.await.context("the agent ended badly")?;
+    if let Some(trial) = asked {
+        trial::watch_over(&trial, &upgrades, Duration::from_secs(args.upgrade_within), told).await?;
+    }
     info!("stopped");
     telemetry.end().await;
     Ok(())
@@ -121,6 +154,8 @@ async fn start_control(args: &ControlArgs, agent_listen: SocketAddr) -> anyhow::
         auth: AuthConfig::default(),
         link: ServerOptions::default(),
         lost_after: args.lost_after,
+        // What runs, also when the file has been replaced since.
+        executable: Some(PathBuf::from("/proc/self/exe")),
     };
     let app = App::open(config, store, Arc::new(SystemClock)).await?;
     let password = app.auth.bootstrap(data_dir).await?;
@@ -184,7 +219,7 @@ async fn told_to_stop() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn facts(machine: &MachineArgs) -> AgentFacts {
+pub(crate) fn facts(machine: &MachineArgs) -> AgentFacts {
     let hostname = match &machine.name {
         Some(name) => name.to_string(),
         None => nix::unistd::gethostname()

@@ -3,3 +3,4 @@
 pub mod binds;
 pub mod health;
 pub mod place;
+pub mod succession;

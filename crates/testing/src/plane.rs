@@ -128,6 +128,7 @@ impl TestControlPlane {
                     ..ServerOptions::default()
                 },
                 lost_after: LOST_AFTER,
+                executable: std::env::current_exe().ok(),
             };
             let app = App::open(config, store, Arc::new(clock)).await.expect("the control plane opens");
             app.auth.bootstrap(&folder).await.expect("there is a first admin");

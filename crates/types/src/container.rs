@@ -2,8 +2,8 @@
 
 use crate::placement::OnNodeLost;
 use crate::text::{
-    Capability, Constraint, ContainerName, ContainerPath, Environment, HostName, ImageRef, LabelKey, Labels, NetworkName, RunAs,
-    VolumeName, Word,
+    Capability, Constraint, ContainerName, ContainerPath, DeviceAccess, DevicePath, Environment, HostName, ImageRef, LabelKey, Labels,
+    NetworkName, RunAs, VolumeName, Word,
 };
 use crate::units::{Bounded, CpuLimit, MemoryLimit, Port};
 use crate::{ContainerId, NodeId, Timestamp};
@@ -53,6 +53,19 @@ pub struct VolumeMount {
     pub host: Option<MountSource>,
     #[serde(default)]
     pub mode: VolumeMode,
+}
+
+/// A device of the node, given to the container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct DeviceMapping {
+    pub host: DevicePath,
+    /// Where the container finds it; the same path by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<DevicePath>,
+    /// `rwm` by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access: Option<DeviceAccess>,
 }
 
 /// Where a mount comes from.
@@ -180,10 +193,25 @@ pub struct ContainerSpec {
     pub working_dir: Option<ContainerPath>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hostname: Option<HostName>,
-    /// Capabilities taken away. None can be added.
+    /// Capabilities taken away.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(max_items = 50)]
     pub cap_drop: Vec<Capability>,
+    /// Capabilities beyond Docker's usual ones. Admins only, where the node's own configuration allows them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(max_items = 50)]
+    pub cap_add: Vec<Capability>,
+    /// Devices of the node. Admins only, where the node's own configuration allows them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(max_items = 50)]
+    pub devices: Vec<DeviceMapping>,
+    /// The node's network in place of one of its own. Admins only, where the node's own configuration allows it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub host_network: bool,
+    /// All capabilities, all devices, no confinement: as good as root on the node. Admins only, where the node's own configuration
+    /// allows it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub privileged: bool,
     /// The container's own file system can't be written.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub read_only: bool,
@@ -225,6 +253,19 @@ impl ContainerSpec {
         (self, node, start)
     }
 
+    /// The fields that ask for more of the node than a container usually gets.
+    pub fn privileges(&self) -> Vec<&'static str> {
+        [
+            ("privileged", self.privileged),
+            ("capAdd", !self.cap_add.is_empty()),
+            ("devices", !self.devices.is_empty()),
+            ("hostNetwork", self.host_network),
+        ]
+        .into_iter()
+        .filter_map(|(field, asked)| asked.then_some(field))
+        .collect()
+    }
+
     /// Lists that are too long; the schema says how long they may be.
     pub fn overlong(&self) -> Vec<crate::envelope::FieldProblem> {
         let check = self.health_check.as_ref().map_or(1, |c| c.command.len());
@@ -236,6 +277,8 @@ impl ContainerSpec {
             ("networks", self.networks.len(), 0, 20),
             ("capDrop", self.cap_drop.len(), 0, 50),
             ("constraints", self.constraints.len(), 0, 20),
+            ("capAdd", self.cap_add.len(), 0, 50),
+            ("devices", self.devices.len(), 0, 50),
             ("healthCheck.command", check, 1, 100),
         ]
         .into_iter()
@@ -267,6 +310,24 @@ impl ContainerSpec {
                 problem(
                     format!("volumes[{i}].container"),
                     format!("`{}` is mounted twice", volume.container),
+                );
+            }
+        }
+        for (i, device) in self.devices.iter().enumerate() {
+            let inside = |d: &DeviceMapping| d.container.clone().unwrap_or_else(|| d.host.clone());
+            if self.devices[..i].iter().any(|d| inside(d) == inside(device)) {
+                problem(format!("devices[{i}]"), format!("`{}` is given twice", inside(device)));
+            }
+        }
+        for (field, given) in [
+            ("ports", !self.ports.is_empty()),
+            ("networks", !self.networks.is_empty()),
+            ("hostname", self.hostname.is_some()),
+        ] {
+            if self.host_network && given {
+                problem(
+                    field.into(),
+                    "with hostNetwork the container has no network of its own: leave this out".into(),
                 );
             }
         }
@@ -604,7 +665,13 @@ mod tests {
             r#"{"name":"a","image":"b","ports":[{"container":0}]}"#,
             r#"{"name":"a","image":"b","ports":[{"container":70000}]}"#,
             r#"{"name":"a","image":"b","ports":[{"container":80,"host":70000}]}"#,
-            r#"{"name":"a","image":"b","privileged":true}"#,
+            r#"{"name":"a","image":"b","privileged":1}"#,
+            r#"{"name":"a","image":"b","capAdd":["net admin"]}"#,
+            r#"{"name":"a","image":"b","devices":["/dev/fuse"]}"#,
+            r#"{"name":"a","image":"b","devices":[{"host":"/etc/passwd"}]}"#,
+            r#"{"name":"a","image":"b","devices":[{"host":"/dev/../etc"}]}"#,
+            r#"{"name":"a","image":"b","devices":[{"host":"/dev/fuse","access":"x"}]}"#,
+            r#"{"name":"a","image":"b","securityOpt":["seccomp=unconfined"]}"#,
             r#"{"name":"a","name":"b","image":"b"}"#,
             r#"{"name":"a","image":"b","volumes":[{"container":"/x","host":"/a/../etc"}]}"#,
             r#"{"name":"a","image":"b","volumes":[{"container":"/x","host":"../etc"}]}"#,
@@ -613,6 +680,34 @@ mod tests {
         ] {
             assert!(parse(body).is_err(), "{body}");
         }
+    }
+
+    #[test]
+    fn privileges_are_named() {
+        let of = |body: &str| {
+            let mut spec: serde_json::Value = serde_json::from_str(body).unwrap();
+            (spec["name"], spec["image"]) = ("a".into(), "b".into());
+            parse(&spec.to_string()).unwrap()
+        };
+        for (body, wanted) in [
+            ("{}", &[][..]),
+            (
+                r#"{"privileged":false,"capAdd":[],"devices":[],"hostNetwork":false,"capDrop":["ALL"]}"#,
+                &[],
+            ),
+            (r#"{"capAdd":["NET_ADMIN"]}"#, &["capAdd"]),
+            (
+                r#"{"privileged":true,"hostNetwork":true,"devices":[{"host":"/dev/fuse"}]}"#,
+                &["privileged", "devices", "hostNetwork"],
+            ),
+        ] {
+            assert_eq!(of(body).privileges(), wanted, "{body}");
+        }
+        let clashing = of(
+            r#"{"hostNetwork":true,"ports":[{"container":80}],"hostname":"x","devices":[{"host":"/dev/fuse"},{"host":"/dev/kvm","container":"/dev/fuse"}]}"#,
+        );
+        let fields: Vec<_> = clashing.problems().into_iter().map(|p| p.field).collect();
+        assert_eq!(fields, ["devices[1]", "ports", "hostname"]);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! that the rest of the code holds only values that are right; its OpenAPI schema states the same rule.
 
 pub mod auth;
+pub mod authority;
 pub mod container;
 pub mod envelope;
 pub mod event;
@@ -24,6 +25,7 @@ pub mod template;
 pub mod text;
 pub mod time;
 pub mod units;
+pub mod upgrade;
 pub mod volume;
 
 pub use id::*;

@@ -71,6 +71,12 @@ pub struct NodeView {
     /// What the limits of its containers add up to, running or not; those without a limit count as nothing.
     #[serde(default)]
     pub allocated: NodeAllocation,
+    /// The certificate it was last seen with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<CertificateView>,
+    /// Its certificates were revoked: it may come back with a token of `POST /api/nodes/{id}/rejoin-token` only.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub revoked: bool,
 }
 
 /// What a node's machine uses now, in short; `GET /api/nodes/{id}/stats` has the whole.
@@ -128,6 +134,15 @@ pub struct NodeAllocation {
     pub cpu: f64,
     /// Bytes.
     pub memory: u64,
+}
+
+/// A node's certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CertificateView {
+    /// The name of the authority that issued it, see `GET /api/nodes/authority`.
+    pub authority: String,
+    pub expires: Timestamp,
 }
 
 /// A change to a node: only what is sent changes.

@@ -111,7 +111,21 @@ texts! {
         says: "a container path is absolute, not `/` itself, at most 512 characters long, without `:` or control characters",
         ok: |t| t.starts_with('/') && t.len() > 1 && one_line(t) && !t.contains(':')
     }
-    /// A Linux capability to drop: `ALL`, `NET_RAW` or `CAP_NET_RAW`.
+    /// A device of a node, or a folder of devices.
+    DevicePath {
+        pattern: "^/dev(?:/(?!\\.{1,2}(?:/|$))[^\\x00-\\x1f\\x7f-\\x9f:/]+)+$", max: 255,
+        says: "a device is a path below `/dev`, without `:`, `.` and `..` parts or control characters",
+        ok: |t| one_line(t) && !t.contains(':')
+            && t.strip_prefix("/dev/").is_some_and(|rest| rest.split('/').all(|part| !matches!(part, "" | "." | "..")))
+    }
+    /// What a container may do with a device: some of read, write and make.
+    DeviceAccess {
+        pattern: "^(?=.)r?w?m?$", max: 3,
+        says: "access to a device is some of `r`, `w` and `m`, in this order",
+        ok: |t| { let rest = t.strip_prefix('r').unwrap_or(t); let rest = rest.strip_prefix('w').unwrap_or(rest);
+            !t.is_empty() && matches!(rest, "" | "m") }
+    }
+    /// A Linux capability: `ALL`, `NET_RAW` or `CAP_NET_RAW`.
     Capability {
         pattern: "^(?:ALL|(?:CAP_)?[A-Z][A-Z_]{2,30})$", max: 36,
         says: "a capability is `ALL` or a name such as `NET_RAW`",
@@ -547,6 +561,35 @@ mod tests {
         assert_eq!(ImageRef::parse("localhost:5000/x").unwrap().with_tag(), "localhost:5000/x:latest");
         assert_eq!(ImageRef::parse("localhost:5000/x").unwrap().registry(), Some("localhost:5000"));
         assert_eq!(ImageRef::parse("team/x").unwrap().registry(), None);
+    }
+
+    #[test]
+    fn devices() {
+        for good in ["/dev/fuse", "/dev/dri/card0", "/dev/..x/y", "/dev/disk/by-id/a b"] {
+            assert!(DevicePath::parse(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            "/dev",
+            "/dev/",
+            "/dev//x",
+            "/dev/../etc",
+            "/dev/./x",
+            "/dev/x/..",
+            "/dev/a:b",
+            "/dev/a\n",
+            "/etc/passwd",
+            "dev/x",
+            "/devious",
+        ] {
+            assert!(DevicePath::parse(bad).is_err(), "{bad:?}");
+        }
+        for good in ["r", "rw", "rwm", "w", "m", "rm"] {
+            assert!(DeviceAccess::parse(good).is_ok(), "{good}");
+        }
+        for bad in ["", "wr", "x", "rwmx", "rr"] {
+            assert!(DeviceAccess::parse(bad).is_err(), "{bad:?}");
+        }
     }
 
     #[test]

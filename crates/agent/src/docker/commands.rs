@@ -65,7 +65,7 @@ impl Docker {
         if record.observed.status == ContainerStatus::Running {
             return Ok(record.observed.clone());
         }
-        self.recheck_binds(record).await?;
+        self.recheck(record).await?;
         let _busy = self.hub.busy(id);
         let _permit = self.permit().await;
         self.start_now(id, None).await?;
@@ -92,7 +92,7 @@ impl Docker {
 
     async fn restart(&self, record: &Record, grace: Option<i64>) -> Result<ObservedContainer, AgentError> {
         let grace = checked_grace(record, grace)?;
-        self.recheck_binds(record).await?;
+        self.recheck(record).await?;
         let id = &record.observed.docker_id;
         let call = Call::post("restart a container", format!("/containers/{id}/restart"))
             .query("t", grace.to_string())

@@ -4,10 +4,12 @@ use super::client::{Call, DockerError, segment};
 use super::hub::{Facts, Record};
 use super::observe::policy_text;
 use super::wire::{
-    ConnectBody, CreateBody, Created, Empty, EndpointConfig, Healthcheck, HostConfig, Mount, NetworkingConfig, PortBinding, RestartPolicy,
+    ConnectBody, CreateBody, Created, Device, Empty, EndpointConfig, Healthcheck, HostConfig, Mount, NetworkingConfig, PortBinding,
+    RestartPolicy,
 };
 use super::{Docker, explain};
 use crate::fence::Desired;
+use crate::privileges::Asked;
 use crate::progress::Reporter;
 use nm_link::contract::{AgentError, AgentErrorCode as Code, ContainerKey, CreateContainer, labels};
 use nm_types::container::{ContainerSpec, ContainerStatus, HealthCheck, MountSource, ObservedContainer, PortMapping, Protocol, VolumeMode};
@@ -27,13 +29,14 @@ impl Docker {
         }
         let facts = self.engine().await?;
         within_node(&request.spec, &facts)?;
+        let devices = self.judged_devices(&request.spec).await?;
         let binds = self.binds(&request.spec, &facts).await?;
         let _lock = self.locks.lock(&request.id).await;
         let desired = if request.start { Desired::Running } else { Desired::Created };
         self.fence.accept(&request.id, request.generation, super::hub::now(), |_| {
             (desired, request.spec.name.clone())
         })?;
-        let result = self.create_once(&request, binds, report).await;
+        let result = self.create_once(&request, Judged { binds, devices }, report).await;
         let key = ContainerKey::Ours(request.id.clone());
         if result.is_err() && self.hub.find(&key).is_none() {
             self.fence.note(&request.id, Desired::Removed, super::hub::now())?;
@@ -44,14 +47,14 @@ impl Docker {
     async fn create_once(
         &self,
         request: &CreateContainer,
-        binds: Vec<String>,
+        judged: Judged,
         report: &Reporter<ObservedContainer>,
     ) -> Result<ObservedContainer, AgentError> {
         if let Some(existing) = self.hub.find(&ContainerKey::Ours(request.id.clone())) {
             return self.adopt(request, existing, report).await;
         }
         self.check_networks(&request.spec).await?;
-        let body = body(request, binds);
+        let body = body(request, judged);
         let _busy = self.hub.busy(request.id.as_str());
         let mut pulled = false;
         let (docker_id, _permit) = loop {
@@ -112,6 +115,9 @@ impl Docker {
                     .unwrap_or_default();
                 Err(Refusal::NameHeld(holder.to_owned()))
             }
+            Err(DockerError::Refused { message, .. }) if message.contains("CapAdd") => Err(Refusal::Other(
+                AgentError::new(Code::Invalid, explain::sentence(&message)).field("capAdd"),
+            )),
             Err(DockerError::Refused { message, .. }) if message.contains("CapDrop") => Err(Refusal::Other(
                 AgentError::new(Code::Invalid, explain::sentence(&message)).field("capDrop"),
             )),
@@ -306,9 +312,41 @@ impl Docker {
             .map_err(|e| AgentError::new(Code::Internal, format!("The mounts could not be judged: {e}.")))?
     }
 
-    /// Judges the mounts of a container of ours anew, before it starts again.
-    pub(super) async fn recheck_binds(&self, record: &Record) -> Result<(), AgentError> {
-        if record.observed.id.is_none() || record.detail.binds.is_empty() {
+    /// The spec's devices, each where it really is, once the node's policy has let the container have all it asks for.
+    async fn judged_devices(&self, spec: &ContainerSpec) -> Result<Vec<Device>, AgentError> {
+        let asked = Asked::of(spec);
+        if asked == Asked::default() {
+            return Ok(Vec::new());
+        }
+        let (docker, mappings) = (self.clone(), spec.devices.clone());
+        // It looks at the disk.
+        let judged = tokio::task::spawn_blocking(move || {
+            let real = docker.privileges.check(&asked)?;
+            let devices = mappings.iter().zip(real).map(|(mapping, real)| Device {
+                path_on_host: real,
+                path_in_container: mapping.container.as_ref().unwrap_or(&mapping.host).to_string(),
+                cgroup_permissions: mapping.access.as_ref().map_or_else(|| "rwm".to_owned(), ToString::to_string),
+            });
+            Ok(devices.collect())
+        });
+        judged
+            .await
+            .map_err(|e| AgentError::new(Code::Internal, format!("The devices could not be judged: {e}.")))?
+    }
+
+    /// Judges anew what a container of ours has of the node, before it starts again: its mounts and its privileges.
+    pub(super) async fn recheck(&self, record: &Record) -> Result<(), AgentError> {
+        if record.observed.id.is_none() {
+            return Ok(());
+        }
+        if record.detail.privileges != Asked::default() {
+            let (docker, asked) = (self.clone(), record.detail.privileges.clone());
+            let judged = tokio::task::spawn_blocking(move || docker.privileges.check(&asked).map(drop));
+            judged
+                .await
+                .map_err(|e| AgentError::new(Code::Internal, format!("The privileges could not be judged: {e}.")))??;
+        }
+        if record.detail.binds.is_empty() {
             return Ok(());
         }
         let facts = self.engine().await?;
@@ -322,6 +360,13 @@ impl Docker {
             .await
             .map_err(|e| AgentError::new(Code::Internal, format!("The mounts could not be judged: {e}.")))?
     }
+}
+
+/// What of the node a container gets, once it was judged.
+struct Judged {
+    /// As Docker's `Binds`.
+    binds: Vec<String>,
+    devices: Vec<Device>,
 }
 
 enum Refusal {
@@ -371,7 +416,7 @@ fn endpoint(spec: &ContainerSpec, network: &str) -> Option<EndpointConfig> {
     })
 }
 
-fn body(request: &CreateContainer, binds: Vec<String>) -> CreateBody {
+fn body(request: &CreateContainer, judged: Judged) -> CreateBody {
     let spec = &request.spec;
     let words = |all: &[nm_types::text::Word]| all.iter().map(|w| w.as_str().to_owned()).collect::<Vec<_>>();
     let mut all_labels: BTreeMap<String, String> = spec.labels.0.iter().map(|(k, v)| (k.to_string(), v.as_str().to_owned())).collect();
@@ -409,7 +454,7 @@ fn body(request: &CreateContainer, binds: Vec<String>) -> CreateBody {
         tty: spec.tty,
         host_config: HostConfig {
             port_bindings,
-            binds,
+            binds: judged.binds,
             mounts: anonymous
                 .map(|v| Mount {
                     target: v.container.to_string(),
@@ -422,8 +467,15 @@ fn body(request: &CreateContainer, binds: Vec<String>) -> CreateBody {
             restart_policy: RestartPolicy {
                 name: policy_text(spec.restart),
             },
-            network_mode: first.map(ToString::to_string),
+            network_mode: if spec.host_network {
+                Some("host".to_owned())
+            } else {
+                first.map(ToString::to_string)
+            },
             cap_drop: spec.cap_drop.iter().map(ToString::to_string).collect(),
+            cap_add: spec.cap_add.iter().map(ToString::to_string).collect(),
+            devices: judged.devices,
+            privileged: spec.privileged,
             readonly_rootfs: spec.read_only,
         },
         networking_config: first.and_then(|n| {

@@ -26,6 +26,7 @@ pub mod wire;
 
 use crate::fence::Fence;
 use crate::policy::BindPolicy;
+use crate::privileges::Privileges;
 use client::{Call, Client, DockerError};
 use hub::{Engine, Facts, Hub, Record};
 use nm_link::contract::{AgentError, AgentErrorCode as Code, ContainerKey, labels};
@@ -58,6 +59,7 @@ pub struct Inner {
     pub socket: String,
     fence: Arc<Fence>,
     policy: BindPolicy,
+    privileges: Privileges,
     mutations: Semaphore,
     stops: Semaphore,
     pulls: Semaphore,
@@ -72,13 +74,14 @@ impl std::ops::Deref for Docker {
 }
 
 impl Docker {
-    pub fn new(socket: &std::path::Path, hub: Arc<Hub>, fence: Arc<Fence>, policy: BindPolicy) -> Self {
+    pub fn new(socket: &std::path::Path, hub: Arc<Hub>, fence: Arc<Fence>, policy: BindPolicy, privileges: Privileges) -> Self {
         let inner = Inner {
             client: Client::new(socket),
             hub,
             socket: socket.display().to_string(),
             fence,
             policy,
+            privileges,
             mutations: Semaphore::new(MUTATIONS),
             stops: Semaphore::new(STOPS),
             pulls: Semaphore::new(PULLS),

@@ -1,6 +1,7 @@
 //! Docker's inspect document, read as what we say of a container. Pure.
 
 use super::wire::{Endpoint, Inspect, PortBinding};
+use crate::privileges::Asked;
 use nm_link::contract::labels;
 use nm_types::container::{
     Attachment, ContainerHealth, ContainerStatus, ForeignSpec, MountView, ObservedContainer, PortMapping, Protocol, RestartPolicy,
@@ -46,6 +47,8 @@ pub struct Detail {
     pub stop_timeout: i64,
     /// It has no network of its own.
     pub host_network: bool,
+    /// What more it has of the node.
+    pub privileges: Asked,
     /// Host ports it holds while it runs.
     pub host_ports: Vec<(u16, Protocol)>,
     /// It ended by itself, badly, and soon after its start: its last log lines are worth having.
@@ -145,6 +148,12 @@ pub fn observe(doc: Inspect, known: &Known<'_>) -> (ObservedContainer, Detail) {
         stop_signal: doc.config.stop_signal.unwrap_or_else(|| "SIGTERM".to_owned()),
         stop_timeout: doc.config.stop_timeout.unwrap_or(10),
         host_network: doc.host_config.network_mode == "host",
+        privileges: Asked {
+            privileged: doc.host_config.privileged,
+            host_network: doc.host_config.network_mode == "host",
+            capabilities: doc.host_config.cap_add,
+            devices: doc.host_config.devices.into_iter().map(|d| d.path_on_host).collect(),
+        },
         host_ports,
         failed_at_once,
     };

@@ -1,5 +1,5 @@
-//! Docker's bodies, as far as they are used. What is not named here is not sent: privileges, devices, added capabilities and
-//! host namespaces have no field, so no code of ours can ask for them.
+//! Docker's bodies, as far as they are used. What is not named here is not sent: security options and the host's process and user
+//! namespaces have no field, so no code of ours can ask for them. What [`crate::privileges`] judges has one.
 
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
@@ -73,7 +73,23 @@ pub struct HostConfig {
     pub network_mode: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub cap_drop: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub cap_add: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<Device>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub privileged: bool,
     pub readonly_rootfs: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Device {
+    pub path_on_host: String,
+    #[serde(default)]
+    pub path_in_container: String,
+    #[serde(default)]
+    pub cgroup_permissions: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -242,6 +258,12 @@ pub struct InspectHostConfig {
     pub restart_policy: RestartPolicy,
     #[serde(default)]
     pub network_mode: String,
+    #[serde(default)]
+    pub privileged: bool,
+    #[serde(default, deserialize_with = "or_default")]
+    pub cap_add: Vec<String>,
+    #[serde(default, deserialize_with = "or_default")]
+    pub devices: Vec<Device>,
     #[serde(default)]
     pub nano_cpus: i64,
     #[serde(default)]

@@ -6,12 +6,14 @@ mod machine;
 mod reply;
 mod storage;
 mod trace;
+mod upgrade;
 mod watch;
 
 use crate::docker::Docker;
 use crate::host::Machine;
 use crate::journal::Journal;
 use crate::stats::Stats;
+use crate::upgrade::Upgrades;
 use axum::Router;
 use axum::routing::{get, post};
 use nm_link::contract::path;
@@ -25,6 +27,7 @@ pub struct App {
     pub stats: Stats,
     pub machine: Machine,
     pub journal: Arc<Journal>,
+    pub upgrades: Option<Upgrades>,
 }
 
 /// The largest JSON body: a container's whole environment is 500 values of 64 KiB.
@@ -39,6 +42,8 @@ pub fn router(app: App) -> Router {
         .route(path::HOST_STATS_STREAM, get(machine::stats_stream))
         .route(path::JOURNAL, get(machine::journal))
         .route(path::WATCH, get(watch::watch))
+        .route(path::UPGRADE, get(upgrade::state).post(upgrade::offer).put(upgrade::receive))
+        .route(path::UPGRADE_BEGIN, post(upgrade::begin))
         .route(path::CONTAINERS, post(containers::create))
         .route(path::COMMAND, post(containers::command))
         .route(path::REMOVE, post(containers::remove))

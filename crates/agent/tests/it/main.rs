@@ -7,6 +7,7 @@ mod containers;
 mod engine;
 mod failures;
 mod machine;
+mod privileges;
 mod probes;
 mod storage;
 mod streams;

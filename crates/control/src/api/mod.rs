@@ -15,6 +15,7 @@ pub mod sse;
 
 mod audit;
 mod auth;
+mod authority;
 mod containers;
 mod dashboard;
 mod events;
@@ -31,6 +32,7 @@ mod system;
 mod templates;
 mod terminal;
 mod tokens;
+mod upgrades;
 mod users;
 mod volumes;
 
@@ -49,6 +51,8 @@ pub fn routes() -> Vec<Route> {
         audit::routes(),
         nodes::routes(),
         machines::routes(),
+        authority::routes(),
+        upgrades::routes(),
         containers::routes(),
         streams::routes(),
         terminal::routes(),

@@ -9,6 +9,7 @@ use crate::app::App;
 use crate::service::audit::audit;
 use crate::service::auth::Actor;
 use crate::service::fleet::{keyed, with_query};
+use crate::service::privileges;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
@@ -299,6 +300,7 @@ async fn archive_put(
         return Err(too_large());
     }
     let (record, agent) = app.containers.reach(&id)?;
+    privileges::may_enter(&actor, &record)?;
     noted(&app, &actor, &meta, "container.copy-in", record.id.as_str(), &query.path).await?;
     let route = with_query(&keyed(path::ARCHIVE, &record), &query);
     // Of a chunked body only the end of what may come tells that there was more.

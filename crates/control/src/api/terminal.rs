@@ -6,11 +6,11 @@
 use super::error::{ApiError, ApiResult};
 use super::extract::{Id, Meta};
 use super::route::{Policy, Route, route};
-use crate::app::stopped;
-use crate::app::{App, StreamPlace};
+use crate::app::{App, StreamPlace, stopped};
 use crate::service::audit::audit;
 use crate::service::auth::Actor;
 use crate::service::fleet::{keyed, with_query};
+use crate::service::privileges;
 use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
 use axum::extract::{RawQuery, State};
 use axum::response::Response;
@@ -118,6 +118,7 @@ async fn terminal(
 ) -> ApiResult<Response> {
     let query = parse(query.as_deref())?;
     let (record, agent) = app.containers.reach(&id)?;
+    privileges::may_enter(&actor, &record)?;
     let upgrade =
         upgrade.map_err(|e| ApiError::bad_request("websocket_expected", format!("this path speaks WebSocket only: {}", e.body_text())))?;
     let place = app.streams.open(&actor)?;

@@ -7,4 +7,5 @@ pub mod housekeeping;
 pub mod journal;
 pub mod reschedule;
 pub mod resume;
+pub mod trust;
 pub mod watch;

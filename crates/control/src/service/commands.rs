@@ -8,6 +8,7 @@ use crate::service::containers::{Containers, stale};
 use crate::service::fleet::{Agent, CallError, keyed};
 use crate::service::index::{Phase, Record, Wanted};
 use crate::service::operations::Layers;
+use crate::service::privileges;
 use nm_link::contract::{Action, AgentErrorCode, Command, CreateContainer, Exec, path};
 use nm_store::{Kind, Patch, StoreError};
 use nm_types::OperationId;
@@ -278,6 +279,7 @@ impl Containers {
             return Err(ApiError::invalid("command", "has 1 to 100 words"));
         }
         let record = self.find(key)?;
+        privileges::may_enter(actor, &record)?;
         self.require_present(&record)?;
         let agent = self.fleet.agent(&record.node)?;
         // The words may hold secrets: the log says which program, not with what.

@@ -10,13 +10,13 @@ use crate::service::audit::audit;
 use crate::service::auth::Actor;
 use crate::service::clock::SharedClock;
 use crate::service::fleet::{Agent, CallError, Fleet, is_passing, keyed};
-use crate::service::idempotency;
 use crate::service::index::{Index, Phase, Record, State, Wanted};
 use crate::service::locks::Locks;
 use crate::service::nodes::Nodes;
 use crate::service::operations::{Failure, Finish, Layers, Operations, Outcome, Running, WAIT, written};
 use crate::service::registries::Registries;
 use crate::service::reschedule::Pauses;
+use crate::service::{idempotency, privileges};
 use nm_link::contract::{AgentErrorCode, CreateContainer, Progress, RemoveContainer, path};
 use nm_store::{Kind, NewResource, Patch, Resource, Secret, Store, StoreError, Tx};
 use nm_types::container::{ContainerSpec, ContainerStatus, ContainerView, ObservedContainer};
@@ -167,6 +167,7 @@ impl Containers {
         if !clashes.is_empty() {
             return Err(ApiError::clashing_fields(clashes));
         }
+        privileges::may_ask(actor, &spec)?;
         // Until its record is there, so that what it takes counts for the next one.
         let placing = self.nodes.placing().await;
         let now = self.clock.now();

@@ -1,117 +1,88 @@
-//! Machines that join, and who may link: the authority's key, join tokens, and the gate of the agent port.
+//! Machines that join, and who may link: join tokens, and the gate of the agent port.
 
-use crate::api::error::{ApiError, ApiResult};
+use crate::api::error::ApiResult;
 use crate::api::extract::Meta;
 use crate::service::audit::audit;
 use crate::service::auth::Actor;
+use crate::service::authority::{Authorities, pki, system_time, timestamp};
 use crate::service::clock::SharedClock;
-use crate::service::nodes::{NodeSpec, NodeState, Nodes};
-use nm_link::pki::{AGENT_LIFETIME, Authority, AuthorityPem, Csr, SERVER_LIFETIME, Validity};
+use crate::service::nodes::{NodeIdentity, NodeSpec, NodeState, Nodes};
+use nm_link::pki::{AGENT_LIFETIME, Csr, NodeCertificate, Validity};
 use nm_link::server::{Gate, Joining, Peer};
 use nm_link::{EnrolReply, JoinToken, Refusal, RefusalCode, ServerTls};
-use nm_store::{AuditEntry, Kind, NewResource, Secret, Store, StoreError};
+use nm_store::{AuditEntry, Kind, NewResource, Patch, Resource, Store, StoreError, Tx};
 use nm_types::node::NewJoinToken;
 use nm_types::text::{Labels, NodeName};
 use nm_types::{JoinTokenId, NodeId, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
 
 /// How long a join token is good.
 const TOKEN_LIFETIME_MS: i64 = 15 * 60_000;
-/// Where the store keeps the authority.
-const AUTHORITY: &str = "link.authority";
-
-#[derive(Serialize, Deserialize)]
-struct SealedAuthority {
-    certificate: String,
-    key: String,
-}
-
 /// A join token's spec column; its name is the secret's hash.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct TokenSpec {
     expires: Timestamp,
     made_by: String,
+    /// The short name of the authority that it pins; absent on tokens of an earlier release.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    authority: Option<String>,
+    /// The node that joins again with it; absent where a new one joins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    node: Option<NodeId>,
 }
 
-/// The authority and the rules of the agent port.
+/// The rules of the agent port.
 #[derive(Clone)]
 pub struct Enrolment {
     store: Store,
     clock: SharedClock,
     nodes: Nodes,
-    authority: Arc<Authority>,
-    tls: Arc<ServerTls>,
-}
-
-fn system_time(t: Timestamp) -> SystemTime {
-    SystemTime::UNIX_EPOCH + Duration::from_millis(u64::try_from(t.0).unwrap_or_default())
-}
-
-fn pki(error: impl std::error::Error + 'static) -> ApiError {
-    tracing::error!(error = &error as &dyn std::error::Error, "a certificate could not be made");
-    ApiError::internal()
+    authorities: Authorities,
 }
 
 impl Enrolment {
-    /// Opens the authority, making it on the first start.
-    pub async fn open(store: Store, clock: SharedClock, nodes: Nodes) -> ApiResult<Self> {
-        let now = clock.now();
-        let authority = match store.get(Kind::Setting, AUTHORITY).await? {
-            Some(row) => {
-                let secret = store.open_sealed(&row).await?.ok_or_else(ApiError::internal)?;
-                let sealed: SealedAuthority = secret.parse()?;
-                Authority::from_pem(&AuthorityPem {
-                    certificate: sealed.certificate,
-                    key: sealed.key.into(),
-                })
-                .map_err(pki)?
-            }
-            None => {
-                let authority = Authority::generate(system_time(now)).map_err(pki)?;
-                let pem = authority.to_pem();
-                let sealed = Secret::json(&SealedAuthority {
-                    certificate: pem.certificate.clone(),
-                    key: pem.key.to_string(),
-                })?;
-                let mut tx = store.begin(now).await?;
-                tx.insert(NewResource::new(Kind::Setting, AUTHORITY).named(AUTHORITY).secret(sealed))
-                    .await?;
-                tx.commit().await?;
-                authority
-            }
-        };
-        let identity = server_identity(&authority, now)?;
-        let tls = Arc::new(ServerTls::new(&identity, &authority.trust()).map_err(pki)?);
-        Ok(Self {
+    pub fn new(store: Store, clock: SharedClock, nodes: Nodes, authorities: Authorities) -> Self {
+        Self {
             store,
             clock,
             nodes,
-            authority: Arc::new(authority),
-            tls,
-        })
+            authorities,
+        }
     }
 
     pub fn tls(&self) -> Arc<ServerTls> {
-        self.tls.clone()
+        self.authorities.tls()
     }
 
     /// A fresh server certificate; connections that stand are not touched.
     pub fn renew_server(&self) -> ApiResult<()> {
-        let identity = server_identity(&self.authority, self.clock.now())?;
-        self.tls.replace(&identity, &self.authority.trust()).map_err(pki)
+        self.authorities.renew_server()
     }
 
+    /// A token with which a new machine joins.
     pub async fn new_token(&self, actor: &Actor, meta: &Meta) -> ApiResult<NewJoinToken> {
+        self.token(actor, meta, None).await
+    }
+
+    /// A token with which a machine joins as a node that there is: its old certificates then count no more.
+    pub async fn rejoin_token(&self, actor: &Actor, meta: &Meta, key: &str) -> ApiResult<NewJoinToken> {
+        self.token(actor, meta, Some(self.nodes.find(key)?)).await
+    }
+
+    async fn token(&self, actor: &Actor, meta: &Meta, node: Option<NodeId>) -> ApiResult<NewJoinToken> {
         let now = self.clock.now();
-        let token = JoinToken::generate(self.authority.spki_sha256()).map_err(pki)?;
+        // The authority that serves, which is the one that the machine will see.
+        let authority = self.authorities.standing().current.clone();
+        let token = JoinToken::generate(authority.spki_sha256()).map_err(pki)?;
         let id = JoinTokenId::fresh(now.0);
         let expires = now.plus_millis(TOKEN_LIFETIME_MS);
         let spec = TokenSpec {
             expires,
             made_by: actor.label(),
+            authority: Some(authority.name()),
+            node: node.clone(),
         };
         let mut tx = self.store.begin(now).await?;
         tx.insert(
@@ -125,7 +96,7 @@ impl Enrolment {
             meta,
             "node.join-token",
             Some(id.as_str()),
-            serde_json::json!({ "expires": expires }),
+            serde_json::json!({ "expires": expires, "node": node }),
         ))
         .await?;
         tx.commit().await?;
@@ -151,11 +122,23 @@ impl Enrolment {
         Ok(())
     }
 
-    fn reply(&self, csr: &Csr, node: NodeId) -> Result<EnrolReply, Refusal> {
-        let now = system_time(self.clock.now());
-        let issued = self
-            .authority
-            .issue_agent(csr, &node, Validity::starting(now, AGENT_LIFETIME))
+    /// When the last join token ends that names this authority, or may name it.
+    pub async fn tokens_until(&self, authority: &str) -> ApiResult<Option<Timestamp>> {
+        let mut last = None;
+        for row in self.store.all(Kind::JoinToken).await? {
+            let token = row.spec::<TokenSpec>()?;
+            if token.authority.as_deref().is_none_or(|a| a == authority) {
+                last = last.max(Some(token.expires));
+            }
+        }
+        Ok(last)
+    }
+
+    fn reply(&self, csr: &Csr, node: NodeId, from: Timestamp) -> Result<EnrolReply, Refusal> {
+        let standing = self.authorities.standing();
+        let issued = standing
+            .current
+            .issue_agent(csr, &node, Validity::starting(system_time(from), AGENT_LIFETIME))
             .map_err(|error| {
                 tracing::warn!(node.id = %node, error = &error as &dyn std::error::Error, "a certificate was refused");
                 Refusal::new(RefusalCode::CsrRefused, error.to_string())
@@ -163,7 +146,7 @@ impl Enrolment {
         Ok(EnrolReply {
             node_id: node,
             certificate: issued.pem,
-            ca_certificates: self.authority.trust().to_pem(),
+            ca_certificates: standing.trust().to_pem(),
         })
     }
 
@@ -178,32 +161,82 @@ impl Enrolment {
             )));
         };
         tx.delete(Kind::JoinToken, &token.id).await?;
+        let spec = token.spec::<TokenSpec>()?;
+        let (row, reply) = match spec.node {
+            None => self.join_anew(&mut tx, &joining).await?,
+            Some(node) => self.join_again(&mut tx, &joining, node).await?,
+        };
+        let mut entry = AuditEntry::new(format!("join token {}", token.id), "node.join");
+        entry.target = Some(row.id.clone());
+        entry.address = Some(joining.address.ip().to_string());
+        entry.detail =
+            serde_json::json!({ "name": row.name, "hostname": joining.facts.hostname, "agentVersion": joining.facts.agent_version });
+        tx.audit(entry).await?;
+        tx.commit().await?;
+        if let Err(error) = self.nodes.learn(&row) {
+            tracing::error!(error = %error.message, "a new node's row can't be read");
+        }
+        // Of a node that joined again: whoever is linked with what it was before.
+        self.nodes.close_links(&reply.node_id);
+        Ok(reply)
+    }
+
+    async fn join_anew(&self, tx: &mut Tx, joining: &Joining) -> Result<(Resource, EnrolReply), JoinError> {
+        let now = tx.now();
         let id = NodeId::fresh(now.0);
         let name = self.free_name(&joining.facts.hostname, &id);
         let spec = NodeSpec {
             name: name.clone(),
             labels: Labels::default(),
             cordoned: false,
+            revoked: false,
+            certificates_since: None,
         };
+        let reply = self.reply(&joining.csr, id.clone(), now).map_err(JoinError::Refused)?;
         let row = NewResource::new(Kind::Node, id.as_str())
             .uniquely_named(name.as_str())
             .spec(&spec)?
             .status(&NodeState {
                 info: None,
                 last_seen: Some(now),
+                identity: self.given(&reply),
             })?;
-        let row = tx.insert(row).await?;
-        let mut entry = AuditEntry::new(format!("join token {}", token.id), "node.join");
-        entry.target = Some(id.to_string());
-        entry.address = Some(joining.address.ip().to_string());
-        entry.detail = serde_json::json!({ "name": name, "hostname": joining.facts.hostname, "agentVersion": joining.facts.agent_version });
-        tx.audit(entry).await?;
-        let reply = self.reply(&joining.csr, id).map_err(JoinError::Refused)?;
-        tx.commit().await?;
-        if let Err(error) = self.nodes.learn(&row) {
-            tracing::error!(error = %error.message, "a new node's row can't be read");
-        }
-        Ok(reply)
+        Ok((tx.insert(row).await?, reply))
+    }
+
+    async fn join_again(&self, tx: &mut Tx, joining: &Joining, id: NodeId) -> Result<(Resource, EnrolReply), JoinError> {
+        let Some(row) = tx.get(Kind::Node, id.as_str()).await? else {
+            return Err(JoinError::Refused(Refusal::new(
+                RefusalCode::TokenUnknown,
+                "the node that this join token is for was removed: make a new token with `neuralmesh nodes join-token`",
+            )));
+        };
+        // Certificates tell seconds. From the next one on: whatever was issued before is older.
+        let since = Timestamp((tx.now().0 / 1000 + 1) * 1000);
+        let spec = NodeSpec {
+            revoked: false,
+            certificates_since: Some(since),
+            ..row.spec()?
+        };
+        let reply = self.reply(&joining.csr, id.clone(), since).map_err(JoinError::Refused)?;
+        let state = NodeState {
+            last_seen: Some(tx.now()),
+            identity: self.given(&reply),
+            ..row.status()?
+        };
+        let patch = Patch::new().spec(&spec)?.status(&state)?;
+        Ok((tx.update(Kind::Node, id.as_str(), patch).await?, reply))
+    }
+
+    /// What a machine that takes this reply holds.
+    fn given(&self, reply: &EnrolReply) -> Option<NodeIdentity> {
+        let certificate = NodeCertificate::from_pem(&reply.certificate).ok()?;
+        Some(NodeIdentity {
+            authority: certificate.authority,
+            serial: certificate.serial,
+            expires: timestamp(certificate.not_after),
+            trusts: self.authorities.standing().trust().names(),
+        })
     }
 
     /// The machine's own name, or with the id's ending where another node has it.
@@ -234,12 +267,6 @@ impl From<StoreError> for JoinError {
     }
 }
 
-fn server_identity(authority: &Authority, now: Timestamp) -> ApiResult<nm_link::pki::ServerIdentity> {
-    authority
-        .issue_server::<&str>(&[], Validity::starting(system_time(now), SERVER_LIFETIME))
-        .map_err(pki)
-}
-
 fn unavailable(error: &StoreError) -> Refusal {
     tracing::error!(
         error = error as &dyn std::error::Error,
@@ -251,10 +278,36 @@ fn unavailable(error: &StoreError) -> Refusal {
     )
 }
 
+impl Enrolment {
+    /// Notes with which certificate a node is there.
+    async fn shown(&self, peer: &Peer) {
+        let trusts = self.nodes.identity(&peer.node).map(|i| i.trusts).unwrap_or_default();
+        let seen = NodeIdentity {
+            authority: peer.authority.clone(),
+            serial: peer.serial.clone(),
+            expires: timestamp(peer.expires),
+            trusts,
+        };
+        if let Err(error) = self.nodes.identity_seen(&peer.node, seen).await {
+            tracing::warn!(node.id = %peer.node, error = %error.message, "a node's certificate could not be noted");
+        }
+    }
+}
+
 impl Gate for Enrolment {
     async fn admit(&self, peer: &Peer) -> Result<(), Refusal> {
         match self.store.get(Kind::Node, peer.node.as_str()).await {
-            Ok(Some(_)) => Ok(()),
+            Ok(Some(row)) => {
+                let spec = row.spec::<NodeSpec>().map_err(|e| unavailable(&e))?;
+                if !spec.accepts(peer.not_before) {
+                    return Err(Refusal::new(
+                        RefusalCode::Revoked,
+                        "this node's certificate was revoked: join it again with a token of `neuralmesh nodes rejoin-token`",
+                    ));
+                }
+                self.shown(peer).await;
+                Ok(())
+            }
             Ok(None) => Err(Refusal::new(
                 RefusalCode::Revoked,
                 "this node was removed from the fleet: join it again with a new token",
@@ -276,6 +329,6 @@ impl Gate for Enrolment {
     }
 
     async fn renew(&self, peer: &Peer, csr: Csr) -> Result<EnrolReply, Refusal> {
-        self.reply(&csr, peer.node.clone())
+        self.reply(&csr, peer.node.clone(), self.clock.now())
     }
 }

@@ -3,6 +3,8 @@
 
 pub mod audit;
 pub mod auth;
+pub mod authority;
+pub mod binaries;
 pub mod clock;
 pub mod commands;
 pub mod containers;
@@ -22,7 +24,9 @@ pub mod nodes;
 pub mod operations;
 pub mod outbound;
 pub mod placing;
+pub mod privileges;
 pub mod registries;
 pub mod reschedule;
 pub mod servers;
 pub mod tally;
+pub mod upgrades;

@@ -9,15 +9,17 @@ use crate::service::fleet::{Agent, Fleet, offline};
 use crate::service::index::{Index, Share};
 use crate::service::leftovers::Leftovers;
 use crate::service::lost::{LostNodes, NodeLost};
+use nm_link::pki::CLOCK_SKEW;
 use nm_plan::place::{Amount, Candidate};
 use nm_store::{Kind, Patch, Resource, Store, StoreError, Tx};
 use nm_types::host::NodeStats;
-use nm_types::node::{NodeAllocation, NodeCapacity, NodeInfo, NodeStatus, NodeUpdate, NodeUsage, NodeView};
+use nm_types::node::{CertificateView, NodeAllocation, NodeCapacity, NodeInfo, NodeStatus, NodeUpdate, NodeUsage, NodeView};
 use nm_types::text::{Labels, NodeName};
 use nm_types::{NodeId, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::{Arc, RwLock};
+use std::time::{Duration, SystemTime};
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
@@ -30,6 +32,33 @@ pub struct NodeSpec {
     pub labels: Labels,
     #[serde(default)]
     pub cordoned: bool,
+    /// No certificate of it counts, until it joins again with a token of its own.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub revoked: bool,
+    /// Certificates from before do not count: it has joined again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificates_since: Option<Timestamp>,
+}
+
+impl NodeSpec {
+    /// Whether a certificate that holds from `not_before` on still counts.
+    pub fn accepts(&self, not_before: SystemTime) -> bool {
+        let since = |t: Timestamp| SystemTime::UNIX_EPOCH + Duration::from_millis(u64::try_from(t.0).unwrap_or_default());
+        !self.revoked && self.certificates_since.is_none_or(|t| not_before + CLOCK_SKEW >= since(t))
+    }
+}
+
+/// What a node showed that it is, or said that it holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeIdentity {
+    /// The short name of the authority that issued its certificate.
+    pub authority: String,
+    pub serial: String,
+    pub expires: Timestamp,
+    /// The short names of the authorities it trusts; empty where it was never asked.
+    #[serde(default)]
+    pub trusts: Vec<String>,
 }
 
 /// A node's status column: what was last heard of it.
@@ -40,6 +69,8 @@ pub struct NodeState {
     pub info: Option<NodeInfo>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_seen: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<NodeIdentity>,
 }
 
 #[derive(Debug, Clone)]
@@ -123,11 +154,14 @@ impl Nodes {
         let mut known = self.write();
         let host = known.get(&id).and_then(|old| old.host.clone());
         let heard = known.get(&id).and_then(|old| old.heard);
+        let identity = state.identity.clone();
         if let Some(old) = known.get(&id)
             && old.state.last_seen > state.last_seen
         {
             state = old.state.clone();
         }
+        // Written before it is kept here, also by other replicas: the row is right.
+        state.identity = identity;
         known.insert(
             id,
             Known {
@@ -193,6 +227,11 @@ impl Nodes {
                 cpu: (share.cpu * 1000.0).round() / 1000.0,
                 memory: share.memory,
             },
+            certificate: known.state.identity.as_ref().map(|i| CertificateView {
+                authority: i.authority.clone(),
+                expires: i.expires,
+            }),
+            revoked: known.spec.revoked,
         }
     }
 
@@ -511,6 +550,66 @@ impl Nodes {
             self.index.remove(&container.id);
         }
         Ok(id)
+    }
+
+    /// Whether a certificate of a node still counts; `None` where the node is not known here.
+    pub fn accepts(&self, id: &NodeId, not_before: SystemTime) -> Option<bool> {
+        self.read().get(id).map(|n| n.spec.accepts(not_before))
+    }
+
+    /// Every node with what was last known of its identity.
+    pub fn identities(&self) -> Vec<(NodeId, Option<NodeIdentity>)> {
+        self.read().iter().map(|(id, n)| (id.clone(), n.state.identity.clone())).collect()
+    }
+    pub fn identity(&self, id: &NodeId) -> Option<NodeIdentity> {
+        self.read().get(id).and_then(|n| n.state.identity.clone())
+    }
+
+    /// A node showed its certificate, or said what it holds. Written only when it is news.
+    pub async fn identity_seen(&self, id: &NodeId, seen: NodeIdentity) -> ApiResult<()> {
+        let state = {
+            let known = self.read();
+            let Some(node) = known.get(id) else { return Ok(()) };
+            if node.state.identity.as_ref() == Some(&seen) {
+                return Ok(());
+            }
+            NodeState {
+                identity: Some(seen.clone()),
+                ..node.state.clone()
+            }
+        };
+        self.write_state(id, &state).await?;
+        if let Some(node) = self.write().get_mut(id) {
+            node.state.identity = Some(seen);
+        }
+        Ok(())
+    }
+
+    /// No certificate of the node counts any more, and its link is closed. The node and its containers stay in the fleet, and it
+    /// may join again as the same with a token made for it.
+    pub async fn revoke(&self, actor: &Actor, meta: &Meta, key: &str) -> ApiResult<(NodeView, i64)> {
+        let id = self.find(key)?;
+        let mut tx = self.store.begin(self.clock.now()).await?;
+        let row = tx
+            .get(Kind::Node, id.as_str())
+            .await?
+            .ok_or_else(|| ApiError::not_found("node", key))?;
+        let spec = NodeSpec {
+            revoked: true,
+            ..row.spec()?
+        };
+        tx.update(Kind::Node, id.as_str(), Patch::new().spec(&spec)?).await?;
+        tx.audit(audit(actor, meta, "node.revoke", Some(id.as_str()), serde_json::json!({})))
+            .await?;
+        tx.commit().await?;
+        self.refresh(id.as_str()).await?;
+        self.fleet.links().close(&id);
+        self.get(id.as_str())
+    }
+
+    /// Ends every connection of the node to this replica. One that may come back does so at once.
+    pub fn close_links(&self, id: &NodeId) {
+        self.fleet.links().close(id);
     }
 
     pub fn require_ready(&self, id: &NodeId) -> ApiResult<()> {

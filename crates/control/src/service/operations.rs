@@ -550,6 +550,15 @@ impl Running {
             }
         });
     }
+    /// So many bytes of all have gone out.
+    pub fn sent(&self, bytes: u64, all: u64) {
+        self.change(|v| {
+            v.progress = Some((bytes as f64 / all.max(1) as f64 * 1000.0).round() / 10.0);
+            if let Some(step) = v.steps.last_mut() {
+                step.detail = Some(format!("{} of {} kB", bytes / 1000, all / 1000));
+            }
+        });
+    }
     /// What an agent says on the way goes into steps, log and progress.
     pub fn follow<T>(&self, layers: &mut Layers, line: Progress<T>) {
         match line {

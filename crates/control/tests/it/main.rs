@@ -13,11 +13,14 @@ mod metrics;
 mod operations;
 mod placement;
 mod policy;
+mod privileges;
 mod reconcile;
 mod secrets;
 mod servers;
 mod spec;
 mod streams;
+mod trust;
+mod upgrades;
 
 use nm_testing::FakeAgent;
 use nm_types::container::ContainerView;

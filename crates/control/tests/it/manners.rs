@@ -237,8 +237,8 @@ async fn each_refusal_names_its_field() {
         (json!({ "name": "a", "image": "b", "command": ["a\u{0}b"] }), "command[0]"),
         (json!({ "name": "a", "image": "b", "user": "; rm -rf /" }), "user"),
         (json!({ "name": "a", "image": "b", "capDrop": ["$(id)"] }), "capDrop[0]"),
-        (json!({ "name": "a", "image": "b", "privileged": true }), "privileged"),
-        (json!({ "name": "a", "image": "b", "capAdd": ["ALL"] }), "capAdd"),
+        (json!({ "name": "a", "image": "b", "securityOpt": true }), "securityOpt"),
+        (json!({ "name": "a", "image": "b", "capAdd": ["net admin"] }), "capAdd[0]"),
         (
             json!({ "name": "a", "image": "b", "healthCheck": { "command": [] } }),
             "healthCheck.command",

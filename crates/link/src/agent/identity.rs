@@ -91,6 +91,11 @@ impl AgentIdentity {
         &self.trust
     }
 
+    /// The same node with the same certificate, trusting others.
+    pub(super) fn trusting(&self, trust: TrustBundle) -> Result<Self, PkiError> {
+        Self::assemble(NodeKey::from_pem(&self.key.to_pem())?, self.certificate_pem.clone(), trust)
+    }
+
     pub(super) fn tls(&self) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), PkiError> {
         let leaf =
             CertificateDer::from_pem_slice(self.certificate_pem.as_bytes()).map_err(|e| PkiError::read("the node's certificate", e))?;
@@ -171,6 +176,13 @@ impl IdentityStore {
             )));
         }
         Ok(Some(identity))
+    }
+
+    /// Puts an identity together and keeps it; for machines that get theirs in another way than by joining.
+    pub fn adopt(&self, key: NodeKey, certificate_pem: String, trust: TrustBundle) -> Result<AgentIdentity, IdentityError> {
+        let identity = AgentIdentity::assemble(key, certificate_pem, trust)?;
+        self.save(&identity)?;
+        Ok(identity)
     }
 
     /// Replaces the identity, atomically and durably.

@@ -4,10 +4,12 @@ use super::backoff::Backoff;
 use super::dial::{DialError, DialOptions, ServerUrl, dial, tls_failure};
 use super::identity::{AgentIdentity, IdentityStore};
 use super::renew;
+use super::trust::WithTrust;
 use crate::http2::{CONNECTION_WINDOW, ConnectionTasks, Http2Options, MAX_HEADERS, RESETS_REMEMBERED, SEND_BUFFER};
 use crate::tls::{TlsError, member_config};
 use crate::wire::{ALPN_LINK, Refusal, RefusalCode, Verdict, read_verdict};
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::{Body, Incoming};
 use hyper::service::Service;
@@ -83,9 +85,11 @@ pub struct AgentLink {
     inner: Arc<Inner>,
 }
 
-struct Inner {
-    store: IdentityStore,
-    identity: ArcSwap<AgentIdentity>,
+pub(super) struct Inner {
+    pub(super) store: IdentityStore,
+    pub(super) identity: ArcSwap<AgentIdentity>,
+    /// Held while the identity changes: what is read, changed and saved is one step.
+    pub(super) changing: tokio::sync::Mutex<()>,
     servers: Vec<ServerUrl>,
     options: AgentOptions,
     states: watch::Sender<BTreeMap<ServerUrl, LinkState>>,
@@ -117,6 +121,7 @@ impl AgentLink {
         let inner = Inner {
             store,
             identity: ArcSwap::from_pointee(identity),
+            changing: tokio::sync::Mutex::default(),
             servers,
             options,
             states: watch::Sender::new(states),
@@ -138,16 +143,17 @@ impl AgentLink {
     /// end for [`AgentOptions::drain`], and returns. A tower service, an axum router among them, fits when wrapped into
     /// [`hyper_util::service::TowerToHyperService`].
     ///
-    /// A request's future is dropped when its link breaks or nobody waits for it any more.
+    /// A request's future is dropped when its link breaks or nobody waits for it any more. What is asked about the identity
+    /// itself ([`crate::contract::path::TRUST`]) is answered here, and `service` does not see it.
     pub async fn run<S, B>(&self, service: S, stop: CancellationToken)
     where
         S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
         S::Future: Send + 'static,
-        S::Error: Into<BoxError>,
-        B: Body + Send + 'static,
-        B::Data: Send,
+        S::Error: Into<BoxError> + Send + 'static,
+        B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
+        let service = WithTrust::new(self.inner.clone(), service);
         let mut loops = JoinSet::new();
         for server in self.inner.servers.clone() {
             let (inner, service, stop) = (self.inner.clone(), service.clone(), stop.clone());
@@ -294,9 +300,13 @@ impl Inner {
     async fn keep_renewed(&self) {
         let mut backoff = Backoff::new(self.options.renewal_pause, self.options.longest_renewal_pause);
         loop {
-            let identity = self.identity.load_full();
-            until(renew::due(&identity)).await;
-            if self.renew_once(&identity).await {
+            until(renew::due(&self.identity.load_full())).await;
+            let renewed = {
+                let _changing = self.changing.lock().await;
+                // It may have been renewed meanwhile, because a control plane asked for it.
+                renew::due(&self.identity.load()) > SystemTime::now() || self.renew_once().await
+            };
+            if renewed {
                 backoff.reset();
                 tokio::time::sleep(self.options.renewal_pause).await;
             } else {
@@ -305,10 +315,11 @@ impl Inner {
         }
     }
 
-    /// Asks one control plane after the other; says whether one renewed the certificate.
-    async fn renew_once(&self, present: &AgentIdentity) -> bool {
+    /// Asks one control plane after the other; says whether one renewed the certificate. The caller holds `changing`.
+    pub(super) async fn renew_once(&self) -> bool {
+        let present = self.identity.load_full();
         for server in &self.servers {
-            match renew::renew(&self.store, present, server, &self.options.dial).await {
+            match renew::renew(&self.store, &present, server, &self.options.dial).await {
                 Ok(renewed) => {
                     let certificate = renewed.certificate();
                     info!(node.id = %certificate.node, serial = certificate.serial, %server, "renewed this node's certificate");

@@ -16,6 +16,7 @@ mod identity;
 mod join;
 mod link;
 mod renew;
+mod trust;
 
 pub use dial::{BadServerUrl, DialError, DialOptions, ServerUrl};
 pub use identity::{AgentIdentity, IdentityError, IdentityStore};

@@ -13,6 +13,11 @@ mod journal;
 pub use error::{AgentError, AgentErrorCode};
 pub use health::{ProbeResult, RunProbe, RunProbes};
 pub use journal::{JournalEnd, JournalEvent, JournalPage, JournalQuery};
+mod trust;
+mod upgrade;
+
+pub use trust::{Trust, TrustState};
+pub use upgrade::{BeginUpgrade, Release, UpgradeOutcome, UpgradePhase, UpgradeState};
 
 use nm_types::container::{ContainerSpec, ExecCommand, ObservedContainer, Signal};
 use nm_types::host::NodeStats;
@@ -39,6 +44,13 @@ pub mod labels {
 pub mod path {
     /// GET → [`NodeInfo`](nm_types::node::NodeInfo).
     pub const INFO: &str = "/v1/info";
+    /// GET → [`TrustState`](super::TrustState); POST [`Trust`](super::Trust) → the same, once it is so. Answered by the link itself.
+    pub const TRUST: &str = "/v1/trust";
+    /// GET → [`UpgradeState`](super::UpgradeState); POST a [`SignedText`](crate::pki::SignedText) of a [`Release`](super::Release)
+    /// → the same; PUT the release's executable → the same.
+    pub const UPGRADE: &str = "/v1/upgrade";
+    /// POST [`BeginUpgrade`](super::BeginUpgrade) → [`UpgradeState`](super::UpgradeState); then the agent starts as the release.
+    pub const UPGRADE_BEGIN: &str = "/v1/upgrade/begin";
     /// GET → a fresh [`NodeStats`](nm_types::host::NodeStats).
     pub const HOST: &str = "/v1/host";
     /// POST [`RunProbes`](super::RunProbes) → array of [`ProbeResult`](super::ProbeResult), in the same order.

@@ -2,8 +2,8 @@
 //! gives and keeps it; nothing here touches a disk.
 
 use super::{
-    AUTHORITY_LIFETIME, CONTROL_NAME, Csr, IssuedCertificate, NodeCertificate, PkiError, TrustBundle, Validity, certificate, csr, node_uri,
-    sha256,
+    AUTHORITY_LIFETIME, AUTHORITY_NAME, CONTROL_NAME, Csr, IssuedCertificate, NodeCertificate, PkiError, TrustBundle, Validity,
+    certificate, csr, node_uri, sha256,
 };
 use nm_types::NodeId;
 use rcgen::{
@@ -18,9 +18,9 @@ use zeroize::Zeroizing;
 
 /// A certificate authority that can issue. Whoever holds it can speak for every node: it stays in the control plane.
 pub struct Authority {
-    certificate: CertificateDer<'static>,
-    issuer: Issuer<'static, KeyPair>,
-    not_after: SystemTime,
+    pub(super) certificate: CertificateDer<'static>,
+    pub(super) issuer: Issuer<'static, KeyPair>,
+    pub(super) not_after: SystemTime,
 }
 
 /// An authority as text. The key is secret: seal it before it is stored.
@@ -48,8 +48,9 @@ impl Authority {
         // A part of the key's hash keeps an old and a new authority apart wherever they are shown side by side.
         params
             .distinguished_name
-            .push(DnType::CommonName, format!("NeuralMesh authority {}", &pin[..16]));
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+            .push(DnType::CommonName, format!("{AUTHORITY_NAME}{}", &pin[..16]));
+        // One below: the certificate that a successor gets of it.
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let certificate = params.self_signed(&key).map_err(|source| PkiError::Make {
             what: "an authority's certificate",
@@ -93,6 +94,11 @@ impl Authority {
     /// SHA-256 of the authority's SubjectPublicKeyInfo: what a join token carries.
     pub fn spki_sha256(&self) -> [u8; 32] {
         sha256(&self.issuer.key().subject_public_key_info())
+    }
+
+    /// The authority's short name: the first 16 hexadecimal digits of [`Self::spki_sha256`].
+    pub fn name(&self) -> String {
+        hex::encode(&self.spki_sha256()[..8])
     }
 
     /// This authority alone, as a list of trust. While one authority follows another, the list holds both.
@@ -158,7 +164,7 @@ impl Authority {
         })
     }
 
-    fn leaf(&self, validity: Validity) -> Result<CertificateParams, PkiError> {
+    pub(super) fn leaf(&self, validity: Validity) -> Result<CertificateParams, PkiError> {
         let mut params = CertificateParams::default();
         let not_after = validity.not_after.min(self.not_after);
         if not_after <= validity.not_before {
@@ -188,14 +194,14 @@ fn dns_name(name: &str) -> Result<SanType, PkiError> {
 }
 
 /// 127 random bits, positive and of fixed length, so that no two certificates share a number.
-fn random_serial() -> Result<SerialNumber, PkiError> {
+pub(super) fn random_serial() -> Result<SerialNumber, PkiError> {
     let mut bytes = [0u8; 16];
     getrandom::fill(&mut bytes).map_err(PkiError::Random)?;
     bytes[0] = bytes[0] & 0x7f | 0x40;
     Ok(SerialNumber::from_slice(&bytes))
 }
 
-fn set_validity(params: &mut CertificateParams, validity: Validity) -> Result<(), PkiError> {
+pub(super) fn set_validity(params: &mut CertificateParams, validity: Validity) -> Result<(), PkiError> {
     params.not_before = to_offset(validity.not_before)?;
     params.not_after = to_offset(validity.not_after)?;
     Ok(())

@@ -1,6 +1,6 @@
 //! Reading certificates: an agent's identity, and the list of trusted authorities.
 
-use super::{NODE_URI_PREFIX, PkiError, sha256};
+use super::{AUTHORITY_NAME, NODE_URI_PREFIX, PkiError, sha256};
 use nm_types::NodeId;
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
+use x509_parser::x509::X509Name;
 
 /// A certificate that was just issued, and the numbers worth keeping beside the node.
 #[derive(Debug, Clone)]
@@ -33,6 +34,8 @@ pub struct NodeCertificate {
     pub not_before: SystemTime,
     pub not_after: SystemTime,
     pub public_key_sha256: [u8; 32],
+    /// The short name of the authority that issued it, see [`Authority::name`](super::Authority::name).
+    pub authority: String,
 }
 
 impl NodeCertificate {
@@ -65,8 +68,10 @@ impl NodeCertificate {
             .strip_prefix(NODE_URI_PREFIX)
             .and_then(|id| NodeId::parse(id).ok())
             .ok_or(PkiError::NotAnAgent("its URI does not name a node"))?;
+        let authority = authority_name(certificate.issuer()).ok_or(PkiError::NotAnAgent("its issuer has no name"))?;
         Ok(Self {
             node,
+            authority,
             serial: info.serial,
             fingerprint: hex::encode(sha256(der)),
             not_before: info.not_before,
@@ -111,6 +116,12 @@ fn describe(certificate: &X509Certificate<'_>) -> Result<Info, PkiError> {
         not_after: from_unix(certificate.validity().not_after.timestamp()),
         is_authority: constraints.is_some_and(|c| c.value.ca),
     })
+}
+
+/// What an authority is called in certificates, without the words that all of them share.
+fn authority_name(name: &X509Name<'_>) -> Option<String> {
+    let text = name.iter_common_name().next()?.as_str().ok()?;
+    Some(text.strip_prefix(AUTHORITY_NAME).unwrap_or(text).to_owned())
 }
 
 /// Whether `der` is an authority's certificate over the key with this SHA-256.
@@ -191,6 +202,41 @@ impl TrustBundle {
             }
         }
         self
+    }
+
+    /// This list without what `other` has.
+    pub fn without(mut self, other: &TrustBundle) -> Result<Self, PkiError> {
+        self.0.retain(|c| !other.0.contains(c));
+        if self.0.is_empty() { Err(PkiError::NoAuthority) } else { Ok(self) }
+    }
+
+    /// Whether both lists have an authority in common.
+    pub fn meets(&self, other: &TrustBundle) -> bool {
+        self.0.iter().any(|c| other.0.contains(c))
+    }
+
+    /// The authorities' short names, in alphabetical order.
+    pub fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> = self
+            .0
+            .iter()
+            .filter_map(|c| parse(c).ok().and_then(|c| authority_name(c.subject())))
+            .collect();
+        names.sort();
+        names
+    }
+
+    /// Each authority with its key's SHA-256 and the moment its certificate ends.
+    pub fn describe(&self) -> Vec<([u8; 32], SystemTime)> {
+        self.0
+            .iter()
+            .filter_map(|c| inspect(c).ok())
+            .map(|i| (i.spki_sha256, i.not_after))
+            .collect()
+    }
+
+    pub(crate) fn certificates(&self) -> &[CertificateDer<'static>] {
+        &self.0
     }
 
     /// Whether one of the authorities has the key with this SHA-256.

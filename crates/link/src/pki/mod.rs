@@ -3,7 +3,8 @@
 //! Invariants:
 //! - The authority alone decides what a certificate says. Of a request it takes the public key and nothing else; a request
 //!   that asks for another name than the node's own is refused, not corrected.
-//! - An agent's certificate can only be a client (`clientAuth`), a control plane's only a server (`serverAuth`).
+//! - An agent's certificate can only be a client (`clientAuth`), a control plane's only a server (`serverAuth`), and one that signs
+//!   releases of the agent can only do that (`codeSigning`).
 //! - Every certificate's serial number is random, and none outlives its authority.
 //! - Trust is a list, so that an old and a new authority can be trusted side by side while one follows the other.
 //! - Keys are ECDSA P-256; no private key has `Debug`, `Display` or `Serialize`.
@@ -11,11 +12,15 @@
 mod authority;
 mod certificate;
 mod csr;
+mod release;
+mod succession;
 
 pub use authority::{Authority, AuthorityPem, ServerIdentity};
 pub(crate) use certificate::is_authority_with_key;
 pub use certificate::{IssuedCertificate, NodeCertificate, TrustBundle};
 pub use csr::{Csr, NodeKey};
+pub use release::{BadRelease, SignedText};
+pub use succession::CrossCertificate;
 
 use nm_types::NodeId;
 use sha2::{Digest, Sha256};
@@ -24,6 +29,9 @@ use std::time::{Duration, SystemTime};
 /// The DNS name in every control plane's certificate. Agents check for it, not for the address they dialled: a control
 /// plane is known by its authority, so it may move or be reached through any address.
 pub const CONTROL_NAME: &str = "control.neuralmesh";
+
+/// What stands before an authority's short name in its certificate.
+pub(crate) const AUTHORITY_NAME: &str = "NeuralMesh authority ";
 
 /// What stands before the node's id in the URI of an agent's certificate, after SPIFFE's form.
 pub const NODE_URI_PREFIX: &str = "spiffe://neuralmesh/node/";
@@ -34,6 +42,9 @@ pub const AUTHORITY_LIFETIME: Duration = Duration::from_secs(3650 * 86_400);
 pub const SERVER_LIFETIME: Duration = Duration::from_secs(90 * 86_400);
 /// How long an agent's certificate holds.
 pub const AGENT_LIFETIME: Duration = Duration::from_secs(7 * 86_400);
+
+/// How long the certificate holds that a release of the agent is signed with.
+pub const RELEASE_LIFETIME: Duration = Duration::from_secs(86_400);
 
 /// How far certificates are dated back, for peers whose clock is behind.
 pub const CLOCK_SKEW: Duration = Duration::from_secs(300);

@@ -44,6 +44,10 @@ pub struct Peer {
     pub serial: String,
     /// SHA-256 of the certificate, as lower-case hexadecimal digits.
     pub fingerprint: String,
+    /// The short name of the authority that issued it.
+    pub authority: String,
+    /// From when on the certificate holds: dated back a little from its issue.
+    pub not_before: SystemTime,
     /// When the certificate ends. The link ends then, too.
     pub expires: SystemTime,
     pub address: SocketAddr,
@@ -191,6 +195,8 @@ async fn connection<G: Gate>(shared: &Shared<G>, socket: TcpStream, address: Soc
             node: read.node,
             serial: read.serial,
             fingerprint: read.fingerprint,
+            authority: read.authority,
+            not_before: read.not_before,
             expires: read.not_after,
             address,
         }),

@@ -23,6 +23,8 @@ pub enum Token {
 /// The rules, as a control plane's database would hold them.
 pub struct Rules {
     pub authority: Authority,
+    /// The authority that has taken its place.
+    pub successor: Mutex<Option<Arc<Authority>>>,
     pub trust: Mutex<TrustBundle>,
     pub tokens: Mutex<HashMap<String, Token>>,
     pub revoked: Mutex<HashSet<NodeId>>,
@@ -40,6 +42,7 @@ impl Rules {
         Arc::new(Self {
             trust: Mutex::new(authority.trust()),
             authority,
+            successor: Mutex::default(),
             tokens: Mutex::default(),
             revoked: Mutex::default(),
             lifetime: Mutex::new(AGENT_LIFETIME),
@@ -51,15 +54,23 @@ impl Rules {
     }
 
     pub fn token(&self) -> JoinToken {
-        let token = JoinToken::generate(self.authority.spki_sha256()).unwrap();
+        let successor = self.successor.lock().unwrap().clone();
+        self.token_for(successor.as_deref().unwrap_or(&self.authority))
+    }
+
+    /// A token of this authority.
+    pub fn token_for(&self, authority: &Authority) -> JoinToken {
+        let token = JoinToken::generate(authority.spki_sha256()).unwrap();
         self.tokens.lock().unwrap().insert(token.secret_hash(), Token::Fresh);
         token
     }
 
     fn issue(&self, csr: &Csr, node: NodeId) -> Result<EnrolReply, Refusal> {
         let validity = Validity::starting(SystemTime::now(), *self.lifetime.lock().unwrap());
-        let issued = self
-            .authority
+        let successor = self.successor.lock().unwrap().clone();
+        let issued = successor
+            .as_deref()
+            .unwrap_or(&self.authority)
             .issue_agent(csr, &node, validity)
             .map_err(|e| Refusal::new(RefusalCode::CsrRefused, e.to_string()))?;
         Ok(EnrolReply {

@@ -15,6 +15,7 @@ pub mod operations;
 pub mod registries;
 pub mod servers;
 pub mod tokens;
+pub mod trust;
 pub mod users;
 pub mod volumes;
 

@@ -5,6 +5,7 @@ mod stats;
 
 use super::containers::spec::bounded;
 use super::operations::{begun, interruptible};
+use super::trust;
 use crate::client::{Call, Outcome, now};
 use crate::context::Context;
 use crate::output::{
@@ -34,6 +35,18 @@ pub enum NodesCommand {
     Events(events::EventsArgs),
     /// Make a token with which one more machine can join
     JoinToken(JoinTokenArgs),
+    /// Make a token with which a machine joins again as a node that there is
+    RejoinToken(trust::RejoinArgs),
+    /// Revoke a node's certificates: it is cut off until it joins again
+    Revoke(trust::RevokeArgs),
+    /// Give nodes a new version of the agent
+    Upgrade(trust::UpgradeArgs),
+    /// Executables that nodes can be upgraded to
+    #[command(subcommand)]
+    Binaries(trust::BinariesCommand),
+    /// The authority that vouches for nodes and control plane
+    #[command(subcommand)]
+    Authority(trust::AuthorityCommand),
     /// Give a node another name
     Rename(RenameArgs),
     /// Set and remove labels
@@ -188,6 +201,11 @@ pub async fn run(command: NodesCommand, cx: &Context) -> anyhow::Result<u8> {
         NodesCommand::Stats(args) => return stats::stats(args, cx).await,
         NodesCommand::Events(args) => return events::events(args, cx).await,
         NodesCommand::JoinToken(args) => join_token(&args, cx).await?,
+        NodesCommand::RejoinToken(args) => return trust::rejoin_token(&args, cx).await,
+        NodesCommand::Revoke(args) => return trust::revoke(&args, cx).await,
+        NodesCommand::Upgrade(args) => return trust::upgrade(&args, cx).await,
+        NodesCommand::Binaries(command) => return trust::binaries(command, cx).await,
+        NodesCommand::Authority(command) => return trust::authority(command, cx).await,
         NodesCommand::Rename(args) => {
             let change = NodeUpdate {
                 name: Some(args.name),
@@ -336,19 +354,26 @@ async fn join_token(args: &JoinTokenArgs, cx: &Context) -> anyhow::Result<()> {
     }
     cx.out.result(&token, &token.value.token)?;
     if !cx.out.is_json() {
-        let server = cx.client.server();
-        let host = if server.is_loopback() {
-            "<this machine's address>"
-        } else {
-            server.host()
-        };
-        note(format!(
-            "\nGood once, until {}. On the machine that joins:\n\n  NEURALMESH_JOIN={} neuralmesh agent --server https://{host}:7443\n\n\
-             (7443 is the agent listener; `neuralmesh up` opens it beyond this machine with --agent-listen 0.0.0.0:7443)",
-            token.value.expires, token.value.token
-        ));
+        say_how_to_join(&token.value, "", cx);
     }
     Ok(())
+}
+
+/// The one command to paste on the machine that joins; `before` is what has to be done first there.
+pub(super) fn say_how_to_join(token: &NewJoinToken, before: &str, cx: &Context) {
+    let server = cx.client.server();
+    let host = if server.is_loopback() {
+        "<this machine's address>"
+    } else {
+        server.host()
+    };
+    note(format!(
+        "\nGood once, until {}. On the machine that joins, as root:{before}\n\n  \
+         NEURALMESH_JOIN={} neuralmesh agent install --server https://{host}:7443\n\n\
+         (without systemd: `agent` in place of `agent install`; 7443 is the agent listener, which `neuralmesh up` opens beyond this \
+         machine with --agent-listen 0.0.0.0:7443)",
+        token.expires, token.token
+    ));
 }
 
 async fn label(args: LabelArgs, cx: &Context) -> anyhow::Result<()> {

@@ -47,6 +47,10 @@ pub enum Ask {
     NetworkRemove,
     NetworkAttach,
     NetworkDetach,
+    UpgradeState,
+    UpgradeOffer,
+    UpgradeSend,
+    UpgradeBegin,
 }
 
 /// A point of a call.

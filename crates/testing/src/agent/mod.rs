@@ -6,6 +6,7 @@ mod checkup;
 mod knobs;
 mod machine;
 mod serve;
+mod upgrade;
 mod world;
 
 pub use knobs::{Ask, Hold, When};
@@ -16,15 +17,16 @@ use crate::wait::{eventually, soon};
 use hyper::service::service_fn;
 use knobs::Knobs;
 use machine::Machine;
-use nm_link::agent::{AgentLink, AgentOptions, DialOptions, IdentityStore, join};
-use nm_link::contract::{AgentError, RegistryLogin, RunProbe, WatchEvent};
-use nm_link::{AgentFacts, JoinToken};
+use nm_link::agent::{AgentLink, AgentOptions, DialOptions, IdentityStore, JoinError, LinkState, ServerUrl, join};
+use nm_link::contract::{AgentError, RegistryLogin, RunProbe, UpgradeOutcome, UpgradePhase, WatchEvent};
+use nm_link::{AgentFacts, JoinToken, RefusalCode};
 use nm_types::container::{ContainerHealth, ContainerSpec, ContainerStatus, ForeignSpec, LogStream, ObservedContainer};
 use nm_types::host::NodeStats;
 use nm_types::node::{NewJoinToken, NodeStatus, NodeView};
 use nm_types::node_event::{NodeEventDetail, NodeEventKind};
 use nm_types::stats::Usage;
 use nm_types::{ContainerId, NodeId, OperationId};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,6 +45,7 @@ pub struct FakeAgent {
     knobs: Arc<Knobs>,
     stop: CancellationToken,
     running: AbortOnDropHandle<()>,
+    states: tokio::sync::watch::Receiver<BTreeMap<ServerUrl, LinkState>>,
     _dir: TempDir,
 }
 
@@ -67,6 +70,15 @@ fn options() -> AgentOptions {
     }
 }
 
+fn facts(hostname: &str) -> AgentFacts {
+    AgentFacts {
+        hostname: hostname.into(),
+        agent_version: "0.5.0".into(),
+        os: "linux".into(),
+        arch: "x86_64".into(),
+    }
+}
+
 impl FakeAgent {
     /// A machine of this name joins with a token of the API; waits until the node is ready.
     pub async fn join(plane: &TestControlPlane, hostname: &str) -> Self {
@@ -77,17 +89,33 @@ impl FakeAgent {
         agent
     }
 
+    /// A machine joins with this token; waits until the node is ready.
+    pub async fn join_by(plane: &TestControlPlane, token: &str, hostname: &str) -> Self {
+        let agent = Self::join_with(plane.agents(), token, hostname).await;
+        agent.ready(plane).await;
+        agent
+    }
+
+    /// Why a machine with this token does not join.
+    pub async fn refused(plane: &TestControlPlane, token: &str) -> JoinError {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let store = IdentityStore::open(dir.path()).expect("a place for the identity");
+        let server = format!("https://{}", *plane.agents().borrow()).parse().expect("an address");
+        let token = JoinToken::parse(token).expect("a join token of the API");
+        let joined = soon(
+            "joining",
+            join(&store, &server, &token, &facts("stranger"), &DialOptions::default()),
+        )
+        .await;
+        joined.expect_err("the machine is not let in")
+    }
+
     async fn join_with(agents: tokio::sync::watch::Receiver<SocketAddr>, token: &str, hostname: &str) -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let store = IdentityStore::open(dir.path()).expect("a place for the identity");
         let line = Line::to(agents).await;
         let server = format!("https://{}", line.address()).parse().expect("an address");
-        let facts = AgentFacts {
-            hostname: hostname.into(),
-            agent_version: "0.5.0".into(),
-            os: "linux".into(),
-            arch: "x86_64".into(),
-        };
+        let facts = facts(hostname);
         let token = JoinToken::parse(token).expect("a join token of the API");
         let options = options();
         let identity = soon("joining", join(&store, &server, &token, &facts, &options.dial))
@@ -96,6 +124,7 @@ impl FakeAgent {
         let node = identity.node().clone();
         let link = AgentLink::new(store, identity, vec![server], options);
         let machine = Arc::<Machine>::default();
+        let states = link.states();
         let (world, knobs, stop) = (Arc::new(World::new(hostname)), Arc::new(Knobs::default()), CancellationToken::new());
         let service = service_fn({
             let (world, machine, knobs) = (world.clone(), machine.clone(), knobs.clone());
@@ -113,8 +142,22 @@ impl FakeAgent {
             knobs,
             stop,
             running,
+            states,
             _dir: dir,
         }
+    }
+
+    /// Waits until its link is refused, and gives the reason.
+    pub async fn is_refused(&self) -> RefusalCode {
+        let mut states = self.states.clone();
+        let refusal = |all: &BTreeMap<ServerUrl, LinkState>| {
+            all.values().find_map(|s| match s {
+                LinkState::Waiting { refused, .. } => *refused,
+                LinkState::Connecting | LinkState::Connected { .. } | LinkState::Stopped => None,
+            })
+        };
+        let refused = soon("the agent is refused", states.wait_for(|all| refusal(all).is_some())).await;
+        refusal(&refused.expect("the agent runs")).expect("it was waited for")
     }
 
     /// Waits until the control plane has the node as ready.
@@ -199,6 +242,29 @@ impl FakeAgent {
     /// The login that the last pull came with.
     pub fn last_login(&self) -> Option<RegistryLogin> {
         self.world.last_login()
+    }
+
+    // Upgrades.
+
+    /// The trial that was begun has come to this.
+    pub fn upgrade_ended(&self, phase: UpgradePhase) {
+        self.world.upgrade.ended(phase);
+    }
+    /// The last upgrade that was begun.
+    pub fn last_upgrade(&self) -> Option<UpgradeOutcome> {
+        self.world.upgrade.last()
+    }
+    /// How many executables were sent to it whole.
+    pub fn executables_received(&self) -> usize {
+        self.world.upgrade.received()
+    }
+    /// Its machine has another processor.
+    pub fn runs_on(&self, arch: &str) {
+        self.world.upgrade.runs_on(arch);
+    }
+    /// It takes no upgrades at all.
+    pub fn refuses_upgrades(&self, error: AgentError) {
+        self.world.upgrade.refuse(error);
     }
 
     // What is there.

@@ -168,6 +168,19 @@ pub(super) async fn answer(world: Arc<World>, machine: Arc<Machine>, knobs: Arc<
             let steps = ["pull", "create", "start"].map(|name| Progress::Step { name: name.into() }).into();
             road(Ask::Create).progress(steps, move || world.create(&command))
         }
+        (&Method::GET, path::UPGRADE) => road(Ask::UpgradeState).answer(|| world.upgrade.state()).await,
+        (&Method::POST, path::UPGRADE) => {
+            let signed = body(request).await?;
+            road(Ask::UpgradeOffer).answer(|| world.upgrade.offer(&signed)).await
+        }
+        (&Method::PUT, path::UPGRADE) => {
+            let bytes = request.into_body().collect().await?.to_bytes();
+            road(Ask::UpgradeSend).answer(|| world.upgrade.receive(&bytes)).await
+        }
+        (&Method::POST, path::UPGRADE_BEGIN) => {
+            let begin: nm_link::contract::BeginUpgrade = body(request).await?;
+            road(Ask::UpgradeBegin).answer(|| world.upgrade.begin(&begin.operation)).await
+        }
         (&Method::GET, path::IMAGES) => road(Ask::Images).answer(|| Ok(world.images())).await,
         (&Method::POST, path::PULL) => {
             let pull: nm_link::contract::Pull = body(request).await?;

@@ -5,6 +5,7 @@
 
 use super::Seen;
 use super::checkup::Checkup;
+use super::upgrade::Upgrade;
 use nm_link::contract::{
     Action, AgentError, AgentErrorCode, Command, ContainerKey, CreateContainer, CreateNetwork, CreateVolume, LogQuery, Membership, Pull,
     RegistryLogin, RemoveContainer, WatchEvent,
@@ -59,7 +60,10 @@ struct Inner {
 }
 
 #[derive(Debug)]
-pub(super) struct World(Mutex<Inner>);
+pub(super) struct World {
+    inner: Mutex<Inner>,
+    pub(super) upgrade: Upgrade,
+}
 
 pub(super) fn now() -> Timestamp {
     use nm_control::service::clock::{Clock, SystemClock};
@@ -357,7 +361,7 @@ impl World {
             memory: 8 << 30,
             docker,
         };
-        Self(Mutex::new(Inner {
+        let inner = Inner {
             info,
             containers: BTreeMap::new(),
             images: Vec::new(),
@@ -370,11 +374,15 @@ impl World {
             kept_back: None,
             next_port: 49_153,
             checkup: Checkup::default(),
-        }))
+        };
+        Self {
+            inner: Mutex::new(inner),
+            upgrade: Upgrade::default(),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(|e| e.into_inner())
+        self.inner.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     pub(super) fn with_checkup<T>(&self, work: impl FnOnce(&mut Checkup) -> T) -> T {

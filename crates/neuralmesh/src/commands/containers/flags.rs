@@ -1,8 +1,8 @@
 //! docker's spellings of ports, mounts, variables, sizes and times, read into the API's types.
 
 use anyhow::Context as _;
-use nm_types::container::{MountSource, PortMapping, Protocol, RestartPolicy, VolumeMode, VolumeMount};
-use nm_types::text::{Argument, ContainerPath, EnvName, LabelKey, Word};
+use nm_types::container::{DeviceMapping, MountSource, PortMapping, Protocol, RestartPolicy, VolumeMode, VolumeMount};
+use nm_types::text::{Argument, ContainerPath, DeviceAccess, DevicePath, EnvName, LabelKey, Word};
 use nm_types::units::{CpuLimit, MemoryLimit, Port};
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -99,6 +99,27 @@ pub fn mount(text: &str) -> Result<VolumeMount, String> {
         Some(source) => Some(MountSource::try_from(source.to_owned()).map_err(|e| bad(&e.to_string()))?),
     };
     Ok(VolumeMount { container, host, mode })
+}
+
+/// `--device`: `/dev/fuse`, `/dev/a:/dev/b`, `/dev/a:rw`, `/dev/a:/dev/b:r`.
+pub fn device(text: &str) -> Result<DeviceMapping, String> {
+    let bad = |why: &str| format!("{why}; write /dev/HOST[:/dev/CONTAINER][:rwm]");
+    let path = |text: &str| DevicePath::parse(text).map_err(|e| bad(&e.to_string()));
+    let parts: Vec<&str> = text.split(':').collect();
+    let (host, container, access) = match parts.as_slice() {
+        [host] => (*host, None, None),
+        [host, second] if second.starts_with('/') => (*host, Some(*second), None),
+        [host, access] => (*host, None, Some(*access)),
+        [host, container, access] => (*host, Some(*container), Some(*access)),
+        _ => return Err(bad("there are too many `:`")),
+    };
+    Ok(DeviceMapping {
+        host: path(host)?,
+        container: container.map(path).transpose()?,
+        access: access
+            .map(|a| DeviceAccess::parse(a).map_err(|e| bad(&e.to_string())))
+            .transpose()?,
+    })
 }
 
 /// `-e`: a variable and its value, or a name alone, whose value is taken from this program's environment (nothing where

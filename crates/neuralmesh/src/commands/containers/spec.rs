@@ -3,7 +3,7 @@
 use super::flags::{self, Publish};
 use crate::output::report::usage;
 use clap::Args;
-use nm_types::container::{ContainerSpec, HealthCheck, RestartPolicy, VolumeMount};
+use nm_types::container::{ContainerSpec, DeviceMapping, HealthCheck, RestartPolicy, VolumeMount};
 use nm_types::placement::OnNodeLost;
 use nm_types::text::{
     Argument, Capability, Constraint, ContainerName, ContainerPath, EnvName, Environment, HostName, ImageRef, LabelKey, Labels,
@@ -69,9 +69,21 @@ pub struct SpecArgs {
     /// The host name inside
     #[arg(long, value_name = "NAME")]
     pub hostname: Option<HostName>,
-    /// Take a capability away, or ALL; none can be added
+    /// Take a capability away, or ALL
     #[arg(long = "cap-drop", value_name = "CAPABILITY")]
     pub cap_drop: Vec<Capability>,
+    /// Add a capability; for admins, where the node's own configuration allows it
+    #[arg(long = "cap-add", value_name = "CAPABILITY")]
+    pub cap_add: Vec<Capability>,
+    /// Give it a device: /dev/HOST[:/dev/CONTAINER][:rwm]; for admins, where the node's own configuration allows it
+    #[arg(long = "device", value_name = "DEVICE", value_parser = flags::device)]
+    pub device: Vec<DeviceMapping>,
+    /// Use the node's own network; for admins, where the node's own configuration allows it
+    #[arg(long)]
+    pub host_network: bool,
+    /// Give it everything the node has; for admins, where the node's own configuration allows it
+    #[arg(long)]
+    pub privileged: bool,
     /// Make the container's own files read-only
     #[arg(long)]
     pub read_only: bool,
@@ -107,10 +119,6 @@ pub struct SpecArgs {
     pub interactive: bool,
     #[arg(long, hide = true)]
     pub rm: bool,
-    #[arg(long, hide = true)]
-    pub privileged: bool,
-    #[arg(long = "cap-add", hide = true)]
-    pub cap_add: Vec<String>,
 
     /// The image
     #[arg(value_name = "IMAGE")]
@@ -131,10 +139,6 @@ impl SpecArgs {
             (
                 self.rm,
                 "--rm is not there: remove it with `neuralmesh containers rm -f NAME` when it has done its work",
-            ),
-            (
-                self.privileged || !self.cap_add.is_empty(),
-                "a container gets no privileges beyond Docker's usual ones: --privileged and --cap-add are not there",
             ),
         ] {
             if used {
@@ -166,6 +170,10 @@ impl SpecArgs {
             working_dir: self.workdir.clone(),
             hostname: self.hostname.clone(),
             cap_drop: self.cap_drop.clone(),
+            cap_add: self.cap_add.clone(),
+            devices: self.device.clone(),
+            host_network: self.host_network,
+            privileged: self.privileged,
             read_only: self.read_only,
             health_check: self.health_check()?,
             stop_grace: bounded("--stop-timeout", self.stop_timeout)?,
@@ -268,12 +276,31 @@ mod tests {
     }
 
     #[test]
+    fn privileges_are_asked_for_in_dockers_words() {
+        assert_eq!(spec("nginx").unwrap().privileges(), [""; 0]);
+        let all =
+            spec("--privileged --cap-add NET_ADMIN --device /dev/fuse --device /dev/a:/dev/b:rw --device /dev/c:r --host-network nginx");
+        let all = all.unwrap();
+        assert_eq!(all.privileges(), ["privileged", "capAdd", "devices", "hostNetwork"]);
+        let devices = serde_json::to_value(&all.devices).unwrap();
+        assert_eq!(
+            devices,
+            serde_json::json!([
+                { "host": "/dev/fuse" },
+                { "host": "/dev/a", "container": "/dev/b", "access": "rw" },
+                { "host": "/dev/c", "access": "r" },
+            ])
+        );
+    }
+
+    #[test]
     fn what_docker_has_and_we_have_not_says_so() {
         for (line, says) in [
             ("-i nginx", "exec -it"),
             ("--rm nginx", "--rm"),
-            ("--privileged nginx", "privileges"),
-            ("--cap-add SYS_ADMIN nginx", "privileges"),
+            ("--cap-add sys-admin nginx", "capability"),
+            ("--device /etc/passwd nginx", "/dev"),
+            ("--host-network -p 80:80 nginx", "ports"),
             ("-p 80:80 -p 80:81 nginx", "ports[1].host"),
             ("--name list nginx", "reserved"),
             ("-v data:/data --on-node-lost reschedule nginx", "onNodeLost"),

@@ -1,0 +1,5 @@
+//! The built program as processes of its own: a control plane, an agent, and what becomes of them.
+
+mod fleet;
+mod keys;
+mod upgrade;

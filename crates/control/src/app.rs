@@ -3,8 +3,9 @@
 use crate::api::error::{ApiError, ApiResult};
 use crate::api::frame::Network;
 use crate::controller::watch::Dirty;
-use crate::controller::{absence, health, housekeeping, reschedule, resume, trust, watch};
+use crate::controller::{absence, alerts, health, housekeeping, reschedule, resume, trust, watch};
 use crate::metrics::Metrics;
+use crate::service::alerts::Alerts;
 use crate::service::auth::{Actor, Auth, AuthConfig};
 use crate::service::authority::Authorities;
 use crate::service::binaries::Binaries;
@@ -79,6 +80,7 @@ pub struct Parts {
     pub health: Health,
     pub binaries: Binaries,
     pub upgrades: Upgrades,
+    pub alerts: Alerts,
     pub dirty: Dirty,
     pub metrics: Metrics,
     pub streams: Streams,
@@ -154,6 +156,15 @@ impl App {
         );
         servers.load().await?;
         health.load().await?;
+        let alerts = Alerts::new(
+            store.clone(),
+            clock.clone(),
+            nodes.clone(),
+            index.clone(),
+            fleet.clone(),
+            outbound.clone(),
+        );
+        alerts.load().await?;
         let authorities = Authorities::open(store.clone(), clock.clone()).await?;
         let enrolment = Enrolment::new(store.clone(), clock.clone(), nodes.clone(), authorities.clone());
         let binaries = Binaries::new(store.clone(), clock.clone(), &config.data_dir, config.executable.clone());
@@ -186,6 +197,7 @@ impl App {
             health,
             binaries,
             upgrades,
+            alerts,
             dirty: Dirty::default(),
             metrics: Metrics::default(),
             streams: Streams::default(),
@@ -216,6 +228,9 @@ impl App {
         let health_writer = tokio::spawn(health::write_behind(self.clone()));
         tasks.spawn(absence::run(self.clone()));
         tasks.spawn(reschedule::run(self.clone()));
+        tasks.spawn(alerts::listen(self.clone()));
+        tasks.spawn(alerts::evaluate(self.clone()));
+        tasks.spawn(alerts::deliver(self.clone()));
         let writer = tokio::spawn(watch::write_behind(self.clone()));
         resume::operations(self).await.map_err(|e| e.message)?;
         // Now every operation that goes on runs, and what has none is really stuck.

@@ -25,10 +25,16 @@ pub enum Kind {
     Health,
     /// An older copy of a container, on a node that it was moved off: to be removed there.
     Leftover,
+    AlertRule,
+    Alert,
+    AlertChannel,
+    AlertSilence,
+    /// One word of an alert on its way to one channel.
+    AlertDelivery,
 }
 
 impl Kind {
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 20] = [
         Self::Container,
         Self::Node,
         Self::Operation,
@@ -44,6 +50,11 @@ impl Kind {
         Self::Deployment,
         Self::Health,
         Self::Leftover,
+        Self::AlertRule,
+        Self::Alert,
+        Self::AlertChannel,
+        Self::AlertSilence,
+        Self::AlertDelivery,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -63,6 +74,11 @@ impl Kind {
             Self::Deployment => "deployment",
             Self::Health => "health",
             Self::Leftover => "leftover",
+            Self::AlertRule => "alertRule",
+            Self::Alert => "alert",
+            Self::AlertChannel => "alertChannel",
+            Self::AlertSilence => "alertSilence",
+            Self::AlertDelivery => "alertDelivery",
         }
     }
 

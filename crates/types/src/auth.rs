@@ -54,6 +54,7 @@ pub const AREAS: &[&str] = &[
     "tokens",
     "audit",
     "system",
+    "alerts",
 ];
 
 impl Scope {

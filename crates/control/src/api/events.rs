@@ -104,7 +104,7 @@ async fn read_all(app: &App, mut since: i64, until: i64) -> Result<Vec<Change>, 
 /// Sessions, settings, join tokens and what is still to be cleaned up are nobody's business.
 async fn message(app: &App, change: Change) -> Option<Message> {
     let kind = match change.subject {
-        Subject::Resource(Kind::Setting | Kind::JoinToken | Kind::Leftover) | Subject::Session => return None,
+        Subject::Resource(Kind::Setting | Kind::JoinToken | Kind::Leftover | Kind::AlertDelivery) | Subject::Session => return None,
         Subject::Resource(kind) => kind.as_str(),
         Subject::User => "user",
         Subject::Token => "token",
@@ -134,6 +134,7 @@ async fn message(app: &App, change: Change) -> Option<Message> {
         (Subject::Resource(Kind::Health), _) => {
             crate::service::servers::ServerKey::parse(&change.id).map(|key| app.health.status(&key).as_str().to_owned())
         }
+        (Subject::Resource(Kind::Alert), _) => app.alerts.state(&change.id).await.map(|s| s.as_str().to_owned()),
         _ => None,
     };
     let event = Event {

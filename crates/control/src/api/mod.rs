@@ -13,6 +13,7 @@ pub mod route;
 pub mod serve;
 pub mod sse;
 
+mod alerts;
 mod audit;
 mod auth;
 mod authority;
@@ -66,6 +67,7 @@ pub fn routes() -> Vec<Route> {
         operations::routes(),
         events::routes(),
         system::routes(),
+        alerts::routes(),
     ]
     .into_iter()
     .flatten()

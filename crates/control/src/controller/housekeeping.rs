@@ -1,7 +1,6 @@
 //! What has to be done now and then: old rows, old tokens, our own certificate.
 
-use crate::app::App;
-use crate::app::stopped;
+use crate::app::{App, stopped};
 use std::time::Duration;
 
 const PERIOD: Duration = Duration::from_secs(3600);
@@ -22,6 +21,9 @@ pub async fn run(app: App) {
         }
         if let Err(error) = app.operations.sweep().await {
             tracing::warn!(error = %error.message, "old operations could not be dropped");
+        }
+        if let Err(error) = app.alerts.sweep().await {
+            tracing::warn!(error = %error.message, "old alerts could not be dropped");
         }
         if let Err(error) = app.enrolment.sweep().await {
             tracing::warn!(error = %error.message, "old join tokens could not be dropped");

@@ -2,6 +2,7 @@
 //! it does nothing the second time.
 
 pub mod absence;
+pub mod alerts;
 pub mod health;
 pub mod housekeeping;
 pub mod journal;

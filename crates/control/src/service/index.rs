@@ -535,6 +535,20 @@ impl Index {
         let ids = inner.by_name.get(name).into_iter().flatten();
         ids.filter_map(|id| inner.entries.get(id)).map(|e| e.record.clone()).collect()
     }
+    pub fn ids(&self) -> Vec<ContainerId> {
+        self.read().entries.keys().cloned().collect()
+    }
+    /// Those that were ever seen on `node`.
+    pub fn ids_on(&self, node: &NodeId) -> Vec<ContainerId> {
+        self.read()
+            .by_docker
+            .get(node)
+            .map(|ids| ids.values().cloned().collect())
+            .unwrap_or_default()
+    }
+    pub fn is_reachable(&self, node: &NodeId) -> bool {
+        self.read().reachable.contains(node)
+    }
     /// Shows every container to `look`, in the order of their ids; nothing changes meanwhile.
     pub fn each(&self, mut look: impl FnMut(&Record)) {
         for entry in self.read().entries.values() {

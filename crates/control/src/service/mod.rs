@@ -1,6 +1,7 @@
 //! Rules, one subject a file. Services know the store, the link and each other; of HTTP they know only the status that an
 //! error maps to.
 
+pub mod alerts;
 pub mod audit;
 pub mod auth;
 pub mod authority;

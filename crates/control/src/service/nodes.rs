@@ -438,6 +438,11 @@ impl Nodes {
         self.read().iter().map(figures).collect()
     }
 
+    /// Its name and labels.
+    pub fn card(&self, id: &NodeId) -> Option<(NodeName, Labels)> {
+        self.read().get(id).map(|n| (n.spec.name.clone(), n.spec.labels.clone()))
+    }
+
     /// What its agent last said of it.
     pub fn info(&self, id: &NodeId) -> Option<NodeInfo> {
         self.read().get(id).and_then(|n| n.state.info.clone())

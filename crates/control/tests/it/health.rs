@@ -614,7 +614,8 @@ async fn settings_hold_for_all_and_one_server_may_differ() {
 #[tokio::test]
 async fn listeners_hear_of_it() {
     let (plane, agent, api) = fleet().await;
-    becomes(&api, "alder", HealthStatus::Healthy, &[]).await;
+    // Written by now, so that what follows is a change of it.
+    assert_eq!(check(&api, "alder").await.status, HealthStatus::Healthy);
     let mut bus = plane.app().health.subscribe();
     let mut events = api.get("/api/events").events().await.unwrap();
     agent.machine(|s| (s.disks[0].used, s.disks[0].available) = (95, 5));

@@ -280,10 +280,9 @@ fn link_changed(app: &App, schedule: &mut Schedule, node: &NodeId) {
 /// Something was wanted or seen of a container, or it is gone. Others' containers come and go too, and are nobody's to check.
 async fn container_changed(app: &App, schedule: &mut Schedule, id: &ContainerId) {
     let key = ServerKey::Container(id.clone());
-    if app.index.get(id).is_some_and(|r| r.meant_to_run()) {
-        schedule.now(&key);
-    } else if schedule.slots.contains_key(&key) || app.health.knows(&key) {
-        // Stopped, or gone: the next check finds out which.
+    let meant = app.index.get(id).is_some_and(|r| r.meant_to_run());
+    // One that is known and not meant to run was stopped, or is gone: the next check finds out which.
+    if meant || schedule.slots.contains_key(&key) || app.health.knows(&key) {
         schedule.now(&key);
     }
 }

@@ -3,6 +3,7 @@
 
 mod faults;
 mod health;
+mod health_addresses;
 mod health_history;
 mod manners;
 mod operations;

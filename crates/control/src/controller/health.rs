@@ -1,7 +1,7 @@
 //! Checks every server when it is due, and at once when something happened to it.
 //!
-//! Due times are spread, so that a thousand servers are not asked in the same moment. What happens to a server (its link, its
-//! container, its settings) is heard from the links and from the store's feed; a server is checked at most once a second.
+//! Due times are spread, so that a thousand servers are not asked in the same moment. What happens to a server is heard from
+//! the links, from the containers' index and from the store's feed; a server is checked at most once a second.
 
 use crate::api::error::ApiResult;
 use crate::app::{App, stopped};
@@ -121,9 +121,10 @@ fn dice() -> f64 {
 pub async fn run(app: App) {
     let mut stop = app.stop.clone();
     let mut links = app.fleet.links().events();
+    let mut containers = app.index.changes();
     let mut feed = app.store.watch();
     let mut schedule = Schedule::default();
-    let mut checks: JoinSet<(ServerKey, Option<Duration>)> = JoinSet::new();
+    let mut checks: JoinSet<(ServerKey, Next)> = JoinSet::new();
     let mut note = tokio::time::interval(NOTE);
     let mut prune = tokio::time::interval(PRUNE);
     first(&app, &mut schedule).await;
@@ -144,11 +145,16 @@ pub async fn run(app: App) {
             () = stopped(&mut stop) => return,
             () = due => {}
             Some(done) = checks.join_next() => match done {
-                Ok((key, interval)) => ended(&app.health, &mut schedule, &key, interval),
+                Ok((key, next)) => ended(&app, &mut schedule, &key, next).await,
                 Err(error) => tracing::error!(%error, "a health check failed"),
             },
             event = links.recv() => match event {
                 Ok(LinkEvent { node, .. }) => link_changed(&app, &mut schedule, &node),
+                Err(RecvError::Lagged(_)) => everything(&app, &mut schedule).await,
+                Err(RecvError::Closed) => return,
+            },
+            change = containers.recv() => match change {
+                Ok(id) => container_changed(&app, &mut schedule, &id).await,
                 Err(RecvError::Lagged(_)) => everything(&app, &mut schedule).await,
                 Err(RecvError::Closed) => return,
             },
@@ -184,32 +190,41 @@ pub async fn run(app: App) {
     }
 }
 
-/// One check; gives when the next one is due.
-async fn check(health: Health, key: ServerKey) -> (ServerKey, Option<Duration>) {
-    let interval = async {
-        let interval = health.interval(&key).await?;
-        if interval.is_some() {
-            health.check(&key, false).await?;
-        }
-        ApiResult::Ok(interval)
+/// What follows a check.
+enum Next {
+    In(Duration),
+    /// It is not to be checked by itself.
+    Stop,
+    Gone,
+}
+
+async fn check(health: Health, key: ServerKey) -> (ServerKey, Next) {
+    let checked = async {
+        let Some(interval) = health.interval(&key).await? else {
+            return Ok(if health.is_there(&key).await? { Next::Stop } else { Next::Gone });
+        };
+        ApiResult::Ok(match health.check(&key, false).await? {
+            Some(_) => Next::In(interval),
+            None => Next::Gone,
+        })
     };
-    match interval.await {
-        Ok(interval) => (key, interval),
+    match checked.await {
+        Ok(next) => (key, next),
         Err(error) => {
             tracing::warn!(server.id = %key, error = %error.message, "a server could not be checked; trying again");
-            (key, Some(AGAIN))
+            (key, Next::In(AGAIN))
         }
     }
 }
 
-fn ended(health: &Health, schedule: &mut Schedule, key: &ServerKey, interval: Option<Duration>) {
-    match (schedule.ended(key), interval) {
-        // Forgotten while it was checked.
-        (None, _) => {}
+async fn ended(app: &App, schedule: &mut Schedule, key: &ServerKey, next: Next) {
+    match (schedule.ended(key), next) {
+        // Forgotten while it was checked: what this check left goes too.
+        (None, _) | (_, Next::Gone) => forget(app, schedule, key).await,
         (Some(true), _) => schedule.now(key),
-        (Some(false), Some(interval)) => schedule.at_latest(key, Instant::now() + spread(interval)),
-        (Some(false), None) => {
-            health.stop_checking(key);
+        (Some(false), Next::In(interval)) => schedule.at_latest(key, Instant::now() + spread(interval)),
+        (Some(false), Next::Stop) => {
+            app.health.stop_checking(key);
             schedule.forget(key);
         }
     }
@@ -240,11 +255,7 @@ async fn everything(app: &App, schedule: &mut Schedule) {
     }
     let there: Vec<ServerKey> = schedule.slots.keys().cloned().collect();
     for key in there {
-        if let Ok(None) = app.servers.get(&key).await
-            && let Err(error) = forget(app, schedule, &key).await
-        {
-            tracing::warn!(server.id = %key, error = %error.message, "a server's health could not be forgotten");
-        }
+        schedule.now(&key);
     }
 }
 
@@ -266,11 +277,20 @@ fn link_changed(app: &App, schedule: &mut Schedule, node: &NodeId) {
     }
 }
 
+/// Something was wanted or seen of a container, or it is gone. Others' containers come and go too, and are nobody's to check.
+async fn container_changed(app: &App, schedule: &mut Schedule, id: &ContainerId) {
+    let key = ServerKey::Container(id.clone());
+    let meant = app.index.get(id).is_some_and(|r| r.meant_to_run());
+    // One that is known and not meant to run was stopped, or is gone: the next check finds out which.
+    if meant || schedule.slots.contains_key(&key) || app.health.knows(&key) {
+        schedule.now(&key);
+    }
+}
+
 async fn changed(app: &App, schedule: &mut Schedule, change: &Change) -> ApiResult<()> {
     let Subject::Resource(kind) = change.subject else { return Ok(()) };
     let key = match kind {
         Kind::Node => NodeId::parse(&change.id).ok().map(ServerKey::Node),
-        Kind::Container => ContainerId::parse(&change.id).ok().map(ServerKey::Container),
         Kind::Server => ServerId::parse(&change.id).ok().map(ServerKey::Address),
         Kind::Instance => InstanceId::parse(&change.id).ok().map(ServerKey::Instance),
         // Our own writes; what another replica says of how a server is checked is taken over.
@@ -304,21 +324,21 @@ async fn changed(app: &App, schedule: &mut Schedule, change: &Change) -> ApiResu
         (What::Created, ServerKey::Node(_)) => {
             app.health.start_checking(&key).await?;
             schedule.at_latest(&key, Instant::now() + GRACE);
-            Ok(())
         }
         (What::Created | What::Updated | What::Status, _) => {
-            // Others' containers come and go too, and are nobody's to check.
-            if app.health.start_checking(&key).await? || schedule.slots.contains_key(&key) {
-                schedule.now(&key);
-            }
-            Ok(())
+            app.health.start_checking(&key).await?;
+            schedule.now(&key);
         }
     }
+    Ok(())
 }
 
-async fn forget(app: &App, schedule: &mut Schedule, key: &ServerKey) -> ApiResult<()> {
+/// Nothing is kept of it; what can't be removed now goes at the next start.
+async fn forget(app: &App, schedule: &mut Schedule, key: &ServerKey) {
     schedule.forget(key);
-    app.health.forget(key).await
+    if let Err(error) = app.health.forget(key).await {
+        tracing::warn!(server.id = %key, error = %error.message, "a server's health could not be forgotten");
+    }
 }
 
 /// Writes what checks found. What can't be written now is tried again, and goes on being shown meanwhile.

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::ops::Bound;
 use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, broadcast};
 
 /// Where a container's row is in its life.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -383,10 +383,24 @@ impl Removed {
 }
 
 /// All containers. Cheap to clone; clones are the same table.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Index {
     inner: Arc<RwLock<Inner>>,
     room: Arc<Notify>,
+    changes: broadcast::Sender<ContainerId>,
+}
+
+/// Changes that a listener may be behind before it is told that it missed some.
+const CHANGES: usize = 4096;
+
+impl Default for Index {
+    fn default() -> Self {
+        Self {
+            inner: Arc::default(),
+            room: Arc::default(),
+            changes: broadcast::Sender::new(CHANGES),
+        }
+    }
 }
 
 const CPU_MARK: &str = "\"cpuUsage\":";
@@ -444,6 +458,16 @@ impl Index {
     }
     fn write(&self) -> RwLockWriteGuard<'_, Inner> {
         self.inner.write().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// The containers of which something is wanted or seen anew, from now on; those that are removed too. Whoever hears of one
+    /// finds it at least that new.
+    pub fn changes(&self) -> broadcast::Receiver<ContainerId> {
+        self.changes.subscribe()
+    }
+    fn changed(&self, id: &ContainerId) {
+        // Nobody listens at the start and at the end.
+        let _heard = self.changes.send(id.clone());
     }
 
     pub fn get(&self, id: &ContainerId) -> Option<Arc<Record>> {
@@ -589,8 +613,9 @@ impl Index {
 
     /// Puts `record` in, or in the place of the one with its id.
     pub fn put(&self, record: Record) {
-        let mut inner = self.write();
-        inner.put(record);
+        let id = record.id.clone();
+        self.write().put(record);
+        self.changed(&id);
     }
     /// Many at once, at start-up.
     pub fn load(&self, records: Vec<Record>) {
@@ -610,7 +635,12 @@ impl Index {
             }
             inner.put(record);
         }
-        inner.entries.get(id).map(|e| e.record.clone())
+        let after = inner.entries.get(id).map(|e| e.record.clone())?;
+        drop(inner);
+        if before.wanted != after.wanted || before.state != after.state {
+            self.changed(id);
+        }
+        Some(after)
     }
     /// Told when nodes may have room for more than before: a container went, moved or was changed. Whoever knows of another such
     /// reason tells it, too. One waits for it.
@@ -628,6 +658,7 @@ impl Index {
     pub fn remove(&self, id: &ContainerId) -> Option<Arc<Record>> {
         let removed = self.write().remove(id);
         self.room.notify_one();
+        self.changed(id);
         removed
     }
     /// What containers of `node` use, by Docker's ids.

@@ -116,7 +116,6 @@ async fn time_in_which_nobody_checked(database: Database) {
     plane.stop().await;
     plane.clock().advance(5 * HOUR);
     plane.reopen().await;
-    let api = plane.sign_in("olga", &nm_testing::password_of(Role::Operator)).await;
     let view = check(&api, "mail").await;
     assert_eq!(view.status, HealthStatus::Healthy);
     assert_eq!(view.availability.day, Some(100.0), "what nobody saw is left out");
@@ -159,7 +158,10 @@ async fn what_is_gone_is_forgotten(database: Database) {
     let api = plane.operator().await.clone();
     let (_listener, _) = listening(&api).await;
     let id = health(&api, "mail").await.server_id;
-    assert_eq!(history(&api, "mail", "").await.len(), 1);
+    nm_testing::eventually("it has a history", async || {
+        (history(&api, "mail", "").await.len() == 1).then_some(())
+    })
+    .await;
     api.delete("/api/servers/mail").await.is(200);
     let rows = async |plane: &TestControlPlane| plane.app().store.health_histories(&id, &id, Timestamp(0)).await.unwrap().len();
     nm_testing::eventually("its history goes", async || (rows(&plane).await == 0).then_some(())).await;

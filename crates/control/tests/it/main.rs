@@ -6,6 +6,7 @@ mod drain;
 mod faults;
 mod gather;
 mod health;
+mod health_addresses;
 mod health_history;
 mod lost;
 mod machines;

@@ -212,7 +212,13 @@ fn card(v: &HealthView, now: Timestamp) -> Vec<(&'static str, String)> {
         } else {
             format!(" ({})", d.limit)
         };
-        format!("{mark} {}: {}{limit} {}", d.check.as_str(), d.measured, d.message)
+        // What could not be measured says so in its message.
+        let measured = if d.message.starts_with(&d.measured) {
+            String::new()
+        } else {
+            format!("{}{limit} ", d.measured)
+        };
+        format!("{mark} {}: {measured}{}", d.check.as_str(), d.message)
             .trim_end()
             .to_owned()
     });

@@ -1,16 +1,16 @@
 //! `neuralmesh health` and `neuralmesh servers`: what they ask and print, how they end.
 
 use crate::fake::{self, Fake, NODE, data, page};
-use axum::Json;
-use axum::Router;
 use axum::routing::{get, post};
+use axum::{Json, Router};
 use serde_json::{Value, json};
 
 fn view(status: &str, degraded: bool, disk: bool) -> Value {
     json!({
         "serverId": NODE, "serverName": "n1", "kind": "node", "status": status, "degraded": degraded, "lastCheck": fake::NOW,
         "checks": { "cpu": true, "memory": true, "disk": disk, "network": true, "services": true },
-        "details": [{ "check": "disk", "ok": disk, "measured": "93 %", "limit": "under 87 %", "message": "of / is used" }],
+        "details": [{ "check": "cpu", "ok": true, "measured": "not measured", "limit": "", "message": "not measured: no agent runs there" },
+            { "check": "disk", "ok": disk, "measured": "93 %", "limit": "under 87 %", "message": "of / is used" }],
         "uptime": 2592000, "responseTime": 45.2, "since": fake::NOW, "availability": { "24h": 99.5, "7d": null, "30d": null },
         "checked": true
     })
@@ -56,6 +56,7 @@ async fn health() {
         "{}",
         card.out
     );
+    assert!(card.out.contains("ok     cpu: not measured: no agent runs there\n"), "{}", card.out);
     fake.run(&["health", "check", "n2"]).await.ok();
     assert_eq!(fake.run(&["health", "check", "n2", "n1"]).await.code, 1, "one of them is not well");
     let history = fake.run(&["health", "history", "n1", "--from", "2026-02-01T00:00:00Z"]).await.ok();

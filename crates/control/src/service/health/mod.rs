@@ -350,6 +350,15 @@ impl Health {
         }
     }
 
+    /// Whether something is known of it.
+    pub fn knows(&self, key: &ServerKey) -> bool {
+        self.table.read(key, |_| ()).is_some()
+    }
+    /// Whether there is such a server.
+    pub async fn is_there(&self, key: &ServerKey) -> ApiResult<bool> {
+        Ok(self.servers.get(key).await?.is_some())
+    }
+
     // What is shown.
 
     pub fn status(&self, key: &ServerKey) -> HealthStatus {

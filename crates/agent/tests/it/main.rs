@@ -7,6 +7,7 @@ mod containers;
 mod engine;
 mod failures;
 mod privileges;
+mod silence;
 mod storage;
 mod streams;
 mod support;

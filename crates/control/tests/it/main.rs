@@ -9,6 +9,7 @@ mod privileges;
 mod reconcile;
 mod secrets;
 mod spec;
+mod strangers;
 mod streams;
 mod trust;
 mod upgrades;

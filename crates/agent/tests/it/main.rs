@@ -9,6 +9,7 @@ mod failures;
 mod machine;
 mod privileges;
 mod probes;
+mod silence;
 mod storage;
 mod streams;
 mod support;

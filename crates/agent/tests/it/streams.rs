@@ -221,7 +221,7 @@ async fn a_command_nobody_waits_for_gets_a_hangup() {
     .await;
 }
 
-struct Terminal {
+pub(crate) struct Terminal {
     input: mpsc::UnboundedSender<Bytes>,
     output: axum::body::BodyDataStream,
     buffer: BytesMut,
@@ -229,7 +229,7 @@ struct Terminal {
 }
 
 impl Terminal {
-    async fn open(rig: &Rig, id: &str, command: &[&str]) -> Self {
+    pub(crate) async fn open(rig: &Rig, id: &str, command: &[&str]) -> Self {
         let (input, received) = mpsc::unbounded_channel();
         let body = Body::from_stream(tokio_stream::wrappers::UnboundedReceiverStream::new(received).map(Ok::<_, std::io::Error>));
         let command: String = form_urlencoded::byte_serialize(serde_json::to_string(command).unwrap().as_bytes()).collect();
@@ -249,7 +249,7 @@ impl Terminal {
         }
     }
 
-    fn send(&self, frame: Frame) {
+    pub(crate) fn send(&self, frame: Frame) {
         // Cut in the middle: frames need not come whole.
         let wire = frame.encode();
         let half = wire.len() / 2;
@@ -269,7 +269,7 @@ impl Terminal {
         }
     }
 
-    async fn until(&mut self, wanted: &str) {
+    pub(crate) async fn until(&mut self, wanted: &str) {
         while !self.seen.contains(wanted) {
             match self.frame().await {
                 Some(Frame::Data(data)) => self.seen.push_str(&String::from_utf8_lossy(&data)),

@@ -456,8 +456,9 @@ impl Nodes {
 
     pub async fn update(&self, actor: &Actor, meta: &Meta, key: &str, change: NodeUpdate) -> ApiResult<(NodeView, i64)> {
         let id = self.find(key)?;
-        let row = self
-            .store
+        // In the transaction: what is heard of the node meanwhile is no change that the caller could have meant.
+        let mut tx = self.store.begin(self.clock.now()).await?;
+        let row = tx
             .get(Kind::Node, id.as_str())
             .await?
             .ok_or_else(|| ApiError::not_found("node", key))?;
@@ -472,7 +473,6 @@ impl Nodes {
         if let Some(cordoned) = change.cordoned {
             spec.cordoned = cordoned;
         }
-        let mut tx = self.store.begin(self.clock.now()).await?;
         let mut patch = Patch::new().spec(&spec)?.if_revision(meta.if_match.unwrap_or(row.revision));
         if spec.name.as_str() != row.name {
             patch = patch.name(spec.name.as_str());

@@ -20,6 +20,7 @@ mod reconcile;
 mod secrets;
 mod servers;
 mod spec;
+mod strangers;
 mod streams;
 mod trust;
 mod upgrades;

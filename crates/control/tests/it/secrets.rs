@@ -5,7 +5,7 @@ use nm_link::contract::{AgentError, AgentErrorCode};
 use nm_testing::{Ask, Call, Client, Database, FakeAgent, Reply, TestControlPlane, TraceLog, both, eventually};
 use nm_types::auth::{CreatedToken, SignedIn, StreamTicket};
 use nm_types::container::{ContainerView, ForeignSpec};
-use nm_types::node::NewJoinToken;
+use nm_types::node::{NewJoinToken, NodeStatus};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -67,6 +67,7 @@ async fn planted_secrets_stay_where_they_belong(database: Database) {
     people(&garden, &plane).await;
     containers(&garden, &plane, &agent).await;
     registries(&garden, &plane, &agent).await;
+    authorities(&garden, &plane).await;
     // A start reads all of it again.
     plane.restart().await;
     agent.ready(&plane).await;
@@ -294,6 +295,42 @@ async fn containers(garden: &Garden, plane: &TestControlPlane, agent: &FakeAgent
     .await;
 }
 
+/// The keys that vouch for every node: the one there is, the next one, and the one that is left.
+async fn authorities(garden: &Garden, plane: &TestControlPlane) {
+    let admin = plane.admin().await;
+    let note_all = async |place: &str| {
+        let store = &plane.app().store;
+        let row = store.get(nm_store::Kind::Setting, "link.authority").await.unwrap().unwrap();
+        let sealed: Value = store.open_sealed(&row).await.unwrap().unwrap().parse().unwrap();
+        for key in [&sealed["key"], &sealed["next"]["key"]].into_iter().filter_map(Value::as_str) {
+            // The middle of it: its beginning is the same in every key of its kind.
+            garden.note(place, key.lines().nth(2).unwrap());
+        }
+    };
+    note_all("the authority's key").await;
+    // A machine that is away keeps the next one waiting.
+    let away = FakeAgent::join(plane, "birch").await;
+    away.take_down();
+    away.is(plane, NodeStatus::NotReady).await;
+    let rotate = async |how: Value| {
+        let call = admin.post("/api/nodes/authority/rotate").json(&how);
+        garden.ask(call).await.is(200).json()["data"]["phase"].clone()
+    };
+    assert_eq!(rotate(json!({ "switchAfter": 3600 })).await, "introducing");
+    note_all("the next authority's key").await;
+    assert_eq!(rotate(json!({ "force": true })).await, "renewing");
+    eventually("whoever is there has followed", async || {
+        let shown = garden.ask(admin.get("/api/nodes/authority")).await.is(200).json();
+        (shown["data"]["current"]["nodes"] == 1).then_some(())
+    })
+    .await;
+    assert_eq!(rotate(json!({ "force": true })).await, "settled");
+    admin.delete(format!("/api/nodes/{}", away.node)).await.is(200);
+    note_all("the new authority's key").await;
+    let token: NewJoinToken = admin.post("/api/nodes/alder/rejoin-token").await.data(201);
+    garden.note("a rejoin token's secret", token.token.rsplit('.').next().unwrap());
+}
+
 async fn registries(garden: &Garden, plane: &TestControlPlane, agent: &FakeAgent) {
     let (admin, api) = (plane.admin().await, plane.operator().await);
     let login = |password: String| json!({ "host": "registry.example.com", "username": "robot", "password": password });
@@ -360,6 +397,8 @@ async fn everything_that_can_be_read(garden: &Garden, admin: &Client, viewer: &C
         "/api/operations?limit=200",
         "/api/nodes",
         "/api/images",
+        "/api/nodes/authority",
+        "/api/nodes/binaries",
         "/api/system/info",
         "/metrics",
         "/api/openapi.json",

@@ -171,7 +171,7 @@ async fn a_crash_at_each_stage(database: Database) {
         (after.phase, after.previous.map(|p| (p.name, p.nodes))),
         (AuthorityPhase::Renewing, Some((old.clone(), 1)))
     );
-    assert_eq!(after.waiting_for, [away.node.clone()]);
+    assert_eq!(after.waiting_for, std::slice::from_ref(&away.node));
 
     // The one that missed the change finds the way by the cross certificate, and the old one goes.
     away.mend();

@@ -52,6 +52,7 @@ pub const AREAS: &[&str] = &[
     "tokens",
     "audit",
     "system",
+    "alerts",
 ];
 
 impl Scope {

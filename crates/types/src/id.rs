@@ -54,6 +54,7 @@ pub const PREFIXES: &[&str] = &[
     "alert",
     "channel",
     "silence",
+    "delivery",
 ];
 
 macro_rules! ids {
@@ -114,6 +115,8 @@ ids! {
     ChannelId = "channel";
     /// A time in which alerts are not sent.
     SilenceId = "silence";
+    /// One word of an alert on its way to one channel.
+    DeliveryId = "delivery";
 }
 
 #[cfg(test)]

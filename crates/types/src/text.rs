@@ -50,6 +50,8 @@ macro_rules! texts {
     )*};
 }
 
+pub(crate) use texts;
+
 fn word(b: u8) -> bool {
     b.is_ascii_alphanumeric() || b == b'_' || b == b'.' || b == b'-'
 }

@@ -1,3 +1,4 @@
 //! Pure decisions: what to do, given what is wanted and what was seen. No clock, no I/O.
 
+pub mod alerts;
 pub mod binds;

@@ -21,10 +21,16 @@ pub enum Kind {
     BackupConfig,
     Backup,
     Deployment,
+    AlertRule,
+    Alert,
+    AlertChannel,
+    AlertSilence,
+    /// One word of an alert on its way to one channel.
+    AlertDelivery,
 }
 
 impl Kind {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 18] = [
         Self::Container,
         Self::Node,
         Self::Operation,
@@ -38,6 +44,11 @@ impl Kind {
         Self::BackupConfig,
         Self::Backup,
         Self::Deployment,
+        Self::AlertRule,
+        Self::Alert,
+        Self::AlertChannel,
+        Self::AlertSilence,
+        Self::AlertDelivery,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -55,6 +66,11 @@ impl Kind {
             Self::BackupConfig => "backupConfig",
             Self::Backup => "backup",
             Self::Deployment => "deployment",
+            Self::AlertRule => "alertRule",
+            Self::Alert => "alert",
+            Self::AlertChannel => "alertChannel",
+            Self::AlertSilence => "alertSilence",
+            Self::AlertDelivery => "alertDelivery",
         }
     }
 

@@ -3,8 +3,9 @@
 use crate::api::error::{ApiError, ApiResult};
 use crate::api::frame::Network;
 use crate::controller::watch::Dirty;
-use crate::controller::{housekeeping, resume, watch};
+use crate::controller::{alerts, housekeeping, resume, watch};
 use crate::metrics::Metrics;
+use crate::service::alerts::Alerts;
 use crate::service::auth::{Actor, Auth, AuthConfig};
 use crate::service::clock::SharedClock;
 use crate::service::containers::Containers;
@@ -14,6 +15,7 @@ use crate::service::images::Resources;
 use crate::service::index::Index;
 use crate::service::nodes::Nodes;
 use crate::service::operations::Operations;
+use crate::service::outbound::Guard;
 use crate::service::registries::Registries;
 use nm_link::server::{Links, ServerOptions};
 use nm_store::Store;
@@ -35,6 +37,8 @@ pub struct AppConfig {
     pub data_dir: PathBuf,
     /// Proxies whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<Network>,
+    /// Networks that are forbidden otherwise and may be connected to all the same: see [`crate::service::outbound`].
+    pub allow_outbound: Vec<Network>,
     pub auth: AuthConfig,
     pub link: ServerOptions,
 }
@@ -56,6 +60,8 @@ pub struct Parts {
     pub registries: Registries,
     pub operations: Operations,
     pub enrolment: Enrolment,
+    pub outbound: Guard,
+    pub alerts: Alerts,
     pub dirty: Dirty,
     pub metrics: Metrics,
     pub streams: Streams,
@@ -108,6 +114,16 @@ impl App {
         );
         nodes.load().await?;
         containers.load().await?;
+        let outbound = Guard::new(config.allow_outbound.clone());
+        let alerts = Alerts::new(
+            store.clone(),
+            clock.clone(),
+            nodes.clone(),
+            index.clone(),
+            fleet.clone(),
+            outbound.clone(),
+        );
+        alerts.load().await?;
         let enrolment = Enrolment::open(store.clone(), clock.clone(), nodes.clone()).await?;
         Ok(Self(Arc::new(Parts {
             config,
@@ -122,6 +138,8 @@ impl App {
             registries,
             operations,
             enrolment,
+            outbound,
+            alerts,
             dirty: Dirty::default(),
             metrics: Metrics::default(),
             streams: Streams::default(),
@@ -147,6 +165,9 @@ impl App {
         tasks.spawn(watch::run(self.clone()));
         tasks.spawn(resume::run(self.clone()));
         tasks.spawn(housekeeping::run(self.clone()));
+        tasks.spawn(alerts::listen(self.clone()));
+        tasks.spawn(alerts::evaluate(self.clone()));
+        tasks.spawn(alerts::deliver(self.clone()));
         let writer = tokio::spawn(watch::write_behind(self.clone()));
         resume::operations(self).await.map_err(|e| e.message)?;
         let http = tokio::spawn(crate::api::serve::serve(api, crate::api::router(self.clone()), self.stop.clone()));

@@ -41,6 +41,16 @@ pub struct ControlArgs {
         value_delimiter = ','
     )]
     pub trusted_proxies: Vec<Network>,
+    /// A network that probes and deliveries may reach though it is forbidden otherwise (this machine itself, link-local,
+    /// metadata services), as an address or network; may be repeated
+    #[arg(
+        long = "allow-outbound",
+        value_name = "CIDR",
+        env = "NEURALMESH_ALLOW_OUTBOUND",
+        hide_env_values = true,
+        value_delimiter = ','
+    )]
+    pub allow_outbound: Vec<Network>,
     #[command(flatten)]
     pub log: LogArgs,
 }

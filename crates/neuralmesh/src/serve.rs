@@ -120,6 +120,7 @@ async fn start_control(args: &ControlArgs, agent_listen: SocketAddr) -> anyhow::
     let config = AppConfig {
         data_dir: data_dir.clone(),
         trusted_proxies: args.trusted_proxies.clone(),
+        allow_outbound: args.allow_outbound.clone(),
         auth: AuthConfig::default(),
         link: ServerOptions::default(),
     };

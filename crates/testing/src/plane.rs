@@ -114,6 +114,8 @@ impl TestControlPlane {
             let config = AppConfig {
                 data_dir: folder.clone(),
                 trusted_proxies: Vec::new(),
+                // Where tests have their servers; the rest of 127.0.0.0/8 stands for what is forbidden.
+                allow_outbound: vec!["127.0.0.1".parse().expect("an address")],
                 auth: AuthConfig {
                     password_cost: Cost::least(),
                     ..AuthConfig::default()

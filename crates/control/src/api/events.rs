@@ -104,7 +104,7 @@ async fn read_all(app: &App, mut since: i64, until: i64) -> Result<Vec<Change>, 
 /// Sessions, settings and join tokens are nobody's business.
 async fn message(app: &App, change: Change) -> Option<Message> {
     let kind = match change.subject {
-        Subject::Resource(Kind::Setting | Kind::JoinToken) | Subject::Session => return None,
+        Subject::Resource(Kind::Setting | Kind::JoinToken | Kind::AlertDelivery) | Subject::Session => return None,
         Subject::Resource(kind) => kind.as_str(),
         Subject::User => "user",
         Subject::Token => "token",
@@ -131,6 +131,7 @@ async fn message(app: &App, change: Change) -> Option<Message> {
             .ok()
             .and_then(|(n, _)| serde_json::to_value(n.status).ok())
             .and_then(|v| v.as_str().map(str::to_owned)),
+        (Subject::Resource(Kind::Alert), _) => app.alerts.state(&change.id).await.map(|s| s.as_str().to_owned()),
         _ => None,
     };
     let event = Event {

@@ -13,6 +13,7 @@ pub mod route;
 pub mod serve;
 pub mod sse;
 
+mod alerts;
 mod audit;
 mod auth;
 mod containers;
@@ -56,6 +57,7 @@ pub fn routes() -> Vec<Route> {
         operations::routes(),
         events::routes(),
         system::routes(),
+        alerts::routes(),
     ]
     .into_iter()
     .flatten()

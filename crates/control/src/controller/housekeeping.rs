@@ -23,6 +23,9 @@ pub async fn run(app: App) {
         if let Err(error) = app.operations.sweep().await {
             tracing::warn!(error = %error.message, "old operations could not be dropped");
         }
+        if let Err(error) = app.alerts.sweep().await {
+            tracing::warn!(error = %error.message, "old alerts could not be dropped");
+        }
         if let Err(error) = app.enrolment.sweep().await {
             tracing::warn!(error = %error.message, "old join tokens could not be dropped");
         }

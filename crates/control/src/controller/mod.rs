@@ -1,6 +1,7 @@
 //! Loops that bring what was seen and what is wanted together. Each owns its end and takes no input but a key: run twice,
 //! it does nothing the second time.
 
+pub mod alerts;
 pub mod housekeeping;
 pub mod resume;
 pub mod watch;

@@ -3,6 +3,7 @@
 use crate::api::error::ApiResult;
 use crate::app::App;
 use crate::app::stopped;
+use crate::service::alerts::Observation;
 use crate::service::fleet::Agent;
 use crate::service::index::{Phase, Record, State, Wanted};
 use futures_util::StreamExt;
@@ -165,6 +166,7 @@ async fn take(app: &App, node: &NodeId, event: WatchEvent) {
         WatchEvent::Snapshot { info, containers } => {
             snapshot(app, node, containers);
             app.index.reach(node, info.docker.available);
+            app.alerts.observe(Observation::Containers(node.clone()));
             let app = app.clone();
             let resumed = node.clone();
             tokio::spawn({
@@ -185,6 +187,7 @@ async fn take(app: &App, node: &NodeId, event: WatchEvent) {
         }
         WatchEvent::Usage { samples } => {
             app.index.usage(node, &samples);
+            app.alerts.observe(Observation::Usage(node.clone()));
             Ok(())
         }
         WatchEvent::Oom { docker_id, time } => {
@@ -194,6 +197,7 @@ async fn take(app: &App, node: &NodeId, event: WatchEvent) {
         }
         WatchEvent::Docker { docker } => {
             app.index.reach(node, docker.available);
+            app.alerts.observe(Observation::Containers(node.clone()));
             if let Some(error) = &docker.error {
                 tracing::warn!(node.id = %node, %error, "a node's Docker engine does not answer");
             }
@@ -205,6 +209,7 @@ async fn take(app: &App, node: &NodeId, event: WatchEvent) {
         }
         WatchEvent::Host { stats } => {
             app.nodes.host_seen(node, *stats);
+            app.alerts.observe(Observation::Host(node.clone()));
             Ok(())
         }
         WatchEvent::Heartbeat => app.nodes.heard(node, None).await,

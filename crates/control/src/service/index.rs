@@ -397,6 +397,20 @@ impl Index {
             .map(|e| e.record.clone())
             .collect()
     }
+    pub fn ids(&self) -> Vec<ContainerId> {
+        self.read().entries.keys().cloned().collect()
+    }
+    /// Those that were ever seen on `node`.
+    pub fn ids_on(&self, node: &NodeId) -> Vec<ContainerId> {
+        self.read()
+            .by_docker
+            .get(node)
+            .map(|ids| ids.values().cloned().collect())
+            .unwrap_or_default()
+    }
+    pub fn is_reachable(&self, node: &NodeId) -> bool {
+        self.read().reachable.contains(node)
+    }
     /// How many there are of each status.
     pub fn counts(&self) -> BTreeMap<&'static str, u64> {
         let mut out = BTreeMap::new();

@@ -1,6 +1,7 @@
 //! Rules, one subject a file. Services know the store, the link and each other; of HTTP they know only the status that an
 //! error maps to.
 
+pub mod alerts;
 pub mod audit;
 pub mod auth;
 pub mod clock;
@@ -14,4 +15,5 @@ pub mod index;
 pub mod locks;
 pub mod nodes;
 pub mod operations;
+pub mod outbound;
 pub mod registries;

@@ -270,6 +270,15 @@ impl Nodes {
         self.read().get(id).and_then(|n| n.host.clone())
     }
 
+    /// Its name and labels.
+    pub fn card(&self, id: &NodeId) -> Option<(NodeName, Labels)> {
+        self.read().get(id).map(|n| (n.spec.name.clone(), n.spec.labels.clone()))
+    }
+
+    pub fn ids(&self) -> Vec<NodeId> {
+        self.read().keys().cloned().collect()
+    }
+
     /// What its agent last said of it.
     pub fn info(&self, id: &NodeId) -> Option<NodeInfo> {
         self.read().get(id).and_then(|n| n.state.info.clone())

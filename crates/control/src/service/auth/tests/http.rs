@@ -27,6 +27,7 @@ impl Client {
         let config = AppConfig {
             data_dir: f.dir.path().to_owned(),
             trusted_proxies: Vec::new(),
+            allow_outbound: Vec::new(),
             auth: auth_config(),
             link: ServerOptions::default(),
         };

@@ -1,6 +1,7 @@
 //! The control plane's suite: the real thing on loopback, with agents that join through the real link and make their
 //! Docker up. What stores has a say in runs on both databases; see [`nm_testing::both!`].
 
+mod alerts;
 mod faults;
 mod manners;
 mod operations;

@@ -515,7 +515,15 @@ async fn idempotency_keys(database: Database) {
     takers.sort_unstable();
     assert_eq!(
         takers,
-        ["/api/containers", "/api/containers/templates/{id}/run", "/api/tokens", "/api/users"]
+        [
+            "/api/alerts/channels",
+            "/api/alerts/rules",
+            "/api/alerts/silences",
+            "/api/containers",
+            "/api/containers/templates/{id}/run",
+            "/api/tokens",
+            "/api/users"
+        ]
     );
     for bad in ["", &"x".repeat(201)] {
         admin

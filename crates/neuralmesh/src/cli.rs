@@ -67,6 +67,9 @@ pub enum Command {
     Events(events::EventsArgs),
     /// Who did what
     Audit(Group<audit::AuditCommand>),
+    /// What is wrong in the fleet, and who is told
+    #[command(visible_alias = "alert")]
+    Alerts(Box<Group<alerts::AlertsCommand>>),
     /// Find what is missing on this machine, and how to mend it
     Doctor(doctor::DoctorArgs),
     /// Print a shell's completion script

@@ -1,5 +1,6 @@
 //! Every command in a file of its own; this one finds the right one.
 
+pub mod alerts;
 pub mod audit;
 pub mod completion;
 pub mod containers;
@@ -41,6 +42,7 @@ pub async fn dispatch(command: Command) -> anyhow::Result<u8> {
         Command::Operations(group) => operations::run(group.command, &connect(&group.client)?).await,
         Command::Events(args) => events::events(args).await,
         Command::Audit(group) => audit::run(group.command, &connect(&group.client)?).await,
+        Command::Alerts(group) => alerts::run(group.command, &connect(&group.client)?).await,
         Command::Doctor(args) => doctor::doctor(args).await,
         Command::Completion(args) => completion::completion(args),
         Command::Openapi(args) => openapi::openapi(args).await,

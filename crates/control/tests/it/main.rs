@@ -6,6 +6,7 @@ mod faults;
 mod gather;
 mod health;
 mod health_history;
+mod liveness;
 mod lost;
 mod machines;
 mod manners;

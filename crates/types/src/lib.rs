@@ -13,6 +13,7 @@ pub mod host;
 pub mod id;
 pub mod image;
 pub mod measure;
+pub mod map;
 pub mod network;
 pub mod node;
 pub mod node_event;

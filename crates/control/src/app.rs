@@ -3,7 +3,7 @@
 use crate::api::error::{ApiError, ApiResult};
 use crate::api::frame::Network;
 use crate::controller::watch::Dirty;
-use crate::controller::{absence, alerts, health, housekeeping, reschedule, resume, trust, watch};
+use crate::controller::{alerts, health, housekeeping, liveness, reschedule, resume, trust, watch};
 use crate::metrics::Metrics;
 use crate::service::alerts::Alerts;
 use crate::service::auth::{Actor, Auth, AuthConfig};
@@ -17,6 +17,7 @@ use crate::service::health::{Health, Table};
 use crate::service::images::Resources;
 use crate::service::index::Index;
 use crate::service::journal::Journals;
+use crate::service::liveness::Liveness;
 use crate::service::nodes::Nodes;
 use crate::service::operations::Operations;
 use crate::service::outbound::Guard;
@@ -47,14 +48,15 @@ pub struct AppConfig {
     pub allow_outbound: Vec<Network>,
     pub auth: AuthConfig,
     pub link: ServerOptions,
-    /// How long a node may be gone until it counts as lost; [`LOST_AFTER`] as a rule.
+    /// A node is lost when nothing is heard of it for so long; [`LOST_AFTER`] as a rule.
     pub lost_after: Duration,
     /// The file that this program runs from, for nodes of the same kind of machine.
     pub executable: Option<PathBuf>,
 }
 
-/// How long a node may be gone until it counts as lost, where nobody says otherwise.
-pub const LOST_AFTER: Duration = Duration::from_secs(10);
+/// Silence after which a node is lost, where nobody says otherwise. With the half second between two beats and the half second
+/// between two looks, a cut cable is seen within nine seconds.
+pub const LOST_AFTER: Duration = Duration::from_secs(8);
 
 /// The control plane. Cheap to clone; clones are the same one.
 #[derive(Clone)]
@@ -66,6 +68,7 @@ pub struct Parts {
     pub clock: SharedClock,
     pub auth: Arc<Auth>,
     pub fleet: Fleet,
+    pub liveness: Liveness,
     pub nodes: Nodes,
     pub index: Index,
     pub journals: Journals,
@@ -111,8 +114,9 @@ impl App {
         let auth = Arc::new(Auth::new(store.clone(), clock.clone(), config.auth.clone()));
         let fleet = Fleet::new(Links::new());
         let index = Index::default();
-        let nodes = Nodes::new(store.clone(), clock.clone(), fleet.clone(), index.clone());
         let journals = Journals::new(store.clone(), clock.clone(), index.clone());
+        let liveness = Liveness::new(fleet.links().clone(), clock.clone(), config.lost_after);
+        let nodes = Nodes::new(store.clone(), clock.clone(), fleet.clone(), index.clone(), liveness.clone());
         let operations = Operations::new(store.clone(), clock.clone());
         let registries = Registries::new(store.clone(), clock.clone());
         let containers = Containers::new(
@@ -183,6 +187,7 @@ impl App {
             clock,
             auth,
             fleet,
+            liveness,
             nodes,
             index,
             journals,
@@ -222,11 +227,11 @@ impl App {
         ));
         tasks.spawn(watch::run(self.clone()));
         tasks.spawn(trust::run(self.clone()));
-        tasks.spawn(resume::run(self.clone()));
+        tasks.spawn(liveness::note(self.clone()));
+        tasks.spawn(liveness::run(self.clone()));
         tasks.spawn(housekeeping::run(self.clone()));
         tasks.spawn(health::run(self.clone()));
         let health_writer = tokio::spawn(health::write_behind(self.clone()));
-        tasks.spawn(absence::run(self.clone()));
         tasks.spawn(reschedule::run(self.clone()));
         tasks.spawn(alerts::listen(self.clone()));
         tasks.spawn(alerts::evaluate(self.clone()));

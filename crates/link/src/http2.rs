@@ -22,7 +22,9 @@ use tokio_util::task::TaskTracker;
 pub struct Http2Options {
     /// A ping goes out when nothing was heard for this long.
     pub ping_interval: Duration,
-    /// The peer is taken for lost when a ping has no answer for this long. A silent peer is noticed within both together.
+    /// The connection is given up when a ping has no answer for this long. That is the last resort, and longer than a lossy
+    /// line holds TCP up: whether a node is lost is told by [`crate::server::Pulse`], and an agent dials beside a silent
+    /// connection long before.
     pub ping_timeout: Duration,
     /// Bytes one stream may have under way to a reader that does not read: also the most a stalled stream costs in memory.
     pub stream_window: u32,
@@ -34,7 +36,7 @@ impl Default for Http2Options {
     fn default() -> Self {
         Self {
             ping_interval: Duration::from_secs(2),
-            ping_timeout: Duration::from_secs(5),
+            ping_timeout: Duration::from_secs(30),
             stream_window: 1024 * 1024,
             max_streams: 1024,
         }
@@ -91,12 +93,14 @@ where
 pub(crate) struct Farewell(Arc<AtomicBool>);
 
 impl Farewell {
-    pub(crate) fn listen<T>(stream: T) -> (Heard<T>, Self) {
+    /// `on_word` is called at every read that brings something.
+    pub(crate) fn listen<T, F: Fn()>(stream: T, on_word: F) -> (Heard<T, F>, Self) {
         let farewell = Self::default();
         (
             Heard {
                 stream,
                 farewell: farewell.clone(),
+                on_word,
             },
             farewell,
         )
@@ -107,24 +111,29 @@ impl Farewell {
     }
 }
 
-/// A stream that notes its own end.
-pub(crate) struct Heard<T> {
+/// A stream that notes its own end, and tells of what it brings before.
+pub(crate) struct Heard<T, F> {
     stream: T,
     farewell: Farewell,
+    on_word: F,
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for Heard<T> {
+impl<T: AsyncRead + Unpin, F: Fn() + Unpin> AsyncRead for Heard<T, F> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let (before, room) = (buf.filled().len(), buf.remaining());
         let read = Pin::new(&mut self.stream).poll_read(cx, buf);
-        if matches!(read, Poll::Ready(Ok(()))) && room > 0 && buf.filled().len() == before {
-            self.farewell.0.store(true, Ordering::Release);
+        if matches!(read, Poll::Ready(Ok(()))) && room > 0 {
+            if buf.filled().len() == before {
+                self.farewell.0.store(true, Ordering::Release);
+            } else {
+                (self.on_word)();
+            }
         }
         read
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Heard<T> {
+impl<T: AsyncWrite + Unpin, F: Unpin> AsyncWrite for Heard<T, F> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
@@ -144,10 +153,16 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Heard<T> {
 }
 
 /// Sets a connected socket up for a link: small frames leave at once, and little is queued in the kernel, so that a ping is
-/// not stuck behind megabytes of a bulk transfer and its sender not taken for dead on a slow line.
+/// not stuck behind megabytes of a bulk transfer and its sender not taken for dead on a slow line. What is lost of a quiet
+/// link is sent again at a steady pace, not ever more slowly (<https://docs.kernel.org/networking/tcp-thin.html>).
 pub(crate) fn tune(socket: &tokio::net::TcpStream) -> io::Result<()> {
     socket.set_nodelay(true)?;
     #[cfg(target_os = "linux")]
-    socket2::SockRef::from(socket).set_tcp_notsent_lowat(128 * 1024)?;
+    {
+        let socket = socket2::SockRef::from(socket);
+        socket.set_tcp_notsent_lowat(128 * 1024)?;
+        // A help and no need: a kernel may not know it.
+        let _or_not = socket.set_tcp_thin_linear_timeouts(true);
+    }
     Ok(())
 }

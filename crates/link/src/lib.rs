@@ -7,10 +7,13 @@
 //! - [`pki`]: the authority, certificates, certificate requests.
 //! - [`server`]: the control plane's side. [`agent`]: the node's side.
 //! - [`ask`]: what both sides ask of services they probe.
+//! - `beat`: signs of life beside the connection, as datagrams, that lost packets do not hold up.
 
 pub mod agent;
 pub mod ask;
+mod beat;
 pub mod contract;
+mod ear;
 mod error;
 mod http2;
 pub mod pki;

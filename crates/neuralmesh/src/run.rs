@@ -52,11 +52,11 @@ pub struct ControlArgs {
         value_delimiter = ','
     )]
     pub allow_outbound: Vec<Network>,
-    /// How long a node may be gone until it counts as lost, and containers that ask for it move to other nodes: 10s, 1m
+    /// Silence after which a node counts as lost, and containers that ask for it move to other nodes: 10s, 1m
     #[arg(
         long,
         value_name = "TIME",
-        default_value = "10s",
+        default_value = "8s",
         env = "NEURALMESH_LOST_AFTER",
         hide_env_values = true,
         value_parser = lost_after
@@ -66,7 +66,7 @@ pub struct ControlArgs {
     pub log: LogArgs,
 }
 
-/// Less than the links' own heartbeats tell of would call nodes lost that are well.
+/// With less than ten beats a lossy line would call nodes lost that are well.
 fn lost_after(text: &str) -> Result<std::time::Duration, String> {
     let seconds = crate::commands::containers::flags::seconds(text)?;
     match seconds {

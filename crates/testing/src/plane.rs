@@ -36,8 +36,12 @@ pub struct TestControlPlane {
     admin: OnceCell<Client>,
     operator: OnceCell<Client>,
     viewer: OnceCell<Client>,
+    tune: Tune,
     database: Database,
 }
+
+/// What a test changes in the configuration, at each opening.
+type Tune = Arc<dyn Fn(&mut AppConfig) + Send + Sync>;
 
 struct Running {
     app: App,
@@ -84,6 +88,11 @@ async fn open_store(config: StoreConfig) -> Store {
 
 impl TestControlPlane {
     pub async fn start(database: Database) -> Self {
+        Self::start_tuned(database, |_| {}).await
+    }
+
+    /// With a configuration that `tune` has changed.
+    pub async fn start_tuned(database: Database, tune: impl Fn(&mut AppConfig) + Send + Sync + 'static) -> Self {
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 1));
         let mut plane = Self {
             running: None,
@@ -93,6 +102,7 @@ impl TestControlPlane {
             admin: OnceCell::new(),
             operator: OnceCell::new(),
             viewer: OnceCell::new(),
+            tune: Arc::new(tune),
             database,
         };
         plane.open().await;
@@ -112,9 +122,10 @@ impl TestControlPlane {
             .build()
             .expect("a runtime");
         let (folder, store, clock) = (self.database.folder().to_owned(), self.database.config(), self.clock.clone());
+        let tune = self.tune.clone();
         let opened = runtime.spawn(async move {
             let store = open_store(store).await;
-            let config = AppConfig {
+            let mut config = AppConfig {
                 data_dir: folder.clone(),
                 trusted_proxies: Vec::new(),
                 // Where tests have their servers; the rest of 127.0.0.0/8 stands for what is forbidden.
@@ -130,6 +141,7 @@ impl TestControlPlane {
                 lost_after: LOST_AFTER,
                 executable: std::env::current_exe().ok(),
             };
+            tune(&mut config);
             let app = App::open(config, store, Arc::new(clock)).await.expect("the control plane opens");
             app.auth.bootstrap(&folder).await.expect("there is a first admin");
             let bind = || TcpListener::bind("127.0.0.1:0");

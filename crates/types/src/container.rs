@@ -440,8 +440,8 @@ pub struct Attachment {
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ForeignSpec {
-    pub environment: std::collections::BTreeMap<String, String>,
-    pub labels: std::collections::BTreeMap<String, String>,
+    pub environment: crate::map::TextMap,
+    pub labels: crate::map::TextMap,
     pub volumes: Vec<MountView>,
     pub restart: RestartPolicy,
     /// Cores.

@@ -1,4 +1,5 @@
-//! Ids: `<prefix>_<unix ms>_<9 of a-z0-9>`, as the specification shows them.
+//! Ids: `<prefix>_<unix ms>_<9 of a-z0-9>`, as the specification shows them. An id is in many tables at once; its copies share
+//! their text.
 
 use std::fmt;
 
@@ -62,7 +63,7 @@ macro_rules! ids {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
         #[serde(try_from = "String", into = "String")]
-        pub struct $name(Box<str>);
+        pub struct $name(std::sync::Arc<str>);
 
         impl $name {
             pub const PREFIX: &'static str = $prefix;
@@ -77,7 +78,7 @@ macro_rules! ids {
         impl fmt::Debug for $name { fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result { f.write_str(&self.0) } }
         impl TryFrom<String> for $name { type Error = BadId; fn try_from(s: String) -> Result<Self, BadId> { Self::parse(&s) } }
         impl std::str::FromStr for $name { type Err = BadId; fn from_str(s: &str) -> Result<Self, BadId> { Self::parse(s) } }
-        impl From<$name> for String { fn from(id: $name) -> String { id.0.into() } }
+        impl From<$name> for String { fn from(id: $name) -> String { id.as_str().into() } }
         impl AsRef<str> for $name { fn as_ref(&self) -> &str { &self.0 } }
         impl std::borrow::Borrow<str> for $name { fn borrow(&self) -> &str { &self.0 } }
         impl utoipa::PartialSchema for $name {

@@ -13,6 +13,7 @@ pub mod health;
 pub mod host;
 pub mod id;
 pub mod image;
+pub mod map;
 pub mod measure;
 pub mod network;
 pub mod node;

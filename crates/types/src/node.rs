@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 pub enum NodeStatus {
     /// Its agent is connected and its Docker engine answers.
     Ready,
-    /// Its agent is not connected, or its Docker engine does not answer.
+    /// Its agent is not connected, it is lost, or its Docker engine does not answer.
     NotReady,
     /// Ready, but takes no new containers.
     Cordoned,
@@ -60,8 +60,15 @@ pub struct NodeView {
     /// How many containers were last seen on it.
     pub containers: u64,
     pub created: Timestamp,
+    /// When anything was last heard of it, by whichever way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_seen: Option<Timestamp>,
+    /// Set while the node is lost: nothing was heard of it since then, for longer than the control plane waits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost_since: Option<Timestamp>,
+    /// The line between it and the control plane; absent while it is lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link: Option<NodeLine>,
     /// What its machine uses now, while it is connected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage: Option<NodeUsage>,
@@ -143,6 +150,29 @@ pub struct CertificateView {
     /// The name of the authority that issued it, see `GET /api/nodes/authority`.
     pub authority: String,
     pub expires: Timestamp,
+}
+
+/// What tells the control plane that a node is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Transport {
+    /// Datagrams beside its link.
+    Udp,
+    /// Its link alone: datagrams do not come through.
+    Link,
+}
+
+/// The line between a node and the control plane.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeLine {
+    pub transport: Transport,
+    /// The median round trip over the last minute, in milliseconds. Absent where datagrams do not come through.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rtt: Option<f64>,
+    /// How many of a hundred datagrams of the last minute were lost on the way there or back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss: Option<f64>,
 }
 
 /// A change to a node: only what is sent changes.

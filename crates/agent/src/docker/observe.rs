@@ -120,7 +120,7 @@ pub fn observe(doc: Inspect, known: &Known<'_>) -> (ObservedContainer, Detail) {
             .map(|e| e.split_once('=').unwrap_or((e, "")))
             .map(|(k, v)| (k.to_owned(), v.to_owned()))
             .collect(),
-        labels: doc.config.labels.clone(),
+        labels: doc.config.labels.clone().into_iter().collect(),
         volumes: doc
             .mounts
             .iter()

@@ -1,11 +1,11 @@
 //! Loops that bring what was seen and what is wanted together. Each owns its end and takes no input but a key: run twice,
 //! it does nothing the second time.
 
-pub mod absence;
 pub mod alerts;
 pub mod health;
 pub mod housekeeping;
 pub mod journal;
+pub mod liveness;
 pub mod reschedule;
 pub mod resume;
 pub mod trust;

@@ -12,7 +12,7 @@ use nm_link::server::LinkChange;
 use nm_types::container::ObservedContainer;
 use nm_types::node::NodeInfo;
 use nm_types::{ContainerId, NodeId};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -22,15 +22,17 @@ use tokio::task::JoinSet;
 
 /// How long changes gather before they are written in one transaction.
 const GATHER: Duration = Duration::from_millis(200);
-/// A watch that says nothing for so long is asked anew; agents say something every two seconds.
-const SILENCE: Duration = Duration::from_secs(10);
+/// A watch that says nothing for so long is asked anew; agents say something every two seconds. Longer than a lossy line holds a
+/// link up, and than a lost node keeps one.
+const SILENCE: Duration = Duration::from_secs(30);
 /// Between attempts to watch a node whose link stands but whose watch ended.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// Containers whose row is behind the index.
+/// Containers whose row is behind the index, and nodes whose links came or went.
 #[derive(Debug, Clone, Default)]
 pub struct Dirty {
     ids: Arc<Mutex<HashSet<ContainerId>>>,
+    nodes: Arc<Mutex<BTreeSet<NodeId>>>,
     wake: Arc<Notify>,
 }
 
@@ -38,6 +40,13 @@ impl Dirty {
     pub fn add(&self, id: &ContainerId) {
         self.ids.lock().unwrap_or_else(|e| e.into_inner()).insert(id.clone());
         self.wake.notify_one();
+    }
+    pub fn add_node(&self, id: &NodeId) {
+        self.nodes.lock().unwrap_or_else(|e| e.into_inner()).insert(id.clone());
+        self.wake.notify_one();
+    }
+    fn take_nodes(&self) -> BTreeSet<NodeId> {
+        std::mem::take(&mut *self.nodes.lock().unwrap_or_else(|e| e.into_inner()))
     }
     fn take(&self) -> Vec<ContainerId> {
         std::mem::take(&mut *self.ids.lock().unwrap_or_else(|e| e.into_inner()))
@@ -61,6 +70,14 @@ pub async fn write_behind(app: App) {
 }
 
 async fn flush(app: &App) {
+    let nodes = app.dirty.take_nodes();
+    if !nodes.is_empty()
+        && let Err(error) = app.nodes.links_changed(&nodes).await
+    {
+        tracing::warn!(error = %error.message, "what nodes are connected could not be written; trying again");
+        app.dirty.nodes.lock().unwrap_or_else(|e| e.into_inner()).extend(nodes);
+        app.dirty.wake.notify_one();
+    }
     for ids in app.dirty.take().chunks(500) {
         if let Err(error) = app.containers.persist(ids).await {
             tracing::warn!(error = %error.message, "what agents see could not be written; trying again");
@@ -103,9 +120,8 @@ pub async fn run(app: App) {
                     }
                     app.index.reach(&event.node, false);
                     tracing::warn!(node.id = %event.node, "a node is no longer connected");
-                    if let Err(error) = app.nodes.link_changed(&event.node).await {
-                        tracing::warn!(error = %error.message, "a node's going could not be written");
-                    }
+                    app.nodes.link_changed(&event.node);
+                    app.dirty.add_node(&event.node);
                 }
                 // It is back already, and the event that says so is on its way.
                 LinkChange::Disconnected(_) => {}
@@ -124,9 +140,8 @@ pub async fn run(app: App) {
 
 async fn node_connected(app: App, node: NodeId) {
     tracing::info!(node.id = %node, "a node is connected");
-    if let Err(error) = app.nodes.link_changed(&node).await {
-        tracing::warn!(error = %error.message, "a node's coming could not be written");
-    }
+    app.nodes.link_changed(&node);
+    app.dirty.add_node(&node);
     while let Ok(agent) = app.fleet.agent(&node) {
         let journal = Sender::new(None);
         tokio::select! {

@@ -25,6 +25,8 @@ const SHORT: Duration = Duration::from_secs(20);
 const AGAIN: Duration = Duration::from_secs(1);
 /// The most a short answer may hold.
 const ANSWER_LIMIT: usize = 32 << 20;
+/// A buffer that held a line longer than this is not kept for the next.
+const KEPT_BUFFER: usize = 8 << 10;
 /// The most one line of a long answer may hold.
 const LINE_LIMIT: usize = 32 << 20;
 
@@ -387,6 +389,10 @@ fn lines<T: DeserializeOwned>(agent: Agent, body: Incoming) -> impl Stream<Item 
                     continue;
                 }
                 let value = serde_json::from_slice(&line).map_err(|e| garbled(&r.agent, e));
+                if r.buffer.is_empty() && line.len() > KEPT_BUFFER {
+                    // A watch begins with a snapshot of everything and goes on for weeks with short lines.
+                    r.buffer = BytesMut::new();
+                }
                 return Some((value, r));
             }
             r.searched = r.buffer.len();

@@ -1,8 +1,8 @@
-//! Containers as they are read: in memory, in order, each with the JSON of its list row made ready.
+//! Containers as they are read: in memory, in order, each with the JSON of its list row, once somebody has asked for it.
 //!
 //! The store is the truth and this can be made anew from it at any time; what agents see lands here first and is written
 //! to the store a little later. A page of a list is a copy of bytes, which is what lets it be asked for a thousand times
-//! a second.
+//! a second. Of a large fleet most rows are never looked at: they are not made, and no more than [`ROWS`] are kept.
 
 mod census;
 
@@ -16,9 +16,10 @@ use nm_types::text::{MASK, looks_secret};
 use nm_types::units::{CpuLimit, MemoryLimit};
 use nm_types::{ContainerId, NodeId, OperationId, Timestamp};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::ops::Bound;
-use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::sync::{Notify, broadcast};
 
 /// Where a container's row is in its life.
@@ -173,7 +174,7 @@ impl Record {
                 .iter()
                 .map(|(k, v)| (k.as_str().to_owned(), v.as_str().to_owned()))
                 .collect(),
-            (None, Some(f)) => f.environment.clone(),
+            (None, Some(f)) => f.environment.to_map(),
             (None, None) => BTreeMap::new(),
         };
         let cover = |(k, v): (String, String)| if !clear && looks_secret(&k) { (k, MASK.to_owned()) } else { (k, v) };
@@ -220,7 +221,7 @@ impl Record {
                     .iter()
                     .map(|(k, v)| (k.as_str().to_owned(), v.as_str().to_owned()))
                     .collect(),
-                (None, Some(f)) => f.labels.clone(),
+                (None, Some(f)) => f.labels.to_map(),
                 (None, None) => BTreeMap::new(),
             },
             restart: spec.map(|s| s.restart).or(foreign.map(|f| f.restart)).unwrap_or_default(),
@@ -340,12 +341,23 @@ impl Share {
     }
 }
 
+/// The most list rows that are kept ready.
+const ROWS: usize = 20_000;
+
 #[derive(Debug)]
 struct Entry {
     record: Arc<Record>,
     usage: Usage,
-    /// The row's JSON up to the CPU figure, and from behind the memory figure on.
-    row: (Box<str>, Box<str>),
+    /// Made when it is first listed.
+    row: OnceLock<Row>,
+}
+
+/// A list row's JSON without the figures that change with every sample.
+#[derive(Debug)]
+struct Row {
+    text: Box<str>,
+    /// Where the figures belong.
+    figures: usize,
 }
 
 #[derive(Debug, Default)]
@@ -353,8 +365,11 @@ struct Inner {
     entries: BTreeMap<ContainerId, Entry>,
     /// By node, for a node may say any id of Docker's, also one that another node has.
     by_docker: HashMap<NodeId, HashMap<Box<str>, ContainerId>>,
+    by_node: HashMap<NodeId, BTreeSet<ContainerId>>,
     by_name: HashMap<Box<str>, Vec<ContainerId>>,
     reachable: HashSet<NodeId>,
+    /// How many entries have their row.
+    rows: AtomicUsize,
     removed: Removed,
 }
 
@@ -406,32 +421,33 @@ impl Default for Index {
 const CPU_MARK: &str = "\"cpuUsage\":";
 const MEMORY_MARK: &str = ",\"memoryUsage\":";
 
-impl Entry {
-    fn new(record: Record, usage: Usage, reachable: bool) -> Self {
+impl Row {
+    fn of(record: &Record, reachable: bool) -> Self {
         let text = serde_json::to_string(&record.view(Usage::default(), reachable, false)).unwrap_or_default();
         // `resources` comes before every field whose text a user chooses freely but name and image, which hold no quotes.
-        let row = match text
-            .find(CPU_MARK)
-            .and_then(|cpu| text[cpu..].find('}').map(|end| (cpu + CPU_MARK.len(), cpu + end)))
-        {
-            Some((head, tail)) => (text[..head].into(), text[tail..].into()),
-            None => (text.clone().into(), "".into()),
-        };
-        Self {
-            record: Arc::new(record),
-            usage,
-            row,
+        let figures = text.find(CPU_MARK).and_then(|cpu| {
+            let (from, end) = (cpu + CPU_MARK.len(), cpu + text[cpu..].find('}')?);
+            Some((from, end))
+        });
+        match figures {
+            Some((from, end)) => Self {
+                text: [&text[..from], &text[end..]].concat().into(),
+                figures: from,
+            },
+            None => Self {
+                figures: text.len(),
+                text: text.into(),
+            },
         }
     }
 
-    fn write(&self, out: &mut Vec<u8>) {
-        let running = matches!(self.record.status(), ContainerStatus::Running | ContainerStatus::Paused);
-        let usage = if running { self.usage } else { Usage::default() };
-        out.extend_from_slice(self.row.0.as_bytes());
+    fn write(&self, usage: Usage, out: &mut Vec<u8>) {
+        let (head, tail) = self.text.split_at(self.figures);
+        out.extend_from_slice(head.as_bytes());
         write_figure(out, usage.cpu);
         out.extend_from_slice(MEMORY_MARK.as_bytes());
         write_figure(out, usage.memory);
-        out.extend_from_slice(self.row.1.as_bytes());
+        out.extend_from_slice(tail.as_bytes());
     }
 }
 
@@ -512,8 +528,8 @@ impl Index {
     /// What the containers of a node come to.
     pub fn share_of(&self, node: &NodeId) -> Share {
         let mut share = Share::default();
-        for entry in self.read().entries.values().filter(|e| e.record.node == *node) {
-            share.add(&entry.record);
+        for record in self.on_node(node) {
+            share.add(&record);
         }
         share
     }
@@ -528,13 +544,11 @@ impl Index {
         }
         out
     }
+    /// In the order of their ids.
     pub fn on_node(&self, node: &NodeId) -> Vec<Arc<Record>> {
-        self.read()
-            .entries
-            .values()
-            .filter(|e| e.record.node == *node)
-            .map(|e| e.record.clone())
-            .collect()
+        let inner = self.read();
+        let ids = inner.by_node.get(node).into_iter().flatten();
+        ids.filter_map(|id| inner.entries.get(id)).map(|e| e.record.clone()).collect()
     }
     /// Those of ours that are on their node and were last asked to run.
     pub fn meant_to_run(&self) -> Vec<ContainerId> {
@@ -603,7 +617,7 @@ impl Index {
             if count > 0 {
                 json.push(b',');
             }
-            entry.write(&mut json);
+            inner.write_row(entry, &mut json);
             last = Some(&entry.record.id);
             count += 1;
         }
@@ -647,13 +661,13 @@ impl Index {
     pub fn room(&self) -> &Notify {
         &self.room
     }
-    /// The revision under which the store now has it.
+    /// The revision under which the store now has it. Its row does not show it, and stays as it is.
     pub fn stored(&self, id: &ContainerId, revision: i64) {
-        self.change(id, |r| {
-            let newer = revision > r.revision;
-            r.revision = r.revision.max(revision);
-            newer
-        });
+        if let Some(entry) = self.write().entries.get_mut(id)
+            && entry.record.revision < revision
+        {
+            Arc::make_mut(&mut entry.record).revision = revision;
+        }
     }
     pub fn remove(&self, id: &ContainerId) -> Option<Arc<Record>> {
         let removed = self.write().remove(id);
@@ -681,8 +695,15 @@ impl Index {
             inner.reachable.remove(node)
         };
         if changed {
-            for entry in inner.entries.values_mut().filter(|e| e.record.node == *node) {
-                *entry = Entry::new(Record::clone(&entry.record), entry.usage, reachable);
+            let Inner {
+                entries, by_node, rows, ..
+            } = &mut *inner;
+            for id in by_node.get(node).into_iter().flatten() {
+                if let Some(entry) = entries.get_mut(id)
+                    && entry.row.take().is_some()
+                {
+                    rows.fetch_sub(1, Ordering::Relaxed);
+                }
             }
         }
     }
@@ -698,14 +719,43 @@ impl Inner {
                 .or_default()
                 .insert(docker_id.into(), id.clone());
         }
+        self.by_node.entry(record.node.clone()).or_default().insert(id.clone());
         self.by_name.entry(record.name().into()).or_default().push(id.clone());
-        let reachable = self.reachable.contains(&record.node);
-        self.entries.insert(id, Entry::new(record, usage, reachable));
+        let entry = Entry {
+            record: Arc::new(record),
+            usage,
+            row: OnceLock::new(),
+        };
+        if self.entries.insert(id, entry).is_some_and(|old| old.row.get().is_some()) {
+            self.rows.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    fn write_row(&self, entry: &Entry, out: &mut Vec<u8>) {
+        let record = &entry.record;
+        let running = matches!(record.status(), ContainerStatus::Running | ContainerStatus::Paused);
+        let usage = if running { entry.usage } else { Usage::default() };
+        let make = || Row::of(record, self.reachable.contains(&record.node));
+        match entry.row.get() {
+            Some(row) => row.write(usage, out),
+            None if self.rows.load(Ordering::Relaxed) >= ROWS => make().write(usage, out),
+            None => {
+                let row = entry.row.get_or_init(|| {
+                    self.rows.fetch_add(1, Ordering::Relaxed);
+                    make()
+                });
+                row.write(usage, out);
+            }
+        }
     }
 
     fn remove(&mut self, id: &ContainerId) -> Option<Arc<Record>> {
         self.remove_keys(id);
-        let record = self.entries.remove(id).map(|e| e.record)?;
+        let entry = self.entries.remove(id)?;
+        if entry.row.get().is_some() {
+            self.rows.fetch_sub(1, Ordering::Relaxed);
+        }
+        let record = entry.record;
         self.removed.add(id, &record.node);
         Some(record)
     }
@@ -721,6 +771,12 @@ impl Inner {
             of_node.remove(docker_id);
             if of_node.is_empty() {
                 self.by_docker.remove(&entry.record.node);
+            }
+        }
+        if let Some(of_node) = self.by_node.get_mut(&entry.record.node) {
+            of_node.remove(id);
+            if of_node.is_empty() {
+                self.by_node.remove(&entry.record.node);
             }
         }
         let name: Box<str> = entry.record.name().into();
@@ -811,6 +867,35 @@ mod tests {
         assert!(index.by_docker(&other, "d1").is_none());
         index.remove(&id);
         assert!(index.was_removed(&own, &id) && !index.was_removed(&other, &id));
+    }
+
+    #[test]
+    fn a_row_that_was_listed_follows_what_changes() {
+        let (index, id) = (Index::default(), ContainerId::parse("cont_1_aaaaaaaaa").unwrap());
+        let listed = || {
+            let page = index.page(&Filter::default(), None, 10);
+            let mut rows: Vec<ContainerView> = serde_json::from_slice(&page.json).unwrap();
+            (rows.pop().unwrap(), index.read().rows.load(Ordering::Relaxed))
+        };
+        index.put(record(1, "web"));
+        assert_eq!(index.read().rows.load(Ordering::Relaxed), 0, "no row before it is asked for");
+        let first = listed();
+        assert_eq!((first.0.reachable, first.1), (false, 1));
+        index.reach(&first.0.node_id, true);
+        assert_eq!(listed(), (index.view(&id, false).unwrap().0, 1));
+        assert!(listed().0.reachable);
+        index.change(&id, |r| std::mem::replace(&mut r.state.phase, Phase::Foreign) != Phase::Foreign);
+        index.stored(&id, 9);
+        assert_eq!(index.get(&id).unwrap().revision, 9);
+        assert_eq!(listed(), (index.view(&id, false).unwrap().0, 1));
+        index.remove(&id);
+        assert_eq!(
+            (
+                index.read().rows.load(Ordering::Relaxed),
+                index.on_node(&first.0.node_id).len() as u64
+            ),
+            (0, 0)
+        );
     }
 
     #[test]

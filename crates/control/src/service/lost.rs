@@ -1,7 +1,7 @@
 //! Which nodes are lost: gone for so long that they are not waited for.
 //!
-//! Who finds that out ([`controller::absence`](crate::controller::absence)) writes it here, and who acts on it follows it. It is a
-//! state and not a message, so nothing is missed; it is kept in memory, since after a start it is found out anew.
+//! Who finds that out ([`super::liveness`]) writes it here, and who acts on it follows it. It is a state and not a message, so
+//! nothing is missed; it is kept in memory, since after a start it is found out anew.
 
 use nm_types::{NodeId, Timestamp};
 use std::collections::BTreeMap;

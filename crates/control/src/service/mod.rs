@@ -18,6 +18,7 @@ pub mod images;
 pub mod index;
 pub mod journal;
 pub mod leftovers;
+pub mod liveness;
 pub mod locks;
 pub mod lost;
 pub mod moves;

@@ -8,6 +8,7 @@ use crate::service::clock::SharedClock;
 use crate::service::fleet::{Agent, Fleet, offline};
 use crate::service::index::{Index, Share};
 use crate::service::leftovers::Leftovers;
+use crate::service::liveness::Liveness;
 use crate::service::lost::{LostNodes, NodeLost};
 use nm_link::pki::CLOCK_SKEW;
 use nm_plan::place::{Amount, Candidate};
@@ -17,11 +18,10 @@ use nm_types::node::{CertificateView, NodeAllocation, NodeCapacity, NodeInfo, No
 use nm_types::text::{Labels, NodeName};
 use nm_types::{NodeId, Timestamp};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, SystemTime};
 use tokio::sync::{Mutex, MutexGuard};
-use tokio::time::Instant;
 
 /// A node's spec column.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -81,8 +81,6 @@ struct Known {
     revision: i64,
     /// What its machine used last, while it is connected.
     host: Option<Arc<NodeStats>>,
-    /// When it was last heard of since we started, by a clock that nobody sets.
-    heard: Option<Instant>,
 }
 
 /// A node as `GET /metrics` shows it.
@@ -105,23 +103,23 @@ pub struct Nodes {
     clock: SharedClock,
     fleet: Fleet,
     index: Index,
+    liveness: Liveness,
     known: Arc<RwLock<BTreeMap<NodeId, Known>>>,
     leftovers: Leftovers,
-    lost: LostNodes,
     placing: Arc<Mutex<()>>,
 }
 
 impl Nodes {
-    pub fn new(store: Store, clock: SharedClock, fleet: Fleet, index: Index) -> Self {
+    pub fn new(store: Store, clock: SharedClock, fleet: Fleet, index: Index, liveness: Liveness) -> Self {
         let leftovers = Leftovers::new(store.clone(), clock.clone(), fleet.clone(), index.clone());
         Self {
             store,
             clock,
             fleet,
             index,
+            liveness,
             known: Arc::default(),
             leftovers,
-            lost: LostNodes::default(),
             placing: Arc::default(),
         }
     }
@@ -132,7 +130,7 @@ impl Nodes {
     }
     /// The nodes that are lost.
     pub fn lost(&self) -> &LostNodes {
-        &self.lost
+        self.liveness.lost()
     }
     /// Whoever chooses a node holds this until the container's record says so: what is promised counts for the next one.
     pub async fn placing(&self) -> MutexGuard<'_, ()> {
@@ -151,9 +149,9 @@ impl Nodes {
     pub fn learn(&self, row: &Resource) -> ApiResult<()> {
         let Ok(id) = NodeId::parse(&row.id) else { return Ok(()) };
         let (spec, mut state): (NodeSpec, NodeState) = (row.spec()?, row.status()?);
+        self.liveness.track(&id);
         let mut known = self.write();
         let host = known.get(&id).and_then(|old| old.host.clone());
-        let heard = known.get(&id).and_then(|old| old.heard);
         let identity = state.identity.clone();
         if let Some(old) = known.get(&id)
             && old.state.last_seen > state.last_seen
@@ -170,7 +168,6 @@ impl Nodes {
                 created: row.created_at,
                 revision: row.revision,
                 host,
-                heard,
             },
         );
         self.index.room().notify_one();
@@ -184,6 +181,7 @@ impl Nodes {
             None => {
                 if let Ok(id) = NodeId::parse(id) {
                     self.write().remove(&id);
+                    self.liveness.forget(&id);
                 }
                 Ok(())
             }
@@ -199,7 +197,9 @@ impl Nodes {
 
     fn view(&self, id: &NodeId, known: &Known, share: Share) -> NodeView {
         let docker = known.state.info.as_ref().is_some_and(|i| i.docker.available);
-        let status = match (self.fleet.is_connected(id) && docker, known.spec.cordoned) {
+        let lost_since = self.liveness.lost_since(id);
+        let there = self.fleet.is_connected(id) && lost_since.is_none();
+        let status = match (there && docker, known.spec.cordoned) {
             (false, _) => NodeStatus::NotReady,
             (true, true) => NodeStatus::Cordoned,
             (true, false) => NodeStatus::Ready,
@@ -212,11 +212,9 @@ impl Nodes {
             info: known.state.info.clone(),
             containers: share.containers,
             created: known.created,
-            last_seen: if self.fleet.is_connected(id) {
-                Some(self.clock.now())
-            } else {
-                known.state.last_seen
-            },
+            last_seen: self.liveness.heard_at(id).max(known.state.last_seen),
+            lost_since,
+            link: self.liveness.line(id),
             usage: self.connected_host(id, known).map(|h| NodeUsage::from(&**h)),
             capacity: known.state.info.as_ref().map(|info| NodeCapacity {
                 cpus: info.cpus,
@@ -258,13 +256,6 @@ impl Nodes {
     /// The node's name, or its id where it is not known.
     pub fn name(&self, id: &NodeId) -> String {
         self.read().get(id).map_or_else(|| id.to_string(), |n| n.spec.name.to_string())
-    }
-    /// When it was last heard of since we started.
-    pub fn last_heard(&self, id: &NodeId) -> Option<Instant> {
-        self.read().get(id).and_then(|n| n.heard)
-    }
-    pub fn last_seen(&self, id: &NodeId) -> Option<Timestamp> {
-        self.read().get(id).and_then(|n| n.state.last_seen)
     }
     /// Every node as a place for containers, with nothing on it yet.
     pub fn candidates(&self) -> Vec<Candidate> {
@@ -360,43 +351,57 @@ impl Nodes {
 
     /// What a node's agent says of it. Written to the store only when it says something new.
     pub async fn heard(&self, id: &NodeId, info: Option<NodeInfo>) -> ApiResult<()> {
-        let now = self.clock.now();
-        let write = {
-            let mut known = self.write();
-            let Some(node) = known.get_mut(id) else { return Ok(()) };
-            node.state.last_seen = Some(now);
-            node.heard = Some(Instant::now());
-            match info {
-                Some(info) if node.state.info.as_ref() != Some(&info) => {
-                    node.state.info = Some(info);
-                    Some(node.state.clone())
-                }
-                Some(_) | None => None,
-            }
-        };
-        if let Some(state) = write {
-            self.index.room().notify_one();
-            self.write_state(id, &state).await?;
-        }
-        Ok(())
-    }
-
-    /// The node's link came or went: listeners of events hear of it.
-    pub async fn link_changed(&self, id: &NodeId) -> ApiResult<()> {
+        let Some(info) = info else { return Ok(()) };
         let state = {
             let mut known = self.write();
-            let Some(node) = known.get_mut(id) else { return Ok(()) };
-            // What it used before says nothing of now.
-            node.host = None;
-            // Going is heard of from the link, not from the node.
-            if self.fleet.is_connected(id) {
-                node.state.last_seen = Some(self.clock.now());
-                node.heard = Some(Instant::now());
-            }
+            let Some(node) = known.get_mut(id).filter(|n| n.state.info.as_ref() != Some(&info)) else {
+                return Ok(());
+            };
+            node.state.info = Some(info);
+            node.state.last_seen = self.liveness.heard_at(id).max(node.state.last_seen);
             node.state.clone()
         };
         self.index.room().notify_one();
         self.write_state(id, &state).await
+    }
+
+    /// The node's link came or went. What it used before says nothing of now; where it has room again, that may be waited for.
+    pub fn link_changed(&self, id: &NodeId) {
+        if let Some(node) = self.write().get_mut(id) {
+            node.host = None;
+        }
+        self.index.room().notify_one();
+    }
+
+    /// These nodes' links came or went, or they were lost, or are back: listeners of events hear of it.
+    pub async fn links_changed(&self, ids: &BTreeSet<NodeId>) -> ApiResult<()> {
+        let states: Vec<(NodeId, NodeState)> = {
+            let mut known = self.write();
+            let seen = ids.iter().filter_map(|id| {
+                let node = known.get_mut(id)?;
+                node.state.last_seen = self.liveness.heard_at(id).max(node.state.last_seen);
+                Some((id.clone(), node.state.clone()))
+            });
+            seen.collect()
+        };
+        let mut tx = self.store.begin(self.clock.now()).await?;
+        let mut written = Vec::with_capacity(states.len());
+        for (id, state) in &states {
+            match tx.update(Kind::Node, id.as_str(), Patch::new().status(state)?).await {
+                Ok(row) => written.push((id, row.revision)),
+                // Removed meanwhile.
+                Err(StoreError::NotFound { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        tx.commit().await?;
+        let mut known = self.write();
+        for (id, revision) in written {
+            if let Some(node) = known.get_mut(id) {
+                node.revision = node.revision.max(revision);
+            }
+        }
+        Ok(())
     }
 
     async fn write_state(&self, id: &NodeId, state: &NodeState) -> ApiResult<()> {
@@ -431,7 +436,7 @@ impl Nodes {
                 connected,
                 cordoned: known.spec.cordoned,
                 info: known.state.info.clone(),
-                last_seen: known.state.last_seen,
+                last_seen: self.liveness.heard_at(id).max(known.state.last_seen),
                 host: known.host.clone().filter(|_| connected),
             }
         };
@@ -545,12 +550,13 @@ impl Nodes {
         tx.commit().await?;
         self.leftovers.forgot_node(&id);
         // Whoever waits for it waits in vain.
-        self.lost.add(NodeLost {
+        self.lost().add(NodeLost {
             node: id.clone(),
             last_seen: None,
         });
         self.write().remove(&id);
         self.fleet.links().close(&id);
+        self.liveness.forget(&id);
         for container in containers {
             self.index.remove(&container.id);
         }

@@ -8,6 +8,7 @@ mod gather;
 mod health;
 mod health_addresses;
 mod health_history;
+mod liveness;
 mod lost;
 mod machines;
 mod manners;

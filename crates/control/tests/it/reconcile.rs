@@ -94,8 +94,8 @@ async fn removed_behind_our_back(database: Database) {
 async fn foreign_containers(database: Database) {
     let (mut plane, agent, api) = fleet(database).await;
     let foreign = ForeignSpec {
-        environment: BTreeMap::from([("API_TOKEN".into(), "not for everybody".into()), ("MODE".into(), "live".into())]),
-        labels: BTreeMap::from([("app".into(), "beside".into())]),
+        environment: BTreeMap::from([("API_TOKEN".into(), "not for everybody".into()), ("MODE".into(), "live".into())]).into(),
+        labels: BTreeMap::from([("app".into(), "beside".into())]).into(),
         volumes: vec![MountView {
             container: "/data".into(),
             host: "/srv".into(),

@@ -285,7 +285,8 @@ async fn containers(garden: &Garden, plane: &TestControlPlane, agent: &FakeAgent
         environment: BTreeMap::from([(
             "MYSQL_ROOT_PASSWORD".into(),
             garden.plant("the environment of a container that others made"),
-        )]),
+        )])
+        .into(),
         ..ForeignSpec::default()
     };
     agent.docker_run_with("beside", "mysql:9", foreign);

@@ -6,17 +6,12 @@ use std::time::Duration;
 #[derive(Debug)]
 pub(super) struct Backoff {
     first: Duration,
-    longest: Duration,
     failures: u32,
 }
 
 impl Backoff {
-    pub(super) fn new(first: Duration, longest: Duration) -> Self {
-        Self {
-            first,
-            longest,
-            failures: 0,
-        }
+    pub(super) fn new(first: Duration) -> Self {
+        Self { first, failures: 0 }
     }
 
     pub(super) fn reset(&mut self) {
@@ -24,15 +19,15 @@ impl Backoff {
     }
 
     /// The next wait: somewhere in the upper half of `first` doubled with each call, `longest` at most.
-    pub(super) fn next(&mut self) -> Duration {
-        let full = self.first.saturating_mul(2u32.saturating_pow(self.failures)).min(self.longest);
+    pub(super) fn next(&mut self, longest: Duration) -> Duration {
+        let full = self.first.saturating_mul(2u32.saturating_pow(self.failures)).min(longest);
         self.failures = self.failures.saturating_add(1);
         full.mul_f64(0.5 + 0.5 * random_share())
     }
 }
 
 /// Between 0 and 1. Without random bytes there is merely no jitter.
-fn random_share() -> f64 {
+pub(super) fn random_share() -> f64 {
     let mut bytes = [0u8; 4];
     match getrandom::fill(&mut bytes) {
         Ok(()) => f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX),
@@ -46,18 +41,19 @@ mod tests {
 
     #[test]
     fn waits_double_up_to_the_longest_and_begin_anew() {
-        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+        let (mut backoff, longest) = (Backoff::new(Duration::from_millis(200)), Duration::from_secs(10));
         for full in [200, 400, 800, 1600, 3200, 6400, 10_000, 10_000] {
-            let wait = backoff.next();
+            let wait = backoff.next(longest);
             assert!(
                 wait >= Duration::from_millis(full / 2) && wait <= Duration::from_millis(full),
                 "{wait:?} of {full} ms"
             );
         }
         for _ in 0..100 {
-            assert!(backoff.next() <= Duration::from_secs(10));
+            assert!(backoff.next(longest) <= longest);
         }
+        assert!(backoff.next(Duration::from_secs(2)) <= Duration::from_secs(2));
         backoff.reset();
-        assert!(backoff.next() <= Duration::from_millis(200));
+        assert!(backoff.next(longest) <= Duration::from_millis(200));
     }
 }

@@ -1,11 +1,17 @@
 //! Being there for the control plane: one connection to each of its addresses, dialled again whenever it ends.
+//!
+//! A connection can be dead without having ended, and a lossy line makes a healthy one silent. So a silent one is kept, and
+//! another is dialled beside it: whichever is there first goes on. The control plane takes the newer for the older's
+//! replacement.
 
 use super::backoff::Backoff;
 use super::dial::{DialError, DialOptions, ServerUrl, dial, tls_failure};
 use super::identity::{AgentIdentity, IdentityStore};
-use super::renew;
 use super::trust::WithTrust;
-use crate::http2::{CONNECTION_WINDOW, ConnectionTasks, Http2Options, MAX_HEADERS, RESETS_REMEMBERED, SEND_BUFFER};
+use super::{beats, renew};
+use crate::beat::BeatKey;
+use crate::ear::Ear;
+use crate::http2::{CONNECTION_WINDOW, ConnectionTasks, Farewell, Http2Options, MAX_HEADERS, RESETS_REMEMBERED, SEND_BUFFER};
 use crate::tls::{TlsError, member_config};
 use crate::wire::{ALPN_LINK, Refusal, RefusalCode, Verdict, read_verdict};
 use arc_swap::ArcSwap;
@@ -15,6 +21,7 @@ use hyper::body::{Body, Incoming};
 use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -23,6 +30,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_rustls::client::TlsStream;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info, warn};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -34,8 +42,15 @@ pub struct AgentOptions {
     pub dial: DialOptions,
     /// The wait after a first failure; it doubles with each further one, with jitter.
     pub first_retry: Duration,
-    /// The longest wait between two attempts.
+    /// The longest wait between two attempts while the control plane turns this node away, or breaks off what it began.
     pub longest_retry: Duration,
+    /// The longest wait between two attempts while the control plane can't be reached at all, once it has been: an attempt
+    /// costs it nothing, and the node is to be back soon after the line is.
+    pub longest_unreached_retry: Duration,
+    /// How long a connection may be silent before another is dialled beside it. A healthy one carries pings at least.
+    pub silent_after: Duration,
+    /// The pause between two datagrams beside the link.
+    pub beat_every: Duration,
     /// How long a link must have stood for the next wait to be a first one again. A control plane that admits a node and drops
     /// it at once is not dialled five times a second for it.
     pub stable_after: Duration,
@@ -54,6 +69,9 @@ impl Default for AgentOptions {
             dial: DialOptions::default(),
             first_retry: Duration::from_millis(200),
             longest_retry: Duration::from_secs(10),
+            longest_unreached_retry: Duration::from_secs(2),
+            silent_after: Duration::from_secs(5),
+            beat_every: Duration::from_millis(500),
             stable_after: Duration::from_secs(5),
             drain: Duration::from_secs(5),
             renewal_pause: Duration::from_secs(60),
@@ -110,6 +128,28 @@ enum LinkFailure {
     Broke(#[source] hyper::Error),
     #[error("the control plane closed the link")]
     Closed,
+}
+
+impl LinkFailure {
+    /// Whether nothing but silence, or a closed port, was met: what costs the control plane no work.
+    fn is_unreached(&self) -> bool {
+        matches!(self, Self::Dial(DialError::Resolve { .. } | DialError::Connect { .. }))
+    }
+}
+
+/// A connection on which the control plane has admitted this node.
+struct Admitted {
+    stream: TlsStream<TcpStream>,
+    peer: SocketAddr,
+    /// Absent where TLS gave none: there are no datagrams then.
+    key: Option<BeatKey>,
+}
+
+/// How the serving of a connection came to its end.
+enum Served {
+    Ended(Result<(), hyper::Error>),
+    /// It was silent, and another one was admitted in its place.
+    Replaced(Admitted),
 }
 
 impl AgentLink {
@@ -190,9 +230,11 @@ impl Inner {
         B::Data: Send,
         B::Error: Into<BoxError>,
     {
-        let mut backoff = Backoff::new(self.options.first_retry, self.options.longest_retry);
+        let mut backoff = Backoff::new(self.options.first_retry);
         // The last failure that was told: a control plane that is away for an hour is one line in the log, not hundreds.
         let mut told = None;
+        // The datagrams of the newest link. They go on when it breaks, for then they are what tells that the node is well.
+        let mut beating = None;
         while !stop.is_cancelled() {
             self.set(server, LinkState::Connecting);
             let mut connected_at = None;
@@ -200,15 +242,27 @@ impl Inner {
             let failure = match connecting {
                 None => break,
                 Some(Err(failure)) => failure,
-                Some(Ok(stream)) => {
+                Some(Ok(mut admitted)) => {
                     let node = self.identity.load().node().clone();
                     info!(node.id = %node, %server, "linked to the control plane");
                     self.set(server, LinkState::Connected { since: SystemTime::now() });
                     connected_at = Some(Instant::now());
                     told = None;
-                    match self.serve(stream, service.clone(), stop).await {
-                        Ok(()) => LinkFailure::Closed,
-                        Err(error) => LinkFailure::Broke(error),
+                    loop {
+                        beating = admitted.key.take().map(|key| {
+                            let sending = beats::send(admitted.peer, key, self.options.beat_every);
+                            AbortOnDropHandle::new(tokio::spawn(sending))
+                        });
+                        match self.serve(server, admitted.stream, service.clone(), stop).await {
+                            Served::Ended(Ok(())) => break LinkFailure::Closed,
+                            Served::Ended(Err(error)) => break LinkFailure::Broke(error),
+                            Served::Replaced(newer) => {
+                                info!(node.id = %node, %server, "a silent link to the control plane was replaced");
+                                self.set(server, LinkState::Connected { since: SystemTime::now() });
+                                connected_at = Some(Instant::now());
+                                admitted = newer;
+                            }
+                        }
                     }
                 }
             };
@@ -218,11 +272,19 @@ impl Inner {
             if connected_at.is_some_and(|at| at.elapsed() >= self.options.stable_after) {
                 backoff.reset();
             }
-            let retry_in = backoff.next();
             let refused = match &failure {
                 LinkFailure::Refused(refusal) => Some(refusal.code),
                 _ => None,
             };
+            if refused.is_some() {
+                beating = None;
+            }
+            let was_linked = beating.is_some();
+            let retry_in = backoff.next(if was_linked && failure.is_unreached() {
+                self.options.longest_unreached_retry
+            } else {
+                self.options.longest_retry
+            });
             let error = in_full(&failure);
             if told.as_ref() == Some(&error) {
                 debug!(%server, error, ?retry_in, "still not linked");
@@ -240,14 +302,31 @@ impl Inner {
     }
 
     /// Dials, proves who we are, and waits for the verdict.
-    async fn connect(&self, server: &ServerUrl) -> Result<TlsStream<TcpStream>, LinkFailure> {
+    async fn connect(&self, server: &ServerUrl) -> Result<Admitted, LinkFailure> {
+        let stream = self.dial(server).await?;
+        self.verdict(server, stream).await
+    }
+
+    async fn dial(&self, server: &ServerUrl) -> Result<TlsStream<TcpStream>, LinkFailure> {
         let identity = self.identity.load_full();
         let (chain, key) = identity.tls().map_err(TlsError::from)?;
         let config = member_config(identity.trust(), chain, key, ALPN_LINK)?;
-        let mut stream = dial(server, Arc::new(config), &self.options.dial).await?;
+        Ok(dial(server, Arc::new(config), &self.options.dial).await?)
+    }
+
+    async fn verdict(&self, server: &ServerUrl, mut stream: TlsStream<TcpStream>) -> Result<Admitted, LinkFailure> {
         let after = self.options.dial.handshake_timeout;
         match tokio::time::timeout(after, read_verdict(&mut stream)).await {
-            Ok(Ok(Verdict::Admitted)) => Ok(stream),
+            Ok(Ok(Verdict::Admitted)) => {
+                let peer = stream.get_ref().0.peer_addr().map_err(|source| DialError::Connect {
+                    server: server.clone(),
+                    source,
+                })?;
+                let key = BeatKey::of_link(stream.get_ref().1)
+                    .inspect_err(|error| warn!(%server, %error, "no key for datagrams from this session"))
+                    .ok();
+                Ok(Admitted { stream, peer, key })
+            }
             Ok(Ok(Verdict::Refused(refusal))) => Err(LinkFailure::Refused(refusal)),
             Ok(Err(error)) => Err(tls_failure(server, error).into()),
             Err(_elapsed) => Err(LinkFailure::NoVerdict {
@@ -257,7 +336,7 @@ impl Inner {
         }
     }
 
-    async fn serve<S, B>(&self, stream: TlsStream<TcpStream>, service: S, stop: &CancellationToken) -> Result<(), hyper::Error>
+    async fn serve<S, B>(&self, server: &ServerUrl, stream: TlsStream<TcpStream>, service: S, stop: &CancellationToken) -> Served
     where
         S: Service<Request<Incoming>, Response = Response<B>> + Send + 'static,
         S::Future: Send + 'static,
@@ -270,6 +349,11 @@ impl Inner {
         let tasks = ConnectionTasks::default();
         // However this ends, by a panic or by being dropped, what runs on the connection ends with it.
         let _sever = tasks.severing().clone().drop_guard();
+        let ear = Arc::new(Ear::new());
+        let (stream, _farewell) = Farewell::listen(stream, {
+            let ear = ear.clone();
+            move || ear.hear()
+        });
         let mut connection = pin!(
             hyper::server::conn::http2::Builder::new(tasks.clone())
                 .timer(TokioTimer::new())
@@ -285,20 +369,53 @@ impl Inner {
                 .max_local_error_reset_streams(None)
                 .serve_connection(TokioIo::new(stream), service)
         );
-        let ended = tokio::select! {
-            ended = connection.as_mut() => ended,
+        let served = tokio::select! {
+            ended = connection.as_mut() => Served::Ended(ended),
+            newer = self.when_silent(server, &ear) => Served::Replaced(newer),
             () = stop.cancelled() => {
                 connection.as_mut().graceful_shutdown();
                 // Out of time, the connection is dropped, and with it whatever still runs on it.
-                tokio::time::timeout(self.options.drain, connection).await.unwrap_or(Ok(()))
+                Served::Ended(tokio::time::timeout(self.options.drain, connection).await.unwrap_or(Ok(())))
             }
         };
         tasks.drain(Duration::ZERO).await;
-        ended
+        served
+    }
+
+    /// Waits until nothing is heard on a connection, and dials beside it until another is admitted. An attempt is given up when
+    /// the old one speaks again, as long as the control plane can't have taken the new one for its replacement yet.
+    async fn when_silent(&self, server: &ServerUrl, old: &Ear) -> Admitted {
+        let mut backoff = Backoff::new(self.options.first_retry);
+        loop {
+            old.silent_for(self.options.silent_after).await;
+            debug!(%server, "nothing is heard on the link; dialling beside it");
+            let dialled = tokio::select! {
+                biased;
+                () = old.speaks() => {
+                    backoff.reset();
+                    continue;
+                }
+                dialled = self.dial(server) => dialled,
+            };
+            let failure = match dialled {
+                Ok(stream) => match self.verdict(server, stream).await {
+                    Ok(admitted) => return admitted,
+                    Err(failure) => failure,
+                },
+                Err(failure) => failure,
+            };
+            let retry_in = backoff.next(if failure.is_unreached() {
+                self.options.longest_unreached_retry
+            } else {
+                self.options.longest_retry
+            });
+            debug!(%server, error = in_full(&failure), ?retry_in, "no link beside the silent one yet");
+            tokio::time::sleep(retry_in).await;
+        }
     }
 
     async fn keep_renewed(&self) {
-        let mut backoff = Backoff::new(self.options.renewal_pause, self.options.longest_renewal_pause);
+        let mut backoff = Backoff::new(self.options.renewal_pause);
         loop {
             until(renew::due(&self.identity.load_full())).await;
             let renewed = {
@@ -310,7 +427,7 @@ impl Inner {
                 backoff.reset();
                 tokio::time::sleep(self.options.renewal_pause).await;
             } else {
-                tokio::time::sleep(backoff.next()).await;
+                tokio::time::sleep(backoff.next(self.options.longest_renewal_pause)).await;
             }
         }
     }

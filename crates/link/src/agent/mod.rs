@@ -2,7 +2,8 @@
 //!
 //! - [`IdentityStore`] keeps what makes this machine the node it is; [`AgentIdentity`] is that in memory.
 //! - [`join`] turns a join token into an identity; renewal is done by the link itself.
-//! - [`AgentLink`] dials every control plane and serves HTTP/2 to it, again and again until it is told to stop.
+//! - [`AgentLink`] dials every control plane and serves HTTP/2 to it, again and again until it is told to stop. `beats` sends
+//!   datagrams beside each link.
 //!
 //! Invariants:
 //! - A private key is born here and never leaves; each renewal has a new one.
@@ -11,6 +12,7 @@
 //!   middle runs the work in a task of its own.
 
 mod backoff;
+mod beats;
 mod dial;
 mod identity;
 mod join;

@@ -4,6 +4,7 @@ use super::handle::{LinkBody, LinkHandle};
 use super::handshakes::Slot;
 use super::links::CloseReason;
 use super::{Gate, Peer, Shared, log_refusal};
+use crate::beat::BeatKey;
 use crate::http2::{CONNECTION_WINDOW, ConnectionTasks, Farewell, MAX_HEADERS, RESETS_REMEMBERED, SEND_BUFFER};
 use crate::wire::{Refusal, RefusalCode, Verdict, write_verdict};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -15,7 +16,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_rustls::server::TlsStream;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 pub(super) async fn run<G: Gate>(
     shared: &Shared<G>,
@@ -53,12 +54,17 @@ pub(super) async fn run<G: Gate>(
     if !tell(shared, &mut stream, Verdict::Admitted).await {
         return;
     }
+    let key = BeatKey::of_link(stream.get_ref().1)
+        .inspect_err(|error| warn!(node.id = %peer.node, %error, "no key for datagrams from this session"))
+        .ok();
+    let pulse = shared.links.pulse(&peer.node);
+    pulse.heard_on_link();
 
     let options = &shared.options.http2;
     let tasks = ConnectionTasks::default();
     // However this ends, by a panic or by being dropped, the connection ends with it.
     let _sever = tasks.severing().clone().drop_guard();
-    let (stream, farewell) = Farewell::listen(stream);
+    let (stream, farewell) = Farewell::listen(stream, move || pulse.heard_on_link());
     let shaken = hyper::client::conn::http2::Builder::new(tasks.clone())
         .timer(TokioTimer::new())
         .keep_alive_interval(options.ping_interval)
@@ -90,7 +96,7 @@ pub(super) async fn run<G: Gate>(
         sender,
         closed: watching.clone(),
     };
-    if !shared.links.register(&ticket, handle, closed, tasks.severing().clone()) {
+    if !shared.links.register(&ticket, handle, closed, tasks.severing().clone(), key) {
         debug!(node.id = %peer.node, peer = %address, "an admitted node was closed or replaced before its link stood");
         tasks.severing().cancel();
         return;

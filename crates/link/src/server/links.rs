@@ -6,9 +6,12 @@
 //! - Events of a node come in the order things happened: connected, then replaced any number of times, then disconnected.
 //!   They are sent under the lock that guards the table, so whoever has seen an event finds the table at least that new.
 //! - [`Links::close`] leaves nothing: not a link, not one that drains, not a connection that was admitted a moment before and
-//!   is not in the table yet.
+//!   is not in the table yet. Nor does a datagram of the node count any more.
 
+use super::beats::Beats;
 use super::handle::LinkHandle;
+use super::pulse::Pulse;
+use crate::beat::BeatKey;
 use crate::error::LinkError;
 use nm_types::NodeId;
 use std::collections::HashMap;
@@ -37,7 +40,7 @@ impl fmt::Display for LinkId {
 pub enum CloseReason {
     /// The agent ended the connection in good order: it stops.
     AgentStopped,
-    /// The connection broke, or the agent no longer answers pings.
+    /// The connection broke, the agent no longer answers pings, or [`Links::give_up`] was called.
     Lost,
     /// A newer connection of the same node took its place.
     Replaced,
@@ -129,6 +132,8 @@ struct Inner {
     counts: LinkCounts,
     table: Mutex<Table>,
     events: broadcast::Sender<LinkEvent>,
+    pulses: Mutex<HashMap<NodeId, Arc<Pulse>>>,
+    beats: Beats,
 }
 
 #[derive(Default)]
@@ -162,6 +167,8 @@ impl Links {
                 counts: LinkCounts::default(),
                 table: Mutex::default(),
                 events: broadcast::channel(EVENTS).0,
+                pulses: Mutex::default(),
+                beats: Beats::new(),
             }),
         }
     }
@@ -191,6 +198,31 @@ impl Links {
         &self.inner.counts
     }
 
+    /// The node's signs of life, the same over all of its links.
+    pub fn pulse(&self, node: &NodeId) -> Arc<Pulse> {
+        let mut pulses = self.pulses();
+        match pulses.get(node) {
+            Some(pulse) => pulse.clone(),
+            None => pulses.entry(node.clone()).or_insert_with(|| Arc::new(Pulse::new())).clone(),
+        }
+    }
+
+    /// Keeps nothing of a node that is out of the fleet.
+    pub fn forget_pulse(&self, node: &NodeId) {
+        self.pulses().remove(node);
+    }
+
+    /// Ends the node's link as a lost one, for whoever has waited long enough for a word on it. Its datagrams still count, and
+    /// it may link again. Says whether there was a link.
+    pub fn give_up(&self, node: &NodeId) -> bool {
+        let mut table = self.lock();
+        let live = table.current.remove(node);
+        if let Some(live) = &live {
+            self.end(live, CloseReason::Lost);
+        }
+        live.is_some()
+    }
+
     /// Ends every connection of a node at once, also one that is only just being admitted. Change what [`super::Gate::admit`]
     /// looks at first, or the node is back in a moment. Says whether there was anything to close.
     pub fn close(&self, node: &NodeId) -> bool {
@@ -206,6 +238,7 @@ impl Links {
             self.end(&live, CloseReason::Closed);
             any = true;
         }
+        self.inner.beats.close(node);
         any
     }
 
@@ -230,19 +263,22 @@ impl Links {
         Ticket { id, links: self.clone() }
     }
 
-    /// Takes an admitted connection in; not so when it was closed while at the gate, or when a newer one was quicker.
+    /// Takes an admitted connection in; not so when it was closed while at the gate, or when a newer one was quicker. From
+    /// then on the node's datagrams are those made with `key`.
     pub(super) fn register(
         &self,
         ticket: &Ticket,
         handle: LinkHandle,
         closed: watch::Sender<Option<CloseReason>>,
         sever: CancellationToken,
+        key: Option<BeatKey>,
     ) -> bool {
         let mut table = self.lock();
         if table.at_the_gate.remove(&ticket.id).is_none() || table.stopping {
             return false;
         }
         let node = handle.node().clone();
+        let (pulse, expires) = (self.pulse(&node), handle.peer.expires);
         let live = Live { handle, closed, sever };
         let change = match table.current.entry(node.clone()) {
             Entry::Vacant(place) => {
@@ -257,6 +293,10 @@ impl Links {
                 LinkChange::Replaced { old: old.handle.id }
             }
         };
+        match key {
+            Some(key) => self.inner.beats.open(&node, key, pulse, expires),
+            None => self.inner.beats.close(&node),
+        }
         self.tell(node, ticket.id, change);
         true
     }
@@ -268,6 +308,11 @@ impl Links {
         if let Some(live) = is_current.then(|| table.current.remove(node)).flatten() {
             live.closed.send_replace(Some(reason));
             table.ending.insert(id, (node.clone(), live.sever.clone()));
+            match reason {
+                // The line may be bad and the node well: its datagrams say so.
+                CloseReason::Lost | CloseReason::Replaced | CloseReason::Stopping => {}
+                CloseReason::AgentStopped | CloseReason::Closed | CloseReason::Expired => self.inner.beats.close(node),
+            }
             self.tell(node.clone(), id, LinkChange::Disconnected(reason));
         }
     }
@@ -287,6 +332,14 @@ impl Links {
         self.inner.counts.count(change);
         // Nobody listening is not an error.
         let _ = self.inner.events.send(LinkEvent { node, link, change });
+    }
+
+    pub(super) fn beats(&self) -> &Beats {
+        &self.inner.beats
+    }
+
+    fn pulses(&self) -> MutexGuard<'_, HashMap<NodeId, Arc<Pulse>>> {
+        self.inner.pulses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {

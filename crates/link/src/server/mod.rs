@@ -2,6 +2,7 @@
 //!
 //! - [`serve`] accepts connections and brings each through its handshake. `handshakes` bounds how many are unfinished at a
 //!   time, `enrol` answers joining machines, `link` turns admitted agents' connections round.
+//! - `beats` hears the nodes' datagrams, on the UDP port beside it; [`Pulse`] says when a node was last heard, by whichever way.
 //! - [`Links`] knows which nodes are connected; [`LinkHandle`] sends requests to one of them.
 //! - The [`Gate`] is the caller's: it alone says who may join and who may connect.
 //!
@@ -10,14 +11,17 @@
 //!   from that certificate, never from what the peer says.
 //! - Every stage before admission has a deadline, and none of them holds up another connection.
 
+mod beats;
 mod enrol;
 mod handle;
 mod handshakes;
 mod link;
 mod links;
+mod pulse;
 
 pub use handle::LinkHandle;
 pub use links::{CloseReason, LinkChange, LinkCounts, LinkEvent, LinkId, Links};
+pub use pulse::{LineQuality, Pulse};
 
 use crate::http2::{self, Http2Options};
 use crate::pki::{Csr, NodeCertificate};
@@ -122,6 +126,7 @@ pub(crate) struct Shared<G> {
 }
 
 /// Serves agents on `listener` until `stop` is cancelled, then closes every link and returns when all connections have ended.
+/// Their datagrams are heard on the UDP port of the same number, where that is free.
 pub async fn serve<G: Gate>(
     listener: TcpListener,
     tls: Arc<ServerTls>,
@@ -133,6 +138,10 @@ pub async fn serve<G: Gate>(
     let handshakes = Handshakes::new(options.max_handshakes);
     let shared = Arc::new(Shared { tls, gate, links, options });
     let tasks = TaskTracker::new();
+    if let Some(socket) = listener.local_addr().ok().and_then(beats::socket_at) {
+        let (shared, stop) = (shared.clone(), stop.clone());
+        tasks.spawn(async move { stop.run_until_cancelled(shared.links.beats().listen(socket)).await });
+    }
     loop {
         let accepted = tokio::select! {
             biased;

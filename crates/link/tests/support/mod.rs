@@ -4,6 +4,7 @@
 
 pub mod adversary;
 pub mod control;
+pub mod datagrams;
 pub mod node;
 pub mod proxy;
 

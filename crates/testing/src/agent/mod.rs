@@ -19,7 +19,7 @@ use knobs::Knobs;
 use machine::Machine;
 use nm_link::agent::{AgentLink, AgentOptions, DialOptions, IdentityStore, JoinError, LinkState, ServerUrl, join};
 use nm_link::contract::{AgentError, RegistryLogin, RunProbe, UpgradeOutcome, UpgradePhase, WatchEvent};
-use nm_link::{AgentFacts, JoinToken, RefusalCode};
+use nm_link::{AgentFacts, Http2Options, JoinToken, RefusalCode};
 use nm_types::container::{ContainerHealth, ContainerSpec, ContainerStatus, ForeignSpec, LogStream, ObservedContainer};
 use nm_types::host::NodeStats;
 use nm_types::node::{NewJoinToken, NodeStatus, NodeView};
@@ -64,6 +64,13 @@ fn options() -> AgentOptions {
         dial: DialOptions::default(),
         first_retry: Duration::from_millis(10),
         longest_retry: Duration::from_millis(100),
+        longest_unreached_retry: Duration::from_millis(100),
+        beat_every: Duration::from_millis(50),
+        silent_after: Duration::from_secs(2),
+        http2: Http2Options {
+            ping_interval: Duration::from_millis(250),
+            ..Http2Options::default()
+        },
         stable_after: Duration::ZERO,
         drain: Duration::from_secs(1),
         ..AgentOptions::default()
@@ -198,6 +205,23 @@ impl FakeAgent {
     /// The agent dials again, and the control plane does not hear that its old connection is gone.
     pub fn cut_unheard(&self) {
         self.line.cut_unheard();
+    }
+
+    /// The link breaks and none is let through until [`FakeAgent::mend`]. Datagrams get through.
+    pub fn refuse_links(&self) {
+        self.line.refuse();
+    }
+    /// Connections stand still, and the agent can't dial another, until [`FakeAgent::mend`]. Datagrams get through.
+    pub fn stall(&self) {
+        self.line.stall();
+    }
+    /// Of a hundred datagrams so many are lost, each way.
+    pub fn lose_datagrams(&self, percent: u64) {
+        self.line.lose(percent);
+    }
+    /// The cable is out until [`FakeAgent::mend`]: nothing comes through, and nobody is told.
+    pub fn unplug(&self) {
+        self.line.unplug();
     }
 
     // How it answers.

@@ -45,8 +45,9 @@ const NEVER: Duration = Duration::from_secs(3600);
 
 async fn when(what: &str, condition: impl Fn() -> bool) {
     soon(what, async {
+        let mut look = tokio::time::interval(Duration::from_millis(2));
         while !condition() {
-            tokio::time::sleep(Duration::from_millis(2)).await;
+            look.tick().await;
         }
     })
     .await;
@@ -70,9 +71,10 @@ async fn a_stalled_link_on_a_lossy_line_is_not_silence() {
     // 300 beats, as in 150 seconds of real ones. Sixteen in a row make a node lost.
     proxy.set(Line::Stalls);
     let (began, mut longest) = (Instant::now(), Duration::ZERO);
+    let mut look = tokio::time::interval(Duration::from_millis(1));
     while began.elapsed() < Duration::from_secs(3) {
         longest = longest.max(silence(&pulse));
-        tokio::time::sleep(Duration::from_millis(1)).await;
+        look.tick().await;
     }
     assert!(longest < Duration::from_millis(16 * 10 + 100), "silent for {longest:?}");
     assert!(link.is_open(), "the link waits for its line");
@@ -121,9 +123,10 @@ async fn where_datagrams_are_kept_out_the_link_tells() {
     control.linked(&node.id).await;
     let pulse = control.links.pulse(&node.id);
     let began = Instant::now();
+    let mut look = tokio::time::interval(Duration::from_millis(10));
     while began.elapsed() < Duration::from_secs(1) {
         assert!(silence(&pulse) < Duration::from_millis(600), "pings are heard");
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        look.tick().await;
     }
     assert_eq!(pulse.datagram(), None);
     assert!(!pulse.line().datagrams);

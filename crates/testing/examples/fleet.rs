@@ -222,7 +222,7 @@ async fn agent(
     turn: Arc<Semaphore>,
 ) -> Result<(), BoxError> {
     let machine = Machine::new(number, containers)?;
-    let store = IdentityStore::open(&folder.join(number.to_string()))?;
+    let store = IdentityStore::open(folder.join(number.to_string()))?;
     let facts = AgentFacts {
         hostname: machine.name.clone(),
         agent_version: env!("CARGO_PKG_VERSION").into(),

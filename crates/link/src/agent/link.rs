@@ -149,7 +149,7 @@ struct Admitted {
 enum Served {
     Ended(Result<(), hyper::Error>),
     /// It was silent, and another one was admitted in its place.
-    Replaced(Admitted),
+    Replaced(Box<Admitted>),
 }
 
 impl AgentLink {
@@ -260,7 +260,7 @@ impl Inner {
                                 info!(node.id = %node, %server, "a silent link to the control plane was replaced");
                                 self.set(server, LinkState::Connected { since: SystemTime::now() });
                                 connected_at = Some(Instant::now());
-                                admitted = newer;
+                                admitted = *newer;
                             }
                         }
                     }
@@ -371,7 +371,7 @@ impl Inner {
         );
         let served = tokio::select! {
             ended = connection.as_mut() => Served::Ended(ended),
-            newer = self.when_silent(server, &ear) => Served::Replaced(newer),
+            newer = self.when_silent(server, &ear) => Served::Replaced(Box::new(newer)),
             () = stop.cancelled() => {
                 connection.as_mut().graceful_shutdown();
                 // Out of time, the connection is dropped, and with it whatever still runs on it.

@@ -845,7 +845,10 @@ mod tests {
         assert_eq!(listed(), (index.view(&id, false).unwrap().0, 1));
         index.remove(&id);
         assert_eq!(
-            (index.read().rows.load(Ordering::Relaxed), index.count_on(&first.0.node_id)),
+            (
+                index.read().rows.load(Ordering::Relaxed),
+                index.share_of(&first.0.node_id).containers
+            ),
             (0, 0)
         );
     }

@@ -48,5 +48,5 @@ async fn node_changed(app: &App, node: &NodeId) {
     } else if let Err(error) = app.containers.node_back(node).await {
         tracing::warn!(node.id = %node, error = %error.message, "what was noted of a lost node's containers could not be cleared");
     }
-    app.dirty.add_node(node);
+    drop(app.dirty.add_node(node));
 }

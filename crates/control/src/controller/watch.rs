@@ -15,9 +15,9 @@ use nm_types::{ContainerId, NodeId};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::sync::Notify;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch::Sender;
+use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinSet;
 
 /// How long changes gather before they are written in one transaction.
@@ -32,8 +32,9 @@ const AGAIN: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, Default)]
 pub struct Dirty {
     ids: Arc<Mutex<HashSet<ContainerId>>>,
-    nodes: Arc<Mutex<BTreeSet<NodeId>>>,
     wake: Arc<Notify>,
+    nodes: Arc<Mutex<Vec<(NodeId, oneshot::Sender<()>)>>>,
+    wake_nodes: Arc<Notify>,
 }
 
 impl Dirty {
@@ -41,11 +42,14 @@ impl Dirty {
         self.ids.lock().unwrap_or_else(|e| e.into_inner()).insert(id.clone());
         self.wake.notify_one();
     }
-    pub fn add_node(&self, id: &NodeId) {
-        self.nodes.lock().unwrap_or_else(|e| e.into_inner()).insert(id.clone());
-        self.wake.notify_one();
+    /// What is given may be waited for: it ends once the node's row was written, or could not be.
+    pub fn add_node(&self, id: &NodeId) -> oneshot::Receiver<()> {
+        let (written, waiting) = oneshot::channel();
+        self.nodes.lock().unwrap_or_else(|e| e.into_inner()).push((id.clone(), written));
+        self.wake_nodes.notify_one();
+        waiting
     }
-    fn take_nodes(&self) -> BTreeSet<NodeId> {
+    fn take_nodes(&self) -> Vec<(NodeId, oneshot::Sender<()>)> {
         std::mem::take(&mut *self.nodes.lock().unwrap_or_else(|e| e.into_inner()))
     }
     fn take(&self) -> Vec<ContainerId> {
@@ -57,6 +61,10 @@ impl Dirty {
 
 /// Writes what was seen. What can't be written now is tried again, and goes on being shown meanwhile.
 pub async fn write_behind(app: App) {
+    tokio::join!(write_containers(&app), write_nodes(&app));
+}
+
+async fn write_containers(app: &App) {
     let mut stop = app.stop.clone();
     loop {
         tokio::select! {
@@ -64,20 +72,35 @@ pub async fn write_behind(app: App) {
             () = stopped(&mut stop) => break,
         }
         tokio::time::sleep(GATHER).await;
-        flush(&app).await;
+        flush(app).await;
     }
-    flush(&app).await;
+    flush(app).await;
+}
+
+/// Writes whose link came or went. While one transaction runs the next one gathers: a thousand agents that dial in at once are a
+/// few transactions, and a single one waits for nothing.
+async fn write_nodes(app: &App) {
+    let mut stop = app.stop.clone();
+    loop {
+        let stopping = tokio::select! {
+            () = app.dirty.wake_nodes.notified() => false,
+            () = stopped(&mut stop) => true,
+        };
+        let (nodes, waiting): (BTreeSet<_>, Vec<_>) = app.dirty.take_nodes().into_iter().unzip();
+        if !nodes.is_empty()
+            && let Err(error) = app.nodes.links_changed(&nodes).await
+        {
+            tracing::warn!(error = %error.message, "which nodes are connected could not be written");
+        }
+        // Whoever waited is told by the end of what it waits for.
+        drop(waiting);
+        if stopping {
+            return;
+        }
+    }
 }
 
 async fn flush(app: &App) {
-    let nodes = app.dirty.take_nodes();
-    if !nodes.is_empty()
-        && let Err(error) = app.nodes.links_changed(&nodes).await
-    {
-        tracing::warn!(error = %error.message, "what nodes are connected could not be written; trying again");
-        app.dirty.nodes.lock().unwrap_or_else(|e| e.into_inner()).extend(nodes);
-        app.dirty.wake.notify_one();
-    }
     for ids in app.dirty.take().chunks(500) {
         if let Err(error) = app.containers.persist(ids).await {
             tracing::warn!(error = %error.message, "what agents see could not be written; trying again");
@@ -121,7 +144,7 @@ pub async fn run(app: App) {
                     app.index.reach(&event.node, false);
                     tracing::warn!(node.id = %event.node, "a node is no longer connected");
                     app.nodes.link_changed(&event.node);
-                    app.dirty.add_node(&event.node);
+                    drop(app.dirty.add_node(&event.node));
                 }
                 // It is back already, and the event that says so is on its way.
                 LinkChange::Disconnected(_) => {}
@@ -141,7 +164,8 @@ pub async fn run(app: App) {
 async fn node_connected(app: App, node: NodeId) {
     tracing::info!(node.id = %node, "a node is connected");
     app.nodes.link_changed(&node);
-    app.dirty.add_node(&node);
+    // Written, or not: nothing hangs on it, but that those who listen hear first that the node is there and then what is on it.
+    let _written = app.dirty.add_node(&node).await;
     while let Ok(agent) = app.fleet.agent(&node) {
         let journal = Sender::new(None);
         tokio::select! {

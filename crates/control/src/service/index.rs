@@ -892,7 +892,7 @@ mod tests {
         assert_eq!(
             (
                 index.read().rows.load(Ordering::Relaxed),
-                index.on_node(&first.0.node_id).len() as u64
+                index.share_of(&first.0.node_id).containers
             ),
             (0, 0)
         );

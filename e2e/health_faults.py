@@ -26,7 +26,7 @@ HEALTH = "/api/capabilities/health"
 suite = Suite("health_faults")
 fleet = Fleet()
 load, web = f"{PREFIX}load", f"{PREFIX}web"
-caused = []  # what the node n2 was made to fail, in this order
+caused = []  # what the node n2 was made to fail and failed for alone, in this order
 
 
 def setup():
@@ -78,6 +78,16 @@ def until(server, what, condition, by=check, seconds=SOON):
     return last
 
 
+def failed(view):
+    """The checks it fails, but for the processors of a node: all nodes of the lab have this machine's, and it may have other work.
+    Where they are what is looked at, `view["checks"]` itself is asked."""
+    count = sum(not ok for ok in view["checks"].values())
+    reachable = detail(view, "network")["measured"] != "not reachable"
+    status = "unhealthy" if count >= 3 or not reachable else "unknown" if count else "healthy"
+    assert (view["status"], view["degraded"]) == (status, status == "unknown"), f"not what {count} failed checks make of it: {view}"
+    return [c for c in CHECKS if not view["checks"][c] and not (c == "cpu" and view["kind"] == "node")]
+
+
 def until_failed(server, name, by=check):
     return until(server, f"to fail {name}", lambda view: not view["checks"][name], by)
 
@@ -85,20 +95,18 @@ def until_failed(server, name, by=check):
 def fails(server, name, by=check):
     """It fails alone, and says what it saw beside what it may be."""
     view = until_failed(server, name, by)
-    others = [c for c in CHECKS if c != name and not view["checks"][c]]
+    others = [c for c in failed(view) if c != name]
     assert not others, f"{others} fail too: {view['details']}"
-    assert (view["status"], view["degraded"]) == ("unknown", True), view
     why = detail(view, name)
     assert why["measured"] and why["limit"] and why["message"], why
     print(f"    {name}: {why['measured']}, must be {why['limit']}: {why['message']}", flush=True)
-    if server == "n2":
+    if server == "n2" and [c for c in CHECKS if not view["checks"][c]] == [name]:
         caused.append(name)
     return view
 
 
-def recovers(server, by=check, seconds=SOON):
-    view = until(server, "to be healthy", lambda view: view["status"] == "healthy", by, seconds)
-    assert view["checks"] == dict.fromkeys(CHECKS, True) and not view["degraded"], view
+def recovers(server, by=check):
+    until(server, "to be well", lambda view: not failed(view), by)
 
 
 # ---- as the specification has it -------------------------------------------------------------------------------------
@@ -155,7 +163,7 @@ def _():
     finally:
         for loop in loops:
             end(loop)
-    recovers("n2", seconds=CALM)
+    until("n2", "to be healthy", lambda view: view["status"] == "healthy", seconds=CALM)
     configure("n2", interval=INTERVAL)
 
 
@@ -241,7 +249,7 @@ def _():
         assert view["status"] == "unhealthy" and view["uptime"] == 0, view
         print(f"    network: {detail(view, 'network')['message']}", flush=True)
         assert check(web)["status"] == "unhealthy", "its container is still taken for healthy"
-        assert check("n1")["status"] == "healthy", "another node is taken for unreachable"
+        assert not failed(check("n1")), "another node is taken for unreachable"
         caused.append("network")
     finally:
         fleet.heal("n2")
@@ -317,20 +325,21 @@ def _():
 
 @suite.check("the history has every fault, in order, and availability counts the time in which it could not be reached")
 def _():
+    recovers("n2")
     rows = fleet.client.every(f"{HEALTH}/n2/history")
-    assert rows[0]["status"] == "healthy" and rows[0]["to"] is None, rows[0]
+    assert rows[0]["to"] is None and set(rows[0]["failed"]) <= {"cpu"}, rows[0]
     assert all(later["from"] == earlier["to"] for later, earlier in zip(rows, rows[1:])), "a gap, or the wrong order"
-    failed = [row["failed"] for row in reversed(rows) if row["failed"]]
+    told = [row["failed"] for row in reversed(rows) if row["failed"]]
     at = 0
     for name in caused:
-        at = next((i for i in range(at, len(failed)) if name in failed[i]), None)
-        assert at is not None, f"{name} is not in its place: caused {caused}, the history has {failed}"
+        at = next((i for i in range(at, len(told)) if name in told[i]), None)
+        assert at is not None, f"{name} is not in its place: caused {caused}, the history has {told}"
         at += 1
     day = look("n2")["availability"]["24h"]
     assert 0 < day < 100, day
     quiet = look("n3")["availability"]["24h"]
     assert quiet == 100, quiet
-    eventually(lambda: {row["status"] for row in fleet.client.every(HEALTH)} == {"healthy"}, SOON, "every server to be healthy", every=1)
+    eventually(lambda: not any(failed(row) for row in fleet.client.every(HEALTH)), SOON, "every server to be well", every=1)
     assert fleet.client.every(f"{HEALTH}?status=unhealthy") == []
 
 

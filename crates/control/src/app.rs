@@ -2,7 +2,6 @@
 
 use crate::api::error::{ApiError, ApiResult};
 use crate::api::frame::Network;
-use crate::controller::watch::Dirty;
 use crate::controller::{alerts, health, housekeeping, liveness, reschedule, resume, trust, watch};
 use crate::metrics::Metrics;
 use crate::service::alerts::Alerts;
@@ -11,6 +10,7 @@ use crate::service::authority::Authorities;
 use crate::service::binaries::Binaries;
 use crate::service::clock::SharedClock;
 use crate::service::containers::Containers;
+use crate::service::dirty::Dirty;
 use crate::service::enrolment::Enrolment;
 use crate::service::fleet::Fleet;
 use crate::service::health::{Health, Table};
@@ -128,6 +128,7 @@ impl App {
             operations.clone(),
             registries.clone(),
         );
+        let dirty = containers.dirty.clone();
         let resources = Resources::new(
             store.clone(),
             clock.clone(),
@@ -203,7 +204,7 @@ impl App {
             binaries,
             upgrades,
             alerts,
-            dirty: Dirty::default(),
+            dirty,
             metrics: Metrics::default(),
             streams: Streams::default(),
             started,

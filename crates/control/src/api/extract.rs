@@ -6,13 +6,15 @@ use axum::body::Body;
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use http::request::Parts;
 use http::{HeaderMap, Method, StatusCode, header};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
 use std::net::IpAddr;
 use std::time::Duration;
 
 /// The most a JSON body may hold.
 pub const BODY_LIMIT: usize = 1 << 20;
+/// The most of a body that is too large that is read before the answer.
+const THROWN_AWAY_LIMIT: usize = 16 << 20;
 /// The longest a client may take to send it.
 const BODY_DEADLINE: Duration = Duration::from_secs(20);
 
@@ -33,9 +35,9 @@ pub struct Query<T>(pub T);
 pub struct Id(pub String);
 
 pub async fn read_body(body: Body) -> ApiResult<bytes::Bytes> {
-    match tokio::time::timeout(BODY_DEADLINE, Limited::new(body, BODY_LIMIT).collect()).await {
-        Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(e)) if e.downcast_ref::<LengthLimitError>().is_some() => Err(ApiError::new(
+    match tokio::time::timeout(BODY_DEADLINE, collect(body)).await {
+        Ok(Ok(Some(bytes))) => Ok(bytes),
+        Ok(Ok(None)) => Err(ApiError::new(
             StatusCode::PAYLOAD_TOO_LARGE,
             "body_too_large",
             "a body has at most 1 MiB",
@@ -47,6 +49,23 @@ pub async fn read_body(body: Body) -> ApiResult<bytes::Bytes> {
             "the body did not arrive within 20 seconds",
         )),
     }
+}
+
+/// The whole body; `None` where it is too large. What is over is read on and thrown away: a client that is cut off while it
+/// still writes does not see the answer.
+async fn collect(mut body: Body) -> Result<Option<bytes::Bytes>, axum::Error> {
+    let mut kept = bytes::BytesMut::new();
+    let mut length = 0;
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame?.into_data() else { continue };
+        length += data.len();
+        if length <= BODY_LIMIT {
+            kept.extend_from_slice(&data);
+        } else if length > THROWN_AWAY_LIMIT {
+            break;
+        }
+    }
+    Ok((length <= BODY_LIMIT).then(|| kept.freeze()))
 }
 
 fn is_json(headers: &HeaderMap) -> bool {

@@ -13,11 +13,9 @@ use nm_types::container::ObservedContainer;
 use nm_types::node::NodeInfo;
 use nm_types::{ContainerId, NodeId};
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch::Sender;
-use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinSet;
 
 /// How long changes gather before they are written in one transaction.
@@ -27,37 +25,6 @@ const GATHER: Duration = Duration::from_millis(200);
 const SILENCE: Duration = Duration::from_secs(30);
 /// Between attempts to watch a node whose link stands but whose watch ended.
 const AGAIN: Duration = Duration::from_secs(1);
-
-/// Containers whose row is behind the index, and nodes whose links came or went.
-#[derive(Debug, Clone, Default)]
-pub struct Dirty {
-    ids: Arc<Mutex<HashSet<ContainerId>>>,
-    wake: Arc<Notify>,
-    nodes: Arc<Mutex<Vec<(NodeId, oneshot::Sender<()>)>>>,
-    wake_nodes: Arc<Notify>,
-}
-
-impl Dirty {
-    pub fn add(&self, id: &ContainerId) {
-        self.ids.lock().unwrap_or_else(|e| e.into_inner()).insert(id.clone());
-        self.wake.notify_one();
-    }
-    /// What is given may be waited for: it ends once the node's row was written, or could not be.
-    pub fn add_node(&self, id: &NodeId) -> oneshot::Receiver<()> {
-        let (written, waiting) = oneshot::channel();
-        self.nodes.lock().unwrap_or_else(|e| e.into_inner()).push((id.clone(), written));
-        self.wake_nodes.notify_one();
-        waiting
-    }
-    fn take_nodes(&self) -> Vec<(NodeId, oneshot::Sender<()>)> {
-        std::mem::take(&mut *self.nodes.lock().unwrap_or_else(|e| e.into_inner()))
-    }
-    fn take(&self) -> Vec<ContainerId> {
-        std::mem::take(&mut *self.ids.lock().unwrap_or_else(|e| e.into_inner()))
-            .into_iter()
-            .collect()
-    }
-}
 
 /// Writes what was seen. What can't be written now is tried again, and goes on being shown meanwhile.
 pub async fn write_behind(app: App) {

@@ -189,10 +189,12 @@ impl Containers {
         }
     }
 
-    /// What a command's answer says goes to the index at once; the watch brings it to the store.
+    /// What a command's answer says goes to the index at once, and to the store a moment later: when the watch tells the same, it
+    /// is no news any more.
     fn seen(&self, record: &Record, observed: ObservedContainer) {
+        let mut changed = false;
         self.index.change(&record.id, |r| {
-            let changed = r.state.observed.as_ref() != Some(&observed);
+            changed = r.state.observed.as_ref() != Some(&observed);
             let foreign = r.state.observed.as_mut().and_then(|o| o.foreign.take());
             r.state.observed = Some(ObservedContainer {
                 foreign: observed.foreign.clone().or(foreign),
@@ -200,6 +202,9 @@ impl Containers {
             });
             changed
         });
+        if changed {
+            self.dirty.add(&record.id);
+        }
     }
 
     pub async fn rename(&self, actor: &Actor, meta: &Meta, key: &str, name: ContainerName) -> ApiResult<(ContainerView, i64)> {

@@ -9,6 +9,7 @@ use crate::api::extract::Meta;
 use crate::service::audit::audit;
 use crate::service::auth::Actor;
 use crate::service::clock::SharedClock;
+use crate::service::dirty::Dirty;
 use crate::service::fleet::{Agent, CallError, Fleet, is_passing, keyed};
 use crate::service::index::{Index, Phase, Record, State, Wanted};
 use crate::service::locks::Locks;
@@ -65,6 +66,8 @@ pub struct Containers {
     pub(super) index: Index,
     pub(super) operations: Operations,
     pub(super) registries: Registries,
+    /// What is to be written a moment later.
+    pub dirty: Dirty,
     pub(super) locks: Locks<ContainerId>,
     pub(super) pauses: Pauses,
 }
@@ -87,6 +90,7 @@ impl Containers {
             index,
             operations,
             registries,
+            dirty: Dirty::default(),
             locks: Locks::default(),
             pauses: Pauses::default(),
         }

@@ -9,6 +9,7 @@ pub mod binaries;
 pub mod clock;
 pub mod commands;
 pub mod containers;
+pub mod dirty;
 pub mod drain;
 pub mod enrolment;
 pub mod fleet;

@@ -266,7 +266,15 @@ impl Upgrades {
         let begin = BeginUpgrade {
             operation: running.id().clone(),
         };
-        let begun: UpgradeState = agent.post(path::UPGRADE_BEGIN, &begin, Duration::from_secs(20)).await?;
+        let begun: UpgradeState = match agent.post(path::UPGRADE_BEGIN, &begin, Duration::from_secs(20)).await {
+            Ok(begun) => begun,
+            // It restarts so soon that its answer was lost.
+            Err(CallError::Link { sent: true, .. }) if !agent.link().is_open() => {
+                running.step("restart");
+                return Ok(Step::Restarts);
+            }
+            Err(error) => return Err(error),
+        };
         if begun.last.as_ref().filter(mine).is_some_and(|l| l.phase == UpgradePhase::Done) {
             return Ok(succeeded(&begun));
         }

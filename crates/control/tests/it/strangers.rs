@@ -6,6 +6,9 @@ use nm_testing::{Call, Client, FakeAgent, Reply, TestControlPlane};
 use nm_types::auth::{Role, StreamTicket};
 use serde_json::json;
 
+/// The one node's name.
+const NODE: &str = "alder";
+
 /// A stream of the table of routes, with what its path names filled in.
 struct Stream {
     path: String,
@@ -17,6 +20,8 @@ impl Stream {
     fn of(route: &Route, operation: &str) -> Self {
         let id = if route.path.starts_with("/api/operations/") {
             operation
+        } else if route.path.starts_with("/api/nodes/") {
+            NODE
         } else {
             "web"
         };
@@ -62,7 +67,7 @@ async fn ticket(client: &Client) -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_stream_opens_to_strangers() {
     let plane = TestControlPlane::sqlite().await;
-    let agent = FakeAgent::join(&plane, "alder").await;
+    let agent = FakeAgent::join(&plane, NODE).await;
     let (admin, nobody, viewer) = (plane.admin().await, plane.anonymous(), plane.viewer().await);
     let spec = json!({ "name": "web", "image": "nginx", "start": true });
     let begun = admin.post("/api/containers").json(&spec).respond_async().await.is(202).json();

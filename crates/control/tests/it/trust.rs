@@ -20,8 +20,9 @@ async fn until(api: &Client, what: &str, is_it: impl Fn(&AuthorityView) -> bool)
     eventually(what, async || Some(authority(api).await).filter(&is_it)).await
 }
 
-fn link(plane: &TestControlPlane, agent: &FakeAgent) -> LinkId {
-    plane.app().fleet.links().get(&agent.node).expect("it is connected").id()
+async fn link(plane: &TestControlPlane, agent: &FakeAgent) -> LinkId {
+    let links = plane.app().fleet.links().clone();
+    eventually("it is connected", async || links.get(&agent.node)).await.id()
 }
 
 async fn certificate_of(api: &Client, agent: &FakeAgent) -> String {
@@ -56,7 +57,7 @@ async fn a_whole_succession(database: Database) {
         .await;
     let mut logs = admin.get("/api/containers/web/logs?follow=true").events().await.unwrap();
     logs.begun().await;
-    let links = [link(&plane, &alder), link(&plane, &birch)];
+    let links = [link(&plane, &alder).await, link(&plane, &birch).await];
     // One is away, and a token is on its way to somebody.
     cedar.take_down();
     cedar.is(&plane, NodeStatus::NotReady).await;
@@ -113,13 +114,13 @@ async fn a_whole_succession(database: Database) {
     .await;
 
     // Nobody who was there was cut off meanwhile.
-    assert_eq!(links, [link(&plane, &alder), link(&plane, &birch)]);
+    assert_eq!(links, [link(&plane, &alder).await, link(&plane, &birch).await]);
     alder.writes(web.id.as_str(), nm_types::container::LogStream::Stdout, "still here");
     logs.find("the line", |e| e.data.contains("still here")).await;
     // And whoever comes again comes with what it holds now.
     birch.cut();
     birch.ready(&plane).await;
-    assert_ne!(links[1], link(&plane, &birch));
+    assert_ne!(links[1], link(&plane, &birch).await);
     assert_eq!(certificate_of(admin, &birch).await, new);
     // It is all in the audit log.
     for action in ["node.authority.rotate", "node.authority.switch", "node.authority.retire"] {
@@ -277,14 +278,14 @@ async fn a_removed_node_is_cut_off_within_five_seconds() {
     eventually("it is listed", async || admin.containers("managed=false").await.pop()).await;
     let mut logs = admin.get("/api/containers/beside/logs?follow=true").events().await.unwrap();
     logs.begun().await;
-    let other = link(&plane, &birch);
+    let other = link(&plane, &birch).await;
     let began = Instant::now();
     admin.delete(format!("/api/nodes/{}", alder.node)).await.is(200);
     logs.rest().await;
     assert_eq!(alder.is_refused().await, RefusalCode::Revoked);
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     assert!(plane.app().fleet.links().get(&alder.node).is_none());
-    assert_eq!(link(&plane, &birch), other);
+    assert_eq!(link(&plane, &birch).await, other);
     assert!(
         alder.containers().iter().any(|c| c.observed.docker_id == docker),
         "what runs there runs on"

@@ -5,12 +5,15 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use tokio::sync::{Notify, oneshot};
 
+/// A node whose row is to be written, and who waits for that.
+type Waiting = (NodeId, oneshot::Sender<()>);
+
 /// Containers whose row is behind the index, and nodes whose links came or went.
 #[derive(Debug, Clone, Default)]
 pub struct Dirty {
     pub(crate) ids: Arc<Mutex<HashSet<ContainerId>>>,
     pub(crate) wake: Arc<Notify>,
-    pub(crate) nodes: Arc<Mutex<Vec<(NodeId, oneshot::Sender<()>)>>>,
+    pub(crate) nodes: Arc<Mutex<Vec<Waiting>>>,
     pub(crate) wake_nodes: Arc<Notify>,
 }
 
@@ -26,7 +29,7 @@ impl Dirty {
         self.wake_nodes.notify_one();
         waiting
     }
-    pub(crate) fn take_nodes(&self) -> Vec<(NodeId, oneshot::Sender<()>)> {
+    pub(crate) fn take_nodes(&self) -> Vec<Waiting> {
         std::mem::take(&mut *self.nodes.lock().unwrap_or_else(|e| e.into_inner()))
     }
     pub(crate) fn take(&self) -> Vec<ContainerId> {

@@ -23,7 +23,7 @@ async fn plane() -> TestControlPlane {
 }
 
 async fn node(plane: &TestControlPlane, agent: &FakeAgent) -> NodeView {
-    plane.admin().await.get(&format!("/api/nodes/{}", agent.node)).await.data(200)
+    plane.admin().await.get(format!("/api/nodes/{}", agent.node)).await.data(200)
 }
 
 async fn next(events: &mut Receiver<LivenessEvent>) -> LivenessEvent {
@@ -151,7 +151,7 @@ async fn an_agent_that_ends_is_lost_and_a_removed_node_is_nothing() {
     let lost = next(&mut events).await;
     assert!(lost.node == id && matches!(lost.change, LivenessChange::Lost { .. }));
     // A new control plane knows of the node, and gives it its time.
-    plane.admin().await.delete(&format!("/api/nodes/{}", other.node)).await.is(200);
+    plane.admin().await.delete(format!("/api/nodes/{}", other.node)).await.is(200);
     let liveness = &plane.app().liveness;
     let heard = tokio::time::timeout(LOST_AFTER * 3, events.recv()).await;
     assert!(heard.is_err(), "{heard:?}");

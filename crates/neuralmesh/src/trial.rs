@@ -21,6 +21,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::process::Child;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 /// Set for a trial.
@@ -87,9 +88,7 @@ pub async fn watch_over(
 ) -> anyhow::Result<()> {
     info!(operation.id = %trial.operation, version = trial.version, "starting another version as a trial");
     let tried = tokio::select! {
-        tried = tokio::time::timeout(within, try_out(trial)) => {
-            tried.unwrap_or_else(|_| Err(format!("it did not link to a control plane within {} seconds", within.as_secs())))
-        }
+        tried = try_out(trial, within) => tried,
         told = told => {
             upgrades.roll_back("the agent was told to stop in the middle of the trial")?;
             return told;
@@ -119,12 +118,19 @@ struct Linked {
     line: UnixStream,
 }
 
-/// Starts it until it links; says why it does not, once it has ended too often. Dropped, it leaves nothing that runs.
-async fn try_out(trial: &Trial) -> Result<Linked, String> {
+/// Starts it until it links; says why it does not, once it has ended too often or its time is over. Where it says so nothing is
+/// left of it, not even a process that nobody waited for: this one goes on under its own number. Dropped, it leaves nothing that
+/// runs.
+async fn try_out(trial: &Trial, within: Duration) -> Result<Linked, String> {
+    let deadline = Instant::now() + within;
+    let too_late = || format!("it did not link to a control plane within {} seconds", within.as_secs());
     let mut last = String::new();
     for attempt in 1..=TRIES {
         if attempt > 1 {
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep_until(deadline.min(Instant::now() + PAUSE)).await;
+        }
+        if Instant::now() >= deadline {
+            return Err(too_late());
         }
         let (mut child, mut line) = start(trial).map_err(|e| format!("it can't be started: {e}"))?;
         let mut said = [0; LINKED.len()];
@@ -135,6 +141,12 @@ async fn try_out(trial: &Trial) -> Result<Linked, String> {
                 // It has closed its end, so it ends.
                 Ok(_) | Err(_) => child.wait().await,
             },
+            () = tokio::time::sleep_until(deadline) => {
+                if let Err(error) = child.kill().await {
+                    warn!(%error, "the trial could not be ended");
+                }
+                return Err(too_late());
+            }
         };
         last = ended.map_or_else(|e| e.to_string(), in_words);
         warn!(attempt, reason = last, "the trial has ended by itself");

@@ -198,8 +198,7 @@ impl Nodes {
     fn view(&self, id: &NodeId, known: &Known, share: Share) -> NodeView {
         let docker = known.state.info.as_ref().is_some_and(|i| i.docker.available);
         let lost_since = self.liveness.lost_since(id);
-        let there = self.fleet.is_connected(id) && lost_since.is_none();
-        let status = match (there && docker, known.spec.cordoned) {
+        let status = match (self.is_there(id) && docker, known.spec.cordoned) {
             (false, _) => NodeStatus::NotReady,
             (true, true) => NodeStatus::Cordoned,
             (true, false) => NodeStatus::Ready,
@@ -233,6 +232,10 @@ impl Nodes {
         }
     }
 
+    /// Connected, and not silent for too long.
+    fn is_there(&self, id: &NodeId) -> bool {
+        self.fleet.is_connected(id) && self.liveness.lost_since(id).is_none()
+    }
     fn connected_host<'a>(&self, id: &NodeId, known: &'a Known) -> Option<&'a Arc<NodeStats>> {
         known.host.as_ref().filter(|_| self.fleet.is_connected(id))
     }
@@ -265,7 +268,7 @@ impl Nodes {
                 node: id.clone(),
                 name: known.spec.name.to_string(),
                 labels: known.spec.labels.clone(),
-                ready: self.fleet.is_connected(id) && info.is_some_and(|i| i.docker.available),
+                ready: self.is_there(id) && info.is_some_and(|i| i.docker.available),
                 cordoned: known.spec.cordoned,
                 arch: info.map(|i| i.arch.clone()),
                 os: info.map(|i| i.os.clone()),
@@ -285,10 +288,6 @@ impl Nodes {
     }
     pub fn knows(&self, id: &NodeId) -> bool {
         self.read().contains_key(id)
-    }
-
-    pub fn known_name(&self, id: &NodeId) -> Option<NodeName> {
-        self.read().get(id).map(|n| n.spec.name.clone())
     }
 
     pub fn get(&self, key: &str) -> ApiResult<(NodeView, i64)> {

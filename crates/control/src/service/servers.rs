@@ -225,7 +225,7 @@ impl Servers {
     /// Its name now, and the node a container is on; nothing of instances, which are not in memory.
     pub fn name(&self, key: &ServerKey) -> Option<(String, Option<NodeId>)> {
         match key {
-            ServerKey::Node(id) => self.nodes.known_name(id).map(|name| (name.to_string(), None)),
+            ServerKey::Node(id) => self.nodes.card(id).map(|(name, _)| (name.to_string(), None)),
             ServerKey::Container(id) => self.index.get(id).map(|r| (r.name().to_owned(), Some(r.node.clone()))),
             ServerKey::Address(id) => self.read().get(id).map(|k| (k.spec.name.to_string(), None)),
             ServerKey::Instance(_) => None,

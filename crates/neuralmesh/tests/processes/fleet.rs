@@ -217,10 +217,6 @@ impl Agent {
     /// Processes that it has started and that live.
     pub fn children(&self) -> usize {
         let path = format!("/proc/{0}/task/{0}/children", self.pid());
-        let runs = |pid: &&str| {
-            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
-        };
-        std::fs::read_to_string(path).map_or(0, |text| text.split_whitespace().filter(runs).count())
+        std::fs::read_to_string(path).map_or(0, |text| text.split_whitespace().count())
     }
 }

@@ -332,7 +332,7 @@ impl Alerts {
         if let Some(key) = &meta.idempotency_key {
             idempotency::keep(&mut tx, actor, key, &answer).await?;
         }
-        tx.commit().await?;
+        self.settle(tx).await?;
         Ok(answer)
     }
 
@@ -369,7 +369,7 @@ impl Alerts {
         })?;
         let detail = json!({ "name": row.name, "changed": changed });
         tx.audit(audit(actor, meta, "alertChannel.update", Some(&known.id), detail)).await?;
-        tx.commit().await?;
+        self.settle(tx).await?;
         // What could not be delivered may be now.
         self.outbox.hurry(&rows::id(ChannelId::parse(&row.id))?, now);
         Ok((view(&row, &secrets.names())?, row.revision))
@@ -397,7 +397,7 @@ impl Alerts {
         tx.delete(Kind::AlertChannel, &row.id).await?;
         let detail = json!({ "name": row.name });
         tx.audit(audit(actor, meta, "alertChannel.remove", Some(&row.id), detail)).await?;
-        tx.commit().await?;
+        self.settle(tx).await?;
         rows::title(&row)
     }
 

@@ -32,7 +32,7 @@ use crate::service::outbound::Guard;
 use arc_swap::ArcSwap;
 use engine::{AlertSpec, AlertStatus, Book, CLOSED, OPEN};
 use nm_plan::alerts::earliest;
-use nm_store::{Kind, ListQuery, Patch, Resource, Store};
+use nm_store::{Kind, ListQuery, Patch, Resource, Store, Tx};
 use nm_types::alert::{AlertDetail, AlertSeverity, AlertState, AlertTargetKind, AlertView};
 use nm_types::health::Check;
 use nm_types::text::Title;
@@ -320,6 +320,14 @@ impl Alerts {
         keys.extend(self.index.ids().into_iter().map(Key::Container));
         keys.extend(locked(&self.health).values().filter_map(|h| Key::of(h.kind, &h.server)));
         keys
+    }
+
+    /// Writes what changes rules, channels or silences. Whatever is seen from now on is judged by what is written here: the change
+    /// feed tells of it as well, but later.
+    async fn settle(&self, tx: Tx) -> ApiResult<()> {
+        tx.commit().await?;
+        self.observe(Observation::Rules);
+        Ok(())
     }
 
     /// Reads rules, channels and silences anew.

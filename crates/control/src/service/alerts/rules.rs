@@ -180,7 +180,7 @@ impl Alerts {
         if let Some(key) = &meta.idempotency_key {
             idempotency::keep(&mut tx, actor, key, &made).await?;
         }
-        tx.commit().await?;
+        self.settle(tx).await?;
         Ok(made)
     }
 
@@ -232,7 +232,7 @@ impl Alerts {
             None => e.into(),
         })?;
         tx.audit(audit(actor, meta, "alertRule.update", Some(&known.id), detail)).await?;
-        tx.commit().await?;
+        self.settle(tx).await?;
         versioned(&row)
     }
 
@@ -244,7 +244,7 @@ impl Alerts {
         tx.delete(Kind::AlertRule, &row.id).await?;
         let detail = json!({ "name": row.name });
         tx.audit(audit(actor, meta, "alertRule.remove", Some(&row.id), detail)).await?;
-        tx.commit().await?;
+        self.settle(tx).await?;
         rows::title(&row)
     }
 

@@ -138,7 +138,7 @@ impl Alerts {
         if let Some(key) = &meta.idempotency_key {
             idempotency::keep(&mut tx, actor, key, &made).await?;
         }
-        tx.commit().await?;
+        self.settle(tx).await?;
         Ok(made)
     }
 
@@ -158,7 +158,7 @@ impl Alerts {
         let patch = Patch::new().spec(&spec)?.if_revision(known.revision);
         let row = tx.update(Kind::AlertSilence, &known.id, patch).await?;
         tx.audit(audit(actor, meta, "alertSilence.update", Some(&known.id), detail)).await?;
-        tx.commit().await?;
+        self.settle(tx).await?;
         self.silence_view(&row)
     }
 
@@ -170,7 +170,7 @@ impl Alerts {
         tx.delete(Kind::AlertSilence, &row.id).await?;
         let detail = json!({ "comment": spec.comment });
         tx.audit(audit(actor, meta, "alertSilence.remove", Some(&row.id), detail)).await?;
-        tx.commit().await?;
+        self.settle(tx).await?;
         Ok(())
     }
 }

@@ -3,14 +3,22 @@ import { session } from "./api";
 import type { Role } from "./api/types";
 import { atLeast, useUser } from "./lib/data";
 import { match, usePath } from "./lib/router";
+import { AlertPage } from "./pages/alerts/alert";
+import { ChannelsPage } from "./pages/alerts/channels";
+import { AlertsPage } from "./pages/alerts/list";
+import { RulesPage } from "./pages/alerts/rules";
+import { SilencesPage } from "./pages/alerts/silences";
 import { AuditPage } from "./pages/audit";
 import { ContainerPage } from "./pages/containers/container";
 import { ContainersPage } from "./pages/containers/list";
 import { EventsPage } from "./pages/events";
+import { HealthPage } from "./pages/health/list";
+import { ServerPage } from "./pages/health/server";
 import { ImagesPage } from "./pages/images";
 import { LoginPage } from "./pages/login";
 import { NetworksPage } from "./pages/networks";
-import { NodePage, NodesPage } from "./pages/nodes";
+import { NodesPage } from "./pages/nodes/list";
+import { NodePage } from "./pages/nodes/node";
 import { NotFoundPage } from "./pages/not-found";
 import { OperationPage, OperationsPage } from "./pages/operations";
 import { RegistriesPage } from "./pages/registries";
@@ -40,7 +48,15 @@ const ROUTES: RouteRow[] = [
   { path: "/volumes", page: () => <VolumesPage /> },
   { path: "/networks", page: () => <NetworksPage /> },
   { path: "/nodes", page: () => <NodesPage /> },
-  { path: "/nodes/:id", page: (p) => <NodePage key={p.id} id={p.id ?? ""} /> },
+  { path: "/nodes/:id", page: (p) => <NodePage key={p.id} id={p.id ?? ""} tab="overview" /> },
+  { path: "/nodes/:id/:tab", page: (p) => <NodePage key={p.id} id={p.id ?? ""} tab={p.tab ?? ""} /> },
+  { path: "/health", page: () => <HealthPage /> },
+  { path: "/health/:id", page: (p) => <ServerPage key={p.id} id={p.id ?? ""} /> },
+  { path: "/alerts", page: () => <AlertsPage /> },
+  { path: "/alerts/rules", page: () => <RulesPage /> },
+  { path: "/alerts/channels", page: () => <ChannelsPage /> },
+  { path: "/alerts/silences", page: () => <SilencesPage /> },
+  { path: "/alerts/:id", page: (p) => <AlertPage key={p.id} id={p.id ?? ""} /> },
   { path: "/registries", page: () => <RegistriesPage /> },
   { path: "/operations", page: () => <OperationsPage /> },
   { path: "/operations/:id", page: (p) => <OperationPage key={p.id} id={p.id ?? ""} /> },

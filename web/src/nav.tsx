@@ -1,8 +1,10 @@
 import {
   Activity,
+  Bell,
   Box,
   Container as ContainerIcon,
   HardDrive,
+  HeartPulse,
   KeyRound,
   Layers,
   ListTodo,
@@ -35,6 +37,8 @@ export const NAV: { title: string; entries: NavEntry[] }[] = [
     title: "Fleet",
     entries: [
       { path: "/nodes", text: "Nodes", icon: <Server /> },
+      { path: "/health", text: "Health", icon: <HeartPulse /> },
+      { path: "/alerts", text: "Alerts", icon: <Bell /> },
       { path: "/registries", text: "Registries", icon: <Box /> },
     ],
   },

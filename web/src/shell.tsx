@@ -1,11 +1,9 @@
-import { useQuery } from "@tanstack/react-query";
 import { ChevronsUpDown, LogOut, Menu as MenuIcon, Monitor, Moon, Search, Settings, Sun } from "lucide-react";
 import { type ReactNode, useEffect, useState } from "react";
 import { session } from "./api";
-import * as calls from "./api/calls";
 import { useLiveState } from "./api/live";
 import type { StreamState } from "./api/sse";
-import { atLeast, useUser } from "./lib/data";
+import { atLeast, useFiring, useRunning, useUser } from "./lib/data";
 import { Link, usePath } from "./lib/router";
 import { setTheme, type ThemeChoice, useThemeChoice } from "./lib/theme";
 import { NAV } from "./nav";
@@ -61,11 +59,12 @@ export function Shell({ children }: { children: ReactNode }) {
 function Side({ open, path }: { open: boolean; path: string }) {
   const user = useUser();
   const live = useLiveState();
-  const running = useQuery({
-    queryKey: ["operations", "running"],
-    queryFn: ({ signal }) => calls.operations.list({ state: "running", limit: 100 }, signal),
-  });
-  const count = running.data?.items.length ?? 0;
+  const running = useRunning();
+  const firing = useFiring();
+  const counts: Record<string, [number, string]> = {
+    "/operations": [running.data?.length ?? 0, "running"],
+    "/alerts": [firing.data?.length ?? 0, "firing"],
+  };
   const here = path === "/" ? "/containers" : path;
   return (
     <aside className="side" data-open={open}>
@@ -88,11 +87,7 @@ function Side({ open, path }: { open: boolean; path: string }) {
                 >
                   {e.icon}
                   {e.text}
-                  {e.path === "/operations" && count > 0 && (
-                    <span className="nav-count" title={`${count} running`}>
-                      {count}
-                    </span>
-                  )}
+                  <NavCount count={counts[e.path]} />
                 </Link>
               ))}
             </div>
@@ -116,6 +111,18 @@ function Side({ open, path }: { open: boolean; path: string }) {
         <UserMenu />
       </div>
     </aside>
+  );
+}
+
+/** How many of something want a look. */
+function NavCount({ count }: { count: [number, string] | undefined }) {
+  if (!count || count[0] === 0) return null;
+  const [n, what] = count;
+  return (
+    <span className={`nav-count ${what}`} title={`${n} ${what}`}>
+      {n}
+      <span className="sr-only"> {what}</span>
+    </span>
   );
 }
 

@@ -1,3 +1,4 @@
+import type { Query } from "./client";
 import { client } from "./index";
 import type * as T from "./types";
 
@@ -18,13 +19,19 @@ export interface ContainerFilter {
 /** What a call that may outlast its request gave: the thing itself, or the operation that goes on. */
 export type Begun<R> = { done: R; operation?: undefined } | { operation: T.Operation; done?: undefined };
 
-async function begin<R>(path: string, body: unknown, key?: string): Promise<Begun<R>> {
+async function begin<R>(path: string, body?: unknown, key?: string): Promise<Begun<R>> {
   const headers: Record<string, string> = { prefer: "respond-async" };
   if (key) headers["idempotency-key"] = key;
   const reply = await client.call<R | T.Operation>("POST", path, { body, headers });
   return reply.status === 202 ? { operation: reply.data as T.Operation } : { done: reply.data as R };
 }
 
+const stream = { accept: "text/event-stream" };
+/** A stream of server-sent events, not read yet. */
+const follow = (path: string, signal: AbortSignal, query: Query = {}) =>
+  client.send("GET", path, { query: { ...query, follow: true }, signal, headers: stream });
+const patch = async <R>(path: string, body: unknown): Promise<R> => (await client.call<R>("PATCH", path, { body })).data;
+const put = async <R>(path: string, body: unknown): Promise<R> => (await client.call<R>("PUT", path, { body })).data;
 const post = async <R>(path: string, body?: unknown): Promise<R> => (await client.call<R>("POST", path, { body })).data;
 const remove = async (path: string, query?: Record<string, string | boolean | undefined>): Promise<void> => {
   await client.call("DELETE", path, { query });
@@ -35,8 +42,7 @@ export const containers = {
   get: (key: string, signal?: AbortSignal) => client.get<T.Container>(`/api/containers/${id(key)}`, undefined, signal),
   /** `key` makes a repeated request the same one. */
   create: (spec: T.ContainerSpec, key: string) => begin<T.Container>("/api/containers", spec, key),
-  update: async (key: string, change: T.ContainerUpdate) =>
-    (await client.call<T.Container>("PATCH", `/api/containers/${id(key)}`, { body: change })).data,
+  update: (key: string, change: T.ContainerUpdate) => patch<T.Container>(`/api/containers/${id(key)}`, change),
   remove: (key: string, options: { force: boolean; volumes: boolean }) =>
     remove(`/api/containers/${id(key)}`, { force: options.force || undefined, volumes: options.volumes || undefined }),
   act: (key: string, action: "start" | "stop" | "restart" | "pause" | "unpause") =>
@@ -47,15 +53,14 @@ export const containers = {
   logs: (key: string, query: { tail?: number; since?: string }, signal?: AbortSignal) =>
     client.get<T.LogLine[]>(`/api/containers/${id(key)}/logs`, { ...query, format: "objects" }, signal),
   followLogs: (key: string, query: { tail?: number | string; since?: string }, signal: AbortSignal) =>
-    client.send("GET", `/api/containers/${id(key)}/logs`, { query: { ...query, follow: true }, signal, headers: stream }),
+    follow(`/api/containers/${id(key)}/logs`, signal, query),
   stats: (key: string, query: { limit: number; resolution: "second" | "minute" }, signal?: AbortSignal) =>
     client.get<T.ContainerStats[]>(`/api/containers/${id(key)}/stats`, query, signal),
-  followStats: (key: string, signal: AbortSignal) =>
-    client.send("GET", `/api/containers/${id(key)}/stats`, { query: { follow: true }, signal, headers: stream }),
+  followStats: (key: string, signal: AbortSignal) => follow(`/api/containers/${id(key)}/stats`, signal),
+  events: (key: string, cursor?: string, signal?: AbortSignal) =>
+    client.page<T.NodeEvent>(`/api/containers/${id(key)}/events`, { cursor }, signal),
   templates: (signal?: AbortSignal) => client.get<T.ContainerTemplate[]>("/api/containers/templates/list", undefined, signal),
 };
-
-const stream = { accept: "text/event-stream" };
 
 export const images = {
   list: (nodeId?: string, signal?: AbortSignal) => client.all<T.Image>("/api/images", { nodeId }, signal),
@@ -82,16 +87,69 @@ export const networks = {
 export const registries = {
   list: (signal?: AbortSignal) => client.all<T.Registry>("/api/registries", {}, signal),
   create: (body: T.NewRegistry) => post<T.Registry>("/api/registries", body),
-  replace: async (key: string, body: T.NewRegistry) => (await client.call<T.Registry>("PUT", `/api/registries/${id(key)}`, { body })).data,
+  replace: (key: string, body: T.NewRegistry) => put<T.Registry>(`/api/registries/${id(key)}`, body),
   remove: (key: string) => remove(`/api/registries/${id(key)}`),
 };
 
 export const nodes = {
   list: (signal?: AbortSignal) => client.all<T.Node>("/api/nodes", {}, signal),
   get: (key: string, signal?: AbortSignal) => client.get<T.Node>(`/api/nodes/${id(key)}`, undefined, signal),
-  update: async (key: string, body: T.NodeUpdate) => (await client.call<T.Node>("PATCH", `/api/nodes/${id(key)}`, { body })).data,
-  remove: (key: string) => remove(`/api/nodes/${id(key)}`),
-  joinToken: () => client.call<T.JoinToken>("POST", "/api/nodes/join-tokens"),
+  update: (key: string, body: T.NodeUpdate) => patch<T.Node>(`/api/nodes/${id(key)}`, body),
+  remove: (key: string, force: boolean) => remove(`/api/nodes/${id(key)}`, { force: force || undefined }),
+  joinToken: () => post<T.JoinToken>("/api/nodes/join-tokens"),
+  /** The machine that joins with it is this node again. */
+  rejoinToken: (key: string) => post<T.JoinToken>(`/api/nodes/${id(key)}/rejoin-token`),
+  revoke: (key: string) => post<T.Node>(`/api/nodes/${id(key)}/revoke`),
+  drain: (key: string, body: T.DrainRequest) => begin<unknown>(`/api/nodes/${id(key)}/drain`, body),
+  upgrade: (key: string, force: boolean) => begin<T.Operation>(`/api/nodes/${id(key)}/upgrade`, force ? { force } : undefined),
+  binaries: (signal?: AbortSignal) => client.all<T.Binary>("/api/nodes/binaries", {}, signal),
+  stats: (key: string, query: { limit: number; resolution: "second" | "minute" }, signal?: AbortSignal) =>
+    client.get<T.NodeStats[]>(`/api/nodes/${id(key)}/stats`, query, signal),
+  followStats: (key: string, signal: AbortSignal) => follow(`/api/nodes/${id(key)}/stats`, signal),
+  events: (key: string, cursor?: string, signal?: AbortSignal) =>
+    client.page<T.NodeEvent>(`/api/nodes/${id(key)}/events`, { cursor }, signal),
+};
+
+export const servers = {
+  list: (query: { kind?: string; cursor?: string }, signal?: AbortSignal) => client.page<T.Server>("/api/servers", query, signal),
+  all: (query: { kind?: string }, signal?: AbortSignal) => client.all<T.Server>("/api/servers", query, signal),
+  get: (key: string, signal?: AbortSignal) => client.get<T.Server>(`/api/servers/${id(key)}`, undefined, signal),
+  create: (body: T.NewServer) => post<T.Server>("/api/servers", body),
+  update: (key: string, body: Partial<T.NewServer>) => patch<T.Server>(`/api/servers/${id(key)}`, body),
+  remove: (key: string) => remove(`/api/servers/${id(key)}`),
+};
+
+const HEALTH = "/api/capabilities/health";
+export const health = {
+  list: (query: { status?: string; kind?: string; cursor?: string }, signal?: AbortSignal) => client.page<T.Health>(HEALTH, query, signal),
+  get: (key: string, signal?: AbortSignal) => client.get<T.Health>(`${HEALTH}/${id(key)}`, undefined, signal),
+  check: (key: string) => post<T.Health>(`${HEALTH}/${id(key)}/check`),
+  history: (key: string, query: { from?: string; cursor?: string; limit?: number }, signal?: AbortSignal) =>
+    client.page<T.HealthInterval>(`${HEALTH}/${id(key)}/history`, query, signal),
+  settings: (signal?: AbortSignal) => client.get<T.HealthSettings>(`${HEALTH}/settings`, undefined, signal),
+  setSettings: (body: { interval?: number; thresholds?: Partial<T.Thresholds> }) => patch<T.HealthSettings>(`${HEALTH}/settings`, body),
+  config: (key: string, signal?: AbortSignal) => client.get<T.HealthConfig>(`${HEALTH}/${id(key)}/config`, undefined, signal),
+  setConfig: (key: string, body: T.HealthConfig) => put<T.HealthConfig>(`${HEALTH}/${id(key)}/config`, body),
+};
+
+export const alerts = {
+  list: (query: { state?: string; severity?: string; serverId?: string; limit?: number; cursor?: string }, signal?: AbortSignal) =>
+    client.page<T.Alert>("/api/alerts", query, signal),
+  get: (key: string, signal?: AbortSignal) => client.get<T.AlertDetail>(`/api/alerts/${id(key)}`, undefined, signal),
+  acknowledge: (key: string) => post<T.Alert>(`/api/alerts/${id(key)}/acknowledge`),
+  rules: (signal?: AbortSignal) => client.all<T.AlertRule>("/api/alerts/rules", {}, signal),
+  createRule: (body: T.NewAlertRule) => post<T.AlertRule>("/api/alerts/rules", body),
+  updateRule: (key: string, body: Partial<T.NewAlertRule>) => patch<T.AlertRule>(`/api/alerts/rules/${id(key)}`, body),
+  removeRule: (key: string) => remove(`/api/alerts/rules/${id(key)}`),
+  channels: (signal?: AbortSignal) => client.all<T.AlertChannel>("/api/alerts/channels", {}, signal),
+  createChannel: (body: T.ChannelFields & { name: string; type: T.ChannelType }) => post<T.CreatedChannel>("/api/alerts/channels", body),
+  updateChannel: (key: string, body: T.ChannelFields & { name?: string }) => patch<T.AlertChannel>(`/api/alerts/channels/${id(key)}`, body),
+  removeChannel: (key: string) => remove(`/api/alerts/channels/${id(key)}`),
+  testChannel: (key: string) => post<T.ChannelTest>(`/api/alerts/channels/${id(key)}/test`),
+  silences: (signal?: AbortSignal) => client.all<T.Silence>("/api/alerts/silences", {}, signal),
+  createSilence: (body: T.NewSilence) => post<T.Silence>("/api/alerts/silences", body),
+  updateSilence: (key: string, body: { until?: string; comment?: string }) => patch<T.Silence>(`/api/alerts/silences/${id(key)}`, body),
+  removeSilence: (key: string) => remove(`/api/alerts/silences/${id(key)}`),
 };
 
 export const operations = {
@@ -99,14 +157,13 @@ export const operations = {
     client.page<T.Operation>("/api/operations", query, signal),
   get: (key: string, signal?: AbortSignal) => client.get<T.Operation>(`/api/operations/${id(key)}`, undefined, signal),
   cancel: (key: string) => post<T.Operation>(`/api/operations/${id(key)}/cancel`),
-  follow: (key: string, signal: AbortSignal) =>
-    client.send("GET", `/api/operations/${id(key)}`, { query: { follow: true }, signal, headers: stream }),
+  follow: (key: string, signal: AbortSignal) => follow(`/api/operations/${id(key)}`, signal),
 };
 
 export const users = {
   list: (query: { limit?: number; cursor?: string }, signal?: AbortSignal) => client.page<T.User>("/api/users", query, signal),
   create: (body: T.NewUser) => post<T.User>("/api/users", body),
-  update: async (key: string, body: T.UserUpdate) => (await client.call<T.User>("PATCH", `/api/users/${id(key)}`, { body })).data,
+  update: (key: string, body: T.UserUpdate) => patch<T.User>(`/api/users/${id(key)}`, body),
   remove: (key: string) => remove(`/api/users/${id(key)}`),
 };
 

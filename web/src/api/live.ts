@@ -10,15 +10,26 @@ import type { ChangeEvent } from "./types";
 const KEPT = 500;
 const BURST_MS = 250;
 
-/** Which queries a change of a kind makes stale. A container's change shows on its node, its images, networks and volumes too. */
+/**
+ * Which queries a change of a kind makes stale. A container's change shows on its node, its images, networks, volumes and servers
+ * too, and an operation on what it works on.
+ */
 const STALE: Record<string, string[]> = {
-  container: ["containers", "nodes", "images", "networks", "volumes"],
-  node: ["nodes"],
+  container: ["containers", "nodes", "images", "networks", "volumes", "servers"],
+  node: ["nodes", "servers"],
   operation: ["operations"],
   registry: ["registries"],
   user: ["users"],
   token: ["tokens"],
   session: ["sessions"],
+  server: ["servers", "health"],
+  health: ["health", "servers"],
+  setting: ["health"],
+  alert: ["alerts"],
+  alertDelivery: ["alerts"],
+  alertRule: ["rules", "alerts"],
+  alertChannel: ["channels"],
+  alertSilence: ["silences", "alerts"],
 };
 
 class LiveFeed {

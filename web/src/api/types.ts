@@ -1,5 +1,8 @@
 // The bodies of the API, as crates/types writes them. Times are RFC 3339 UTC with milliseconds.
 
+export * from "./alert-types";
+export * from "./health-types";
+
 export type Role = "viewer" | "operator" | "admin";
 
 export interface User {
@@ -70,6 +73,9 @@ export const AREAS = [
   "nodes",
   "operations",
   "events",
+  "servers",
+  "health",
+  "alerts",
   "users",
   "tokens",
   "audit",
@@ -113,6 +119,7 @@ export interface ErrorBody {
 export type Protocol = "tcp" | "udp";
 export type VolumeMode = "ro" | "rw";
 export type RestartPolicy = "no" | "always" | "on-failure" | "unless-stopped";
+export type OnNodeLost = "wait" | "reschedule";
 export type ContainerStatus = "created" | "running" | "paused" | "stopped" | "exited";
 export type ContainerHealth = "starting" | "healthy" | "unhealthy";
 export type LogStream = "stdout" | "stderr";
@@ -166,6 +173,11 @@ export interface ContainerSpec {
   /** Seconds. */
   stopGrace?: number;
   tty?: boolean;
+  /** What its node must be: `zone=a`, `disk!=hdd`, `gpu`. */
+  constraints?: string[];
+  /** A label of nodes over whose values containers of its kind are spread. */
+  spread?: string;
+  onNodeLost?: OnNodeLost;
   nodeId?: string;
   start?: boolean;
 }
@@ -355,6 +367,31 @@ export interface NodeInfo {
   docker: DockerInfo;
 }
 
+/** What a node's machine uses now. */
+export interface NodeUsage {
+  /** Percent of all cores, 0 to 100. */
+  cpu: number;
+  /** Bytes. */
+  memoryUsed: number;
+  memoryTotal: number;
+  /** Of the fullest disk. */
+  diskUsedPercent?: number;
+  /** Over 1, 5 and 15 minutes. */
+  load: [number, number, number];
+  /** °C. */
+  temperature?: number;
+}
+
+/** The line between a node and the control plane. */
+export interface NodeLine {
+  /** `link` where datagrams do not come through. */
+  transport: "udp" | "link";
+  /** Milliseconds. */
+  rtt?: number;
+  /** Percent. */
+  loss?: number;
+}
+
 export interface Node {
   id: string;
   name: string;
@@ -364,6 +401,82 @@ export interface Node {
   containers: number;
   created: string;
   lastSeen?: string;
+  /** Set while it is lost. */
+  lostSince?: string;
+  link?: NodeLine;
+  /** Only while it is connected. */
+  usage?: NodeUsage;
+  capacity?: { cpus: number; memory: number; diskTotal?: number };
+  /** Limits of its containers, added up: cores and bytes. */
+  allocated: { cpu: number; memory: number };
+  certificate?: { authority: string; expires: string };
+  /** Its certificates count no more. */
+  revoked?: boolean;
+}
+
+export interface DiskStats {
+  mount: string;
+  device: string;
+  kind: string;
+  total: number;
+  used: number;
+  available: number;
+  inodes: number;
+  inodesUsed: number;
+  readOnly: boolean;
+}
+
+/** One sample of a node's machine: bytes, percent, seconds. Counters run from the machine's start. */
+export interface NodeStats {
+  cpu: number;
+  load: [number, number, number];
+  memory: { total: number; available: number; swapTotal: number; swapUsed: number };
+  disks: DiskStats[];
+  network: { rx: number; tx: number; packets: number; errors: number; dropped: number };
+  pressure?: { cpuSome: number; memorySome: number; memoryFull: number; ioSome: number; ioFull: number };
+  temperature?: number;
+  uptime: number;
+  timestamp: string;
+}
+
+export type NodeEventKind =
+  | "created"
+  | "started"
+  | "died"
+  | "oom"
+  | "health"
+  | "removed"
+  | "engineDown"
+  | "engineUp"
+  | "agentStarted"
+  | "gap";
+
+/** What happened on a node, by its own clock. */
+export interface NodeEvent {
+  id: number;
+  nodeId: string;
+  time: string;
+  kind: NodeEventKind;
+  containerId?: string;
+  dockerId?: string;
+  container?: string;
+  detail: { exitCode?: number; health?: ContainerHealth; count?: number; message?: string };
+}
+
+/** An executable that nodes can be upgraded to. */
+export interface Binary {
+  platform: string;
+  version: string;
+  sha256: string;
+  size: number;
+  /** Absent on the control plane's own. */
+  uploaded?: string;
+}
+
+export interface DrainRequest {
+  /** Seconds between stop and kill. */
+  grace?: number;
+  move?: boolean;
 }
 
 export interface NodeUpdate {

@@ -55,6 +55,22 @@ export function useNodes() {
   return useQuery({ queryKey: ["nodes"], queryFn: ({ signal }) => calls.nodes.list(signal), staleTime: 15_000 });
 }
 
+/** The operations that go on now. */
+export function useRunning() {
+  return useQuery({
+    queryKey: ["operations", "running"],
+    queryFn: async ({ signal }) => (await calls.operations.list({ state: "running", limit: 100 }, signal)).items,
+  });
+}
+
+/** The alerts that fire now, 100 at most. */
+export function useFiring() {
+  return useQuery({
+    queryKey: ["alerts", "firing"],
+    queryFn: async ({ signal }) => (await calls.alerts.list({ state: "firing", limit: 100 }, signal)).items,
+  });
+}
+
 /** Gives a node's name for its id. */
 export function useNodeName(): (id: string) => string {
   const { data } = useNodes();

@@ -78,6 +78,40 @@ export function whole(min: number, max: number): Check {
   };
 }
 
+export const serverName: Check = (text) => {
+  if (containerName(text) === "This name is reserved" || text === "settings") return "This name is reserved";
+  return networkName(text);
+};
+const ADDRESS_HOST = /^(?=.{1,253}$)(?:[a-zA-Z0-9_](?:[a-zA-Z0-9_-]{0,61}[a-zA-Z0-9_])?\.)*[a-zA-Z](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?$/;
+export const serverAddress: Check = (text) =>
+  ADDRESS_HOST.test(text) || !hostIp(text) || /^[0-9a-fA-F:.]*:[0-9a-fA-F:.]*$/.test(text)
+    ? undefined
+    : "A host name or an IP address, without scheme or port";
+export const probePath = rule(/^\/[A-Za-z0-9._~!$&'()*+,;=:@%/?-]{0,1023}$/, "Starts with /, and holds what a URL may, without #");
+/** What a container asks of its node. */
+export const constraint = rule(
+  /^[a-zA-Z0-9](?:[a-zA-Z0-9_./-]{0,126}[a-zA-Z0-9])?(?:!?=[^=\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]{0,254})?$/,
+  "key=value, key!=value, or a key alone",
+);
+export const alertLabel = rule(
+  /^[a-zA-Z0-9](?:[a-zA-Z0-9_./-]{0,126}[a-zA-Z0-9])?(?:=[^\x00-\x1f\x7f-\x9f]*)?$/,
+  "key, or key=value",
+);
+export const note = rule(/^[^\x00-\x09\x0b-\x1f\x7f-\x9f]{1,1000}$/, "1 to 1,000 characters");
+export const webUrl = rule(
+  /^https?:\/\/(?:[A-Za-z0-9](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?(?:[/?][\x21\x22\x24-\x7e]*)?$/,
+  "https://host/path, or http:// within a private network",
+);
+export const mailHost = rule(/^[A-Za-z0-9](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?$/, "A host name or an IPv4 address");
+export const mailAddress = rule(
+  /^[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9](?:[A-Za-z0-9.-]{0,186}[A-Za-z0-9])?$/,
+  "An address, name@host",
+);
+export const telegramChat = rule(/^(?:-?[0-9]{1,20}|@[A-Za-z][A-Za-z0-9_]{3,63})$/, "Its number, -1001234567890, or a channel's @name");
+export const ntfyTopic = rule(/^[A-Za-z0-9_-]{1,64}$/, "1 to 64 letters, digits, _ or -");
+export const signingKey = rule(/^[\x21-\x7e]{16,200}$/, "16 to 200 visible ASCII characters");
+export const accessToken = rule(/^[A-Za-z0-9_:.~+/=-]{1,500}$/, "Letters, digits or any of _:.~+/=-");
+
 const SECRET = ["PASSWORD", "PASSWD", "SECRET", "TOKEN", "KEY", "CREDENTIAL", "PRIVATE", "_PASS", "DSN", "DATABASE_URL"];
 /** Whether a variable of this name usually holds a secret. */
 export function looksSecret(name: string): boolean {

@@ -1,4 +1,4 @@
-import { Activity, Box, Container as ContainerIcon, KeyRound, ListTodo, Server, User } from "lucide-react";
+import { Activity, Bell, Box, Container as ContainerIcon, HeartPulse, KeyRound, ListTodo, Server, User } from "lucide-react";
 import { type ReactNode, useState } from "react";
 import { useEvents, useLiveState } from "../api/live";
 import type { ChangeEvent } from "../api/types";
@@ -15,11 +15,14 @@ const ICON: Record<string, ReactNode> = {
   container: <ContainerIcon />,
   node: <Server />,
   operation: <ListTodo />,
+  server: <HeartPulse />,
+  health: <HeartPulse />,
+  alert: <Bell />,
   registry: <Box />,
   user: <User />,
   token: <KeyRound />,
 };
-const PAGE: Record<string, string> = { container: "containers", node: "nodes", operation: "operations" };
+const PAGE: Record<string, string> = { container: "containers", node: "nodes", operation: "operations", server: "health", health: "health", alert: "alerts" };
 const WHAT: Record<string, [string, string]> = {
   created: ["created", "green"],
   updated: ["changed", "blue"],

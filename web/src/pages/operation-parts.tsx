@@ -1,17 +1,22 @@
+import { useQuery } from "@tanstack/react-query";
 import { Ban, CircleCheck, CircleDashed, CircleX, LoaderCircle } from "lucide-react";
-import { useEffect, useRef, useState } from "react";
+import { type ReactNode, useEffect, useRef, useState } from "react";
 import * as calls from "../api/calls";
 import type { Operation, OperationState, OperationStep } from "../api/types";
 import { isFinal, useAct, useMayOperate } from "../lib/data";
 import { bytes, clock, percent } from "../lib/format";
 import { type Layer, readLayer } from "../lib/layers";
-import { OperationBadge, Progress } from "../ui/bits";
+import { Link } from "../lib/router";
+import { OperationBadge, Progress, Time } from "../ui/bits";
 import { Button } from "../ui/button";
 
 const KINDS: Record<string, string> = {
   "container.create": "Create a container",
   "container.remove": "Remove a container",
+  "container.reschedule": "Move a container",
   "image.pull": "Pull an image",
+  "node.drain": "Drain a node",
+  "node.upgrade": "Upgrade a node",
 };
 export const kindText = (kind: string): string => KINDS[kind] ?? kind;
 
@@ -127,7 +132,8 @@ export function CancelButton({ operation }: { operation: Operation }) {
 }
 
 /** An operation under way, in short. */
-export function OperationProgress({ operation, cancellable }: { operation: Operation; cancellable?: boolean }) {
+export function OperationProgress(props: { operation: Operation; cancellable?: boolean; more?: ReactNode; children?: ReactNode }) {
+  const { operation } = props;
   const layers = useLayers(operation);
   const running = !isFinal(operation.state);
   return (
@@ -136,14 +142,49 @@ export function OperationProgress({ operation, cancellable }: { operation: Opera
         <h2>{kindText(operation.kind)}</h2>
         {operation.progress !== undefined && <span className="faint num">{percent(operation.progress)}</span>}
         <OperationBadge state={operation.state} />
-        {cancellable && <CancelButton operation={operation} />}
+        {props.cancellable && <CancelButton operation={operation} />}
+        {props.more}
       </header>
       <div className="card-body stack">
         {running && <Progress value={operation.progress} />}
         <Steps operation={operation} />
         <Layers layers={layers} done={operation.state === "succeeded"} />
+        {props.children}
       </div>
       <OperationLog operation={operation} />
+    </section>
+  );
+}
+
+/** The last operations on something, newest first. */
+export function useOperationsOf(id: string) {
+  return useQuery({
+    queryKey: ["operations", "of", id],
+    queryFn: async ({ signal }) => (await calls.operations.list({ target: id, limit: 5 }, signal)).items,
+  });
+}
+
+export function RecentOperations({ id }: { id: string }) {
+  const rows = useOperationsOf(id).data ?? [];
+  if (rows.length === 0) return null;
+  return (
+    <section className="card">
+      <header className="card-head">
+        <h2>Operations</h2>
+      </header>
+      <ul className="stack tight card-body">
+        {rows.map((o) => (
+          <li key={o.id} className="row">
+            <Link className="link grow truncate" href={`/operations/${o.id}`}>
+              {kindText(o.kind)}
+            </Link>
+            <OperationBadge state={o.state} />
+            <span className="faint">
+              <Time at={o.created} />
+            </span>
+          </li>
+        ))}
+      </ul>
     </section>
   );
 }

@@ -1,8 +1,9 @@
 import { Plus, X } from "lucide-react";
 import { useNodes } from "../lib/data";
+import type { Range } from "../lib/samples";
 import * as check from "../lib/validate";
 import { Button, IconButton } from "../ui/button";
-import { Cell, Field, Input, Select } from "../ui/field";
+import { Cell, Field, Input, Segmented, Select } from "../ui/field";
 import { type PairRow, type Problems, pairRow } from "./containers/form";
 
 /** Chooses one node or all. Not drawn where there is only one. */
@@ -81,4 +82,20 @@ export function labelsOf(rows: PairRow[]): { labels: Record<string, string>; pro
     labels[key] = row.value;
   }
   return { labels, problems };
+}
+
+/** How far back charts reach. */
+export function RangeChoice({ value, onValue }: { value: Range; onValue: (value: Range) => void }) {
+  return (
+    <Segmented
+      label="Range"
+      value={value}
+      onValue={onValue}
+      options={[
+        ["5m", "5 minutes"],
+        ["1h", "1 hour"],
+        ["24h", "24 hours"],
+      ]}
+    />
+  );
 }

@@ -1,8 +1,9 @@
 import { Check, Copy } from "lucide-react";
 import { type ReactNode, useState } from "react";
-import type { ContainerHealth, ContainerStatus, NodeStatus, OperationState } from "../api/types";
+import type { ContainerHealth, ContainerStatus, OperationState } from "../api/types";
 import { absolute, relative } from "../lib/format";
 import { useNow } from "../lib/hooks";
+import type { NodeState } from "../lib/nodes";
 import { IconButton } from "./button";
 import { toast } from "./toast";
 
@@ -35,10 +36,16 @@ export function ContainerBadge(props: { status: ContainerStatus; health?: Contai
   return <span className={`status ${tone} ${status === "running" && health === "starting" ? "busy" : ""}`}>{text}</span>;
 }
 
-export function NodeBadge({ status }: { status: NodeStatus }) {
-  const [tone, text] = { ready: ["tone-green", "ready"], notReady: ["tone-red", "not ready"], cordoned: ["tone-amber", "cordoned"] }[
-    status
-  ] as [string, string];
+const NODE_TONE: Record<NodeState, [string, string]> = {
+  ready: ["tone-green", "ready"],
+  notReady: ["tone-red", "not ready"],
+  cordoned: ["tone-amber", "cordoned"],
+  lost: ["tone-red", "lost"],
+  draining: ["tone-amber busy", "draining"],
+  revoked: ["tone-red hollow", "revoked"],
+};
+export function NodeBadge({ state }: { state: NodeState }) {
+  const [tone, text] = NODE_TONE[state];
   return <span className={`status ${tone}`}>{text}</span>;
 }
 
@@ -76,6 +83,16 @@ export function Meter({ share, label }: { share: number | null; label: string })
       aria-valuenow={Math.round(percent)}
     >
       <i style={{ width: `${percent}%` }} />
+    </div>
+  );
+}
+
+/** A figure with a bar below it: how much of a whole it is, where there is a whole. */
+export function Usage(props: { label: string; text: string; share: number | null; title?: string }) {
+  return (
+    <div className="usage" title={props.title}>
+      <span className="num">{props.text}</span>
+      {props.share === null ? <span className="meter" aria-hidden="true" /> : <Meter label={props.label} share={props.share} />}
     </div>
   );
 }
@@ -150,6 +167,19 @@ export function Labels({ labels }: { labels: Record<string, string> }) {
           {value ? `${key}=${value}` : key}
         </Badge>
       ))}
+    </div>
+  );
+}
+
+/** One figure of a page, and how much of a whole it is. */
+export function Tile(props: { label: string; value: ReactNode; of?: ReactNode; children?: ReactNode }) {
+  return (
+    <div className="tile">
+      <div className="label">{props.label}</div>
+      <div className="value">
+        {props.value} {props.of && <small>{props.of}</small>}
+      </div>
+      {props.children}
     </div>
   );
 }

@@ -12,6 +12,7 @@ import { Json } from "../../ui/json";
 import { Menu } from "../../ui/menu";
 import { Page } from "../../ui/page";
 import { Empty, Failure, Loading } from "../../ui/states";
+import { EventJournal } from "../journal";
 import { useContainerActions } from "./actions";
 import { EnvironmentTab } from "./environment";
 import { LogsTab } from "./logs";
@@ -26,6 +27,7 @@ const TABS: [string, string, boolean][] = [
   ["logs", "Logs", false],
   ["terminal", "Terminal", true],
   ["environment", "Environment", false],
+  ["events", "Events", false],
   ["inspect", "Inspect", false],
 ];
 
@@ -78,6 +80,13 @@ function Loaded({ container, tab, error }: { container: Container; tab: string; 
     logs: () => <LogsTab container={container} />,
     terminal: () => <TerminalTab container={container} />,
     environment: () => <EnvironmentTab container={container} />,
+    events: () => (
+      <EventJournal
+        queryKey={["containers", "events", container.id]}
+        fetchPage={(cursor, signal) => calls.containers.events(container.id, cursor, signal)}
+        nothing="When it starts, ends, runs out of memory or changes its health, that is written down here."
+      />
+    ),
     inspect: () => <InspectTab id={container.id} />,
   };
   return (

@@ -19,6 +19,7 @@ import { toast } from "../../ui/toast";
 import { OperationProgress } from "../operation-parts";
 import { RESTART_OPTIONS } from "./actions";
 import { emptyForm, type Form, formOf, type Problems, pairRow, placeProblems, randomSecret, specOf } from "./form";
+import { PLACEMENT_FIELDS, PlacementFields, placementText } from "./placement";
 import { EnvironmentRows, PairRows, PortRows, VolumeRows } from "./rows";
 
 export default function CreatePage() {
@@ -127,7 +128,7 @@ export default function CreatePage() {
         return;
       }
       setError(cause);
-      setRefused(placeProblems(form, problemsOf(cause)));
+      if (!(cause instanceof ApiError && cause.code === "no_place")) setRefused(placeProblems(form, problemsOf(cause)));
       showFirstProblem();
     } finally {
       void queries.invalidateQueries({ queryKey: ["containers"] });
@@ -138,11 +139,10 @@ export default function CreatePage() {
 
   const count = (fields: string[]) =>
     Object.keys(problems).filter((p) => fields.some((f) => p === f || p.startsWith(`${f}[`) || p.startsWith(`${f}.`))).length;
-  const nodeOptions = (nodes.data ?? []).map(
-    (n) => [n.id, n.status === "ready" ? n.name : `${n.name} (${n.status === "cordoned" ? "cordoned" : "not ready"})`] as const,
-  );
   const networkNames = [...new Set((networks.data ?? []).map((n) => n.name))].filter((n) => n !== "host" && n !== "none" && n !== "bridge");
-  const unplaced = error instanceof ApiError && error.details.length > 0 && Object.keys(refused).length > 0 ? null : error;
+  // Where no node can take it there is a reason for each of them, more than a field can show.
+  const told = error instanceof ApiError && error.details.length > 0 && Object.keys(refused).length > 0;
+  const unplaced = told ? null : error;
 
   return (
     <Page title="Create a container" crumbs={[["Containers", "/containers"]]}>
@@ -179,18 +179,6 @@ export default function CreatePage() {
                     <Input {...d} mono name="image" value={form.image} onValue={(image) => set({ image })} placeholder="nginx:latest" />
                   )}
                 </Field>
-                {nodeOptions.length > 1 && (
-                  <Field label="Node" problem={problems.nodeId}>
-                    {(d) => (
-                      <Select
-                        {...d}
-                        value={form.nodeId}
-                        onValue={(nodeId) => set({ nodeId })}
-                        options={[["", "Choose a node…"], ...nodeOptions]}
-                      />
-                    )}
-                  </Field>
-                )}
                 <Field label="Restart" problem={problems.restart}>
                   {(d) => <Select {...d} value={form.restart} onValue={(restart) => set({ restart })} options={RESTART_OPTIONS} />}
                 </Field>
@@ -199,6 +187,14 @@ export default function CreatePage() {
                 </div>
               </div>
             </section>
+            <Section
+              title="Placement"
+              sum={placementText(form, nodes.data ?? [])}
+              problems={count(PLACEMENT_FIELDS)}
+              open={form.constraints.length > 0 || form.spread !== ""}
+            >
+              <PlacementFields form={form} set={set} problems={problems} nodes={nodes.data ?? []} />
+            </Section>
             <Section title="Ports" open sum={sumOf(form.ports.length, "port")} problems={count(["ports"])}>
               <PortRows rows={form.ports} onRows={(ports) => set({ ports })} problems={problems} />
             </Section>

@@ -1,4 +1,4 @@
-import type { ContainerSpec, PortMapping, Protocol, RestartPolicy, VolumeMode, VolumeMount } from "../../api/types";
+import type { ContainerSpec, OnNodeLost, PortMapping, Protocol, RestartPolicy, VolumeMode, VolumeMount } from "../../api/types";
 import { joinWords, splitWords } from "../../lib/shell";
 import * as check from "../../lib/validate";
 
@@ -28,10 +28,19 @@ export interface VolumeRow {
   mode: VolumeMode;
 }
 
+export interface ConstraintRow {
+  key: number;
+  text: string;
+}
+
 export interface Form {
   name: string;
   image: string;
+  /** Empty: it is chosen. */
   nodeId: string;
+  constraints: ConstraintRow[];
+  spread: string;
+  onNodeLost: OnNodeLost;
   start: boolean;
   command: string;
   entrypoint: string;
@@ -68,11 +77,16 @@ export const volumeRow = (v?: Partial<VolumeMount>): VolumeRow => ({
   mode: v?.mode ?? "rw",
 });
 
+export const constraintRow = (text = ""): ConstraintRow => ({ key: rowKey(), text });
+
 export function emptyForm(): Form {
   return {
     name: "",
     image: "",
     nodeId: "",
+    constraints: [],
+    spread: "",
+    onNodeLost: "wait",
     start: true,
     command: "",
     entrypoint: "",
@@ -103,6 +117,9 @@ export function formOf(spec: ContainerSpec): Form {
     name: spec.name,
     image: spec.image,
     nodeId: spec.nodeId ?? "",
+    constraints: (spec.constraints ?? []).map(constraintRow),
+    spread: spec.spread ?? "",
+    onNodeLost: spec.onNodeLost ?? "wait",
     start: spec.start ?? true,
     command: joinWords(spec.command ?? []),
     entrypoint: joinWords(spec.entrypoint ?? []),
@@ -169,6 +186,14 @@ export function specOf(form: Form): { spec: ContainerSpec; problems: Problems } 
   const image = test("image", form.image.trim(), (t) => (t === "" ? "Name an image" : check.image(t)));
   const spec: ContainerSpec = { name, image };
   if (form.nodeId) spec.nodeId = form.nodeId;
+  const constraints = [...indexed(form.constraints, (c) => c.text.trim() !== "")].map(([row, i]) =>
+    test(`constraints[${i}]`, row.text.trim(), check.constraint),
+  );
+  if (constraints.length > 0) spec.constraints = constraints;
+  // Where the node is named there is nothing to spread.
+  const spread = form.nodeId ? undefined : optional("spread", form.spread, check.labelKey);
+  if (spread) spec.spread = spread;
+  if (form.onNodeLost === "reschedule") spec.onNodeLost = "reschedule";
   if (form.start) spec.start = true;
 
   const command = words("command", form.command);
@@ -263,13 +288,14 @@ export function placeProblems(form: Form, problems: Problems): Problems {
   const sent = {
     ports: [...indexed(form.ports, (p) => p.container !== "" || p.host !== "" || p.hostIp !== "")].map(([, i]) => i),
     volumes: [...indexed(form.volumes, (v) => v.container !== "" || v.host !== "")].map(([, i]) => i),
+    constraints: [...indexed(form.constraints, (c) => c.text.trim() !== "")].map(([, i]) => i),
   };
   const out: Problems = {};
   for (const [field, message] of Object.entries(problems)) {
-    const row = /^(ports|volumes)\[(\d+)\](.*)$/.exec(field);
+    const row = /^(ports|volumes|constraints)\[(\d+)\](.*)$/.exec(field);
     const pair = /^(environment|labels)(?:\.|\[["']?)([^"'\]]+)["']?\]?$/.exec(field);
     if (row) {
-      const list = sent[row[1] as "ports" | "volumes"];
+      const list = sent[row[1] as keyof typeof sent];
       out[`${row[1]}[${list[Number(row[2])] ?? row[2]}]${row[3]}`] = message;
     } else if (pair) {
       const rows = form[pair[1] as "environment" | "labels"];

@@ -7,7 +7,7 @@ import { useMayOperate, useNodeName, useNodes, usePaged } from "../../lib/data";
 import { mebibytes, memoryBytes, percent, plural } from "../../lib/format";
 import { useSettled } from "../../lib/hooks";
 import { Link, navigate, useQueryValue } from "../../lib/router";
-import { Badge, ContainerBadge, Meter, Time } from "../../ui/bits";
+import { Badge, ContainerBadge, Time, Usage } from "../../ui/bits";
 import { Button, IconButton } from "../../ui/button";
 import { Segmented, Select } from "../../ui/field";
 import { Menu } from "../../ui/menu";
@@ -29,7 +29,7 @@ const STATUSES: readonly (readonly ["" | ContainerStatus, string])[] = [
 ];
 
 /** What a container uses changes every second, and no event tells of it. */
-const REFRESH_MS = 2_000;
+export const REFRESH_MS = 2_000;
 
 export function ContainersPage() {
   const may = useMayOperate();
@@ -174,7 +174,7 @@ export function ContainersPage() {
   );
 }
 
-function ContainerTable(props: { label: string; rows: Container[] | undefined; may: boolean; manyNodes: boolean }) {
+export function ContainerTable(props: { label: string; rows: Container[] | undefined; may: boolean; manyNodes: boolean }) {
   const { rows, may } = props;
   const [ids, setIds] = useState<ReadonlySet<string>>(new Set());
   const nodeName = useNodeName();
@@ -239,27 +239,30 @@ function ContainerTable(props: { label: string; rows: Container[] | undefined; m
   );
 }
 
-export function CpuUsage({ container: c }: { container: Container }) {
+function CpuUsage({ container: c }: { container: Container }) {
   if (c.status !== "running") return <span className="faint">–</span>;
   const { cpuUsage, cpuLimit } = c.resources;
   return (
-    <div className="usage" title={cpuLimit === null ? "no limit" : `of ${plural(cpuLimit, "core")}`}>
-      <span className="num">{percent(cpuUsage)}</span>
-      {cpuLimit === null ? <span className="meter" aria-hidden="true" /> : <Meter label="CPU" share={cpuUsage / 100 / cpuLimit} />}
-    </div>
+    <Usage
+      label="CPU"
+      text={percent(cpuUsage)}
+      share={cpuLimit === null ? null : cpuUsage / 100 / cpuLimit}
+      title={cpuLimit === null ? "no limit" : `of ${plural(cpuLimit, "core")}`}
+    />
   );
 }
 
-export function MemoryUsage({ container: c }: { container: Container }) {
+function MemoryUsage({ container: c }: { container: Container }) {
   if (c.status !== "running" && c.status !== "paused") return <span className="faint">–</span>;
   const { memoryUsage, memoryLimit } = c.resources;
   const limit = memoryLimit ? memoryBytes(memoryLimit) : Number.NaN;
-  const share = Number.isNaN(limit) ? null : (memoryUsage * 1024 * 1024) / limit;
   return (
-    <div className="usage" title={memoryLimit ? `of ${memoryLimit}` : "no limit"}>
-      <span className="num">{mebibytes(memoryUsage)}</span>
-      {share === null ? <span className="meter" aria-hidden="true" /> : <Meter label="Memory" share={share} />}
-    </div>
+    <Usage
+      label="Memory"
+      text={mebibytes(memoryUsage)}
+      share={Number.isNaN(limit) ? null : (memoryUsage * 1024 * 1024) / limit}
+      title={memoryLimit ? `of ${memoryLimit}` : "no limit"}
+    />
   );
 }
 

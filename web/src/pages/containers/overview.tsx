@@ -1,12 +1,10 @@
-import { useQuery } from "@tanstack/react-query";
-import type { ReactNode } from "react";
-import * as calls from "../../api/calls";
 import type { Container } from "../../api/types";
 import { duration, mebibytes, memoryBytes, percent, plural, shortId } from "../../lib/format";
 import { useNow } from "../../lib/hooks";
 import { Link } from "../../lib/router";
-import { Badge, CopyButton, Labels, Meter, OperationBadge, Time } from "../../ui/bits";
+import { Badge, CopyButton, Labels, Meter, Tile, Time } from "../../ui/bits";
 import { Notice } from "../../ui/states";
+import { OperationLog, RecentOperations, useOperationsOf } from "../operation-parts";
 import { RESTART_OPTIONS } from "./actions";
 import { portText } from "./parts";
 
@@ -56,6 +54,16 @@ export function OverviewTab({ container: c, nodeName }: { container: Container; 
                 {nodeName}
               </Link>
             </dd>
+            {c.managed && (
+              <>
+                <dt>Health</dt>
+                <dd>
+                  <Link className="link" href={`/health/${c.id}`}>
+                    Checks and history
+                  </Link>
+                </dd>
+              </>
+            )}
             <dt>Id</dt>
             <dd className="copy-line">
               <code className="break">{c.id}</code>
@@ -153,6 +161,7 @@ export function OverviewTab({ container: c, nodeName }: { container: Container; 
               )}
             </div>
           </section>
+          <Placed id={c.id} />
           <RecentOperations id={c.id} />
         </div>
       </div>
@@ -160,47 +169,23 @@ export function OverviewTab({ container: c, nodeName }: { container: Container; 
   );
 }
 
-function RecentOperations({ id }: { id: string }) {
-  const query = useQuery({
-    queryKey: ["operations", "of", id],
-    queryFn: ({ signal }) => calls.operations.list({ target: id, limit: 5 }, signal),
-  });
-  const rows = query.data?.items ?? [];
-  if (rows.length === 0) return null;
+/** Why it is on its node: the log of the operation that put it there, while that is kept. */
+function Placed({ id }: { id: string }) {
+  const found = useOperationsOf(id).data?.find((o) => o.log.length > 0 && (o.kind === "container.create" || o.kind === "container.reschedule"));
+  if (!found) return null;
   return (
     <section className="card">
       <header className="card-head">
-        <h2>Operations</h2>
+        <h2>Why on this node</h2>
+        <Link className="link" href={`/operations/${found.id}`}>
+          the operation
+        </Link>
       </header>
-      <ul className="stack tight card-body">
-        {rows.map((o) => (
-          <li key={o.id} className="row">
-            <Link className="link grow truncate" href={`/operations/${o.id}`}>
-              {o.kind}
-            </Link>
-            <OperationBadge state={o.state} />
-            <span className="faint">
-              <Time at={o.created} />
-            </span>
-          </li>
-        ))}
-      </ul>
+      <OperationLog operation={found} />
     </section>
   );
 }
 
 function Uptime({ since }: { since: string }) {
   return <>{duration(Math.max(1_000, useNow() - Date.parse(since)))}</>;
-}
-
-export function Tile(props: { label: string; value: ReactNode; of?: ReactNode; children?: ReactNode }) {
-  return (
-    <div className="tile">
-      <div className="label">{props.label}</div>
-      <div className="value">
-        {props.value} {props.of && <small>{props.of}</small>}
-      </div>
-      {props.children}
-    </div>
-  );
 }

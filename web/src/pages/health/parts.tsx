@@ -1,0 +1,70 @@
+import { Check, X } from "lucide-react";
+import { CHECKS, type CheckName, type Health, type HealthInterval, type ServerKind } from "../../api/types";
+import { Time } from "../../ui/bits";
+
+export const KIND_NAME: Record<ServerKind, string> = { node: "Node", container: "Container", instance: "Instance", address: "Address" };
+
+type Judged = Pick<HealthInterval, "status" | "degraded">;
+
+/** One or two failed checks are `unknown` to the API, and `degraded` to people. */
+export function healthWord({ status, degraded }: Judged): "healthy" | "degraded" | "unhealthy" | "unknown" {
+  return degraded ? "degraded" : status;
+}
+
+export const HEALTH_TONE = {
+  healthy: "tone-green",
+  degraded: "tone-amber",
+  unhealthy: "tone-red",
+  unknown: "tone-grey hollow",
+} as const;
+
+export function HealthBadge({ health }: { health: Judged & { lastCheck?: string | null } }) {
+  const word = healthWord(health);
+  return <span className={`status ${HEALTH_TONE[word]}`}>{health.lastCheck === null ? "never checked" : word}</span>;
+}
+
+/** The five checks side by side: a sign each, whose title says what was seen. */
+export function CheckSigns({ health }: { health: Health }) {
+  if (health.lastCheck === null) return <span className="faint">–</span>;
+  return (
+    <ul className="checks" aria-label="Checks">
+      {CHECKS.map((check) => (
+        <CheckSign key={check} check={check} health={health} />
+      ))}
+    </ul>
+  );
+}
+
+function CheckSign({ check, health }: { check: CheckName; health: Health }) {
+  const ok = health.checks[check];
+  const failed = health.details.find((d) => d.check === check && !d.ok);
+  const said = failed ?? health.details.find((d) => d.check === check);
+  const title = said ? `${check}: ${said.measured}, ${said.message} (${said.limit})` : check;
+  return (
+    <li className={ok ? "ok" : "failed"} title={title}>
+      {ok ? <Check aria-hidden="true" /> : <X aria-hidden="true" />}
+      {check}
+      <span className="sr-only">{ok ? " passed" : " failed"}</span>
+    </li>
+  );
+}
+
+/** Percent of the time; never rounded up to a hundred it was not. */
+export function availability(value: number | null): string {
+  if (value === null) return "–";
+  return `${(Math.floor(value * 100) / 100).toFixed(value >= 100 ? 0 : 2)}%`;
+}
+
+export function responseTime(ms: number | null): string {
+  if (ms === null) return "–";
+  return ms < 10 ? `${ms.toFixed(1)} ms` : `${Math.round(ms).toLocaleString("en")} ms`;
+}
+
+export function LastCheck({ health }: { health: Pick<Health, "lastCheck" | "checked"> }) {
+  return (
+    <span className="nowrap">
+      <Time at={health.lastCheck ?? undefined} />
+      {!health.checked && <span className="faint"> · on demand</span>}
+    </span>
+  );
+}

@@ -343,6 +343,13 @@ impl Reply {
         let named: Vec<&str> = body.details.iter().map(|d| d.field.as_str()).collect();
         assert_eq!(named, [field], "{}", self.text());
     }
+    /// A 409 whose details name exactly this field: each field can be taken, but not all of them together.
+    #[track_caller]
+    pub fn clashes(&self, field: &str) {
+        let body = self.refused(409, "conflicting_fields");
+        let named: Vec<&str> = body.details.iter().map(|d| d.field.as_str()).collect();
+        assert_eq!(named, [field], "{}", self.text());
+    }
     #[track_caller]
     pub fn etag(&self) -> String {
         self.header("etag").unwrap_or_else(|| panic!("no ETag: {}", self.text())).to_owned()

@@ -428,6 +428,16 @@ pub struct ObservedContainer {
     pub foreign: Option<ForeignSpec>,
 }
 
+impl ObservedContainer {
+    /// The later of two sights of one container that came by different ways, `self` where that can't be told: being made,
+    /// starting and ending only go forward.
+    #[must_use]
+    pub fn newest(self, other: Self) -> Self {
+        let stage = |c: &Self| (c.created, c.started, c.finished);
+        if stage(&other) > stage(&self) { other } else { self }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Attachment {
@@ -642,6 +652,35 @@ mod tests {
 
     fn parse(json: &str) -> Result<ContainerSpec, serde_json::Error> {
         serde_json::from_str(json)
+    }
+
+    #[test]
+    fn the_later_of_two_sights_is_kept() {
+        let at = |started: Option<i64>, finished: Option<i64>, restarts: u64| {
+            ObservedContainer {
+            started: started.map(Timestamp),
+            finished: finished.map(Timestamp),
+            restarts,
+            ..serde_json::from_str(
+                r#"{"dockerId":"d","name":"a","image":"b","status":"created","created":"2026-02-03T02:30:00.000Z","ports":[],"networks":[]}"#,
+            )
+            .unwrap()
+        }
+        };
+        let story = [
+            at(None, None, 0),
+            at(Some(10), None, 0),
+            at(Some(10), Some(20), 0),
+            at(Some(21), None, 1),
+            at(Some(21), Some(30), 1),
+        ];
+        for pair in story.windows(2) {
+            let [before, after] = [pair[0].clone(), pair[1].clone()];
+            assert_eq!(before.clone().newest(after.clone()), after);
+            assert_eq!(after.clone().newest(before), after);
+        }
+        // What can't be told apart stays as it is.
+        assert_eq!(at(Some(10), None, 0).newest(at(Some(10), None, 7)).restarts, 0);
     }
 
     #[test]

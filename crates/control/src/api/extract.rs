@@ -1,6 +1,7 @@
 //! What handlers take out of requests. Each refusal names the field.
 
 use super::error::{ApiError, ApiResult};
+use super::objects::Objects;
 use crate::service::auth::Actor;
 use axum::body::Body;
 use axum::extract::{FromRequest, FromRequestParts, Request};
@@ -80,13 +81,8 @@ fn malformed(error: serde_json::Error) -> ApiError {
 }
 
 pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> ApiResult<T> {
-    // The parser would take an array for an object, its entries for the fields in their order.
-    if bytes.iter().find(|b| !b.is_ascii_whitespace()) == Some(&b'[') {
-        serde_json::from_slice::<serde::de::IgnoredAny>(bytes).map_err(malformed)?;
-        return Err(ApiError::invalid("", "the body is an array, where an object was expected"));
-    }
     let mut de = serde_json::Deserializer::from_slice(bytes);
-    let value = serde_path_to_error::deserialize(&mut de).map_err(|e| {
+    let value = serde_path_to_error::deserialize(Objects(&mut de)).map_err(|e| {
         let path = e.path().to_string();
         let inner = e.into_inner();
         match inner.classify() {
@@ -307,6 +303,8 @@ mod tests {
             ("", (400, "")),
             (r#"{"name":"a","image":"b"} x"#, (400, "")),
             (r#"[]"#, (422, "")),
+            (r#"{"name":"a","image":"b","ports":[[80]]}"#, (422, "ports[0]")),
+            (r#"{"name":"a","image":"b","healthCheck":[["true"]]}"#, (422, "healthCheck")),
         ] {
             let got = field_of(body);
             assert_eq!((got.0, got.1.as_str()), want, "{body}");

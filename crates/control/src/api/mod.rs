@@ -5,6 +5,7 @@ pub mod error;
 pub mod extract;
 pub mod frame;
 pub mod guard;
+mod objects;
 pub mod openapi;
 mod pace;
 mod page;

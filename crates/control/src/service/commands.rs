@@ -112,7 +112,10 @@ impl Containers {
             .map_err(ApiError::from)?;
         self.index.change(&record.id, |r| {
             r.state.missing = false;
-            r.state.observed = Some(observed);
+            r.state.observed = Some(match r.state.observed.take() {
+                Some(watched) => watched.newest(observed),
+                None => observed,
+            });
             true
         });
         self.persist(std::slice::from_ref(&record.id)).await?;
@@ -190,10 +193,14 @@ impl Containers {
     }
 
     /// What a command's answer says goes to the index at once, and to the store a moment later: when the watch tells the same, it
-    /// is no news any more.
+    /// is no news any more. Where the watch was faster and has seen what came after, that stays.
     fn seen(&self, record: &Record, observed: ObservedContainer) {
         let mut changed = false;
         self.index.change(&record.id, |r| {
+            let observed = match r.state.observed.clone() {
+                Some(watched) => observed.newest(watched),
+                None => observed,
+            };
             changed = r.state.observed.as_ref() != Some(&observed);
             let foreign = r.state.observed.as_mut().and_then(|o| o.foreign.take());
             r.state.observed = Some(ObservedContainer {

@@ -92,7 +92,7 @@ impl Guard {
         })
     }
 
-    /// Whether `ip` may be connected to; 422 `address_not_allowed` where not.
+    /// Whether `ip` may be connected to; 403 `address_not_allowed` where not.
     pub fn check(&self, ip: IpAddr) -> ApiResult<()> {
         let meant = innermost(ip);
         if self.allow.iter().any(|n| n.contains(ip) || n.contains(meant)) {
@@ -101,7 +101,7 @@ impl Guard {
         match forbidden(meant).or_else(|| forbidden(ip)) {
             None => Ok(()),
             Some(what) => Err(ApiError::new(
-                StatusCode::UNPROCESSABLE_ENTITY,
+                StatusCode::FORBIDDEN,
                 "address_not_allowed",
                 format!(
                     "{ip} is {what}, and the control plane connects to none: an admin can allow its network by the start flag --allow-outbound"
@@ -231,7 +231,7 @@ mod tests {
             let error = guard.resolve(refused, 80).await.expect_err(refused);
             assert_eq!(
                 (error.status.as_u16(), error.code.as_str()),
-                (422, "address_not_allowed"),
+                (403, "address_not_allowed"),
                 "{refused}"
             );
         }

@@ -13,6 +13,7 @@ use crate::service::index::{Index, Record};
 use crate::service::nodes::Nodes;
 use crate::service::outbound::Guard;
 use nm_store::{Kind, ListQuery, NewResource, Patch, Resource, Store, StoreError};
+use nm_types::envelope::FieldProblem;
 use nm_types::node::NodeView;
 use nm_types::server::{NewServer, ServerKind, ServerUpdate, ServerView};
 use nm_types::{ContainerId, InstanceId, NodeId, ServerId, Timestamp};
@@ -298,7 +299,7 @@ impl Servers {
     }
 
     pub async fn create(&self, actor: &Actor, meta: &Meta, new: NewServer) -> ApiResult<Server> {
-        self.judge(&new)?;
+        self.judge(&new, ApiError::invalid_fields)?;
         let now = self.clock.now();
         let id = ServerId::fresh(now.0);
         let row = NewResource::new(Kind::Server, id.as_str())
@@ -323,7 +324,7 @@ impl Servers {
         }
         spec.port = change.port.or(spec.port);
         spec.probe = change.probe.or(spec.probe);
-        self.judge(&spec)?;
+        self.judge(&spec, ApiError::clashing_fields)?;
         let patch = Patch::new()
             .spec(&spec)?
             .name(spec.name.as_str())
@@ -363,14 +364,15 @@ impl Servers {
         }
     }
 
-    fn judge(&self, spec: &NewServer) -> ApiResult<()> {
+    /// `refuse` makes the error of fields that do not fit together.
+    fn judge(&self, spec: &NewServer, refuse: fn(Vec<FieldProblem>) -> ApiError) -> ApiResult<()> {
         let problems = spec.problems();
         if !problems.is_empty() {
-            return Err(ApiError::invalid_fields(problems));
+            return Err(refuse(problems));
         }
         // A name is judged each time it is used, for what it leads to may change.
         match spec.address.ip() {
-            Some(ip) => self.guard.check(ip).map_err(|e| ApiError::invalid("address", e.message)),
+            Some(ip) => self.guard.check(ip).map_err(|e| e.field("address")),
             None => Ok(()),
         }
     }

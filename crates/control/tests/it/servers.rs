@@ -180,15 +180,21 @@ async fn what_can_not_be_registered() {
             "probe.nope",
         ),
         (json!({ "name": "a", "address": "10.0.0.1", "nope": 1 }), "nope"),
-        // Places the control plane does not connect to.
-        (json!({ "name": "a", "address": "127.0.0.2", "port": 80 }), "address"),
-        (json!({ "name": "a", "address": "169.254.169.254", "port": 80 }), "address"),
-        (json!({ "name": "a", "address": "::1", "port": 80 }), "address"),
-        (json!({ "name": "a", "address": "::ffff:169.254.169.254", "port": 80 }), "address"),
-        (json!({ "name": "a", "address": "fe80::1", "port": 80 }), "address"),
-        (json!({ "name": "a", "address": "0.0.0.0", "port": 80 }), "address"),
     ] {
         api.post("/api/servers").json(&body).await.names(field);
+    }
+    // Places the control plane does not connect to.
+    for address in [
+        "127.0.0.2",
+        "169.254.169.254",
+        "::1",
+        "::ffff:169.254.169.254",
+        "fe80::1",
+        "0.0.0.0",
+    ] {
+        let body = json!({ "name": "a", "address": address, "port": 80 });
+        let refused = api.post("/api/servers").json(&body).await.refused(403, "address_not_allowed");
+        assert_eq!(refused.details[0].field, "address", "{address}");
     }
     api.post("/api/servers")
         .json(&json!({ "name": "a", "address": "10.0.0.1" }))
@@ -197,10 +203,10 @@ async fn what_can_not_be_registered() {
     api.patch("/api/servers/a")
         .json(&json!({ "address": "127.0.0.2" }))
         .await
-        .names("address");
+        .refused(403, "address_not_allowed");
     api.patch("/api/servers/a")
         .json(&json!({ "probe": { "type": "tcp" } }))
         .await
-        .names("port");
+        .clashes("port");
     api.patch("/api/servers/a").json(&json!({ "id": "x" })).await.names("id");
 }

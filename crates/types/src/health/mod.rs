@@ -310,8 +310,19 @@ impl Default for HealthConfig {
 }
 
 impl HealthConfig {
-    /// Rules that no single field can hold; `of` is the kind of server it is for.
-    pub fn problems(&self, of: ServerKind) -> Vec<FieldProblem> {
+    /// What no server takes.
+    pub fn problems(&self) -> Vec<FieldProblem> {
+        let many = (self.probes.len() > PROBES_AT_MOST).then(|| FieldProblem {
+            field: "probes".into(),
+            message: "has at most 20 entries".into(),
+        });
+        let each = self.probes.iter().enumerate();
+        let each = each.flat_map(|(i, probe)| probe.problems(&format!("probes[{i}]")));
+        many.into_iter().chain(each).collect()
+    }
+
+    /// What does not go with another field, or with a server of the kind `of`.
+    pub fn clashes(&self, of: ServerKind) -> Vec<FieldProblem> {
         let mut out = self.thresholds.problems();
         let mut problem = |field: String, message: &str| {
             out.push(FieldProblem {
@@ -319,9 +330,6 @@ impl HealthConfig {
                 message: message.into(),
             });
         };
-        if self.probes.len() > PROBES_AT_MOST {
-            problem("probes".into(), "has at most 20 entries");
-        }
         if !self.probes.is_empty() && !matches!(of, ServerKind::Node | ServerKind::Container) {
             problem(
                 "probes".into(),
@@ -351,9 +359,6 @@ impl HealthConfig {
                 _ => {}
             }
         }
-        for (i, probe) in self.probes.iter().enumerate() {
-            out.extend(probe.problems(&format!("probes[{i}]")));
-        }
         out
     }
 }
@@ -364,7 +369,8 @@ mod tests {
 
     fn fields(of: ServerKind, json: &str) -> Vec<String> {
         let config: HealthConfig = serde_json::from_str(json).unwrap();
-        config.problems(of).into_iter().map(|p| p.field).collect()
+        let clashes = config.clashes(of).into_iter();
+        config.problems().into_iter().chain(clashes).map(|p| p.field).collect()
     }
 
     #[test]

@@ -163,7 +163,7 @@ impl Health {
     pub async fn change_settings(&self, actor: &Actor, meta: &Meta, change: HealthSettingsUpdate) -> ApiResult<(HealthSettings, i64)> {
         let problems = change.thresholds.problems();
         if !problems.is_empty() {
-            return Err(ApiError::invalid_fields(problems));
+            return Err(ApiError::clashing_fields(problems));
         }
         let mut tx = self.store.begin(self.clock.now()).await?;
         let held = tx.get(Kind::Setting, SETTINGS).await?;
@@ -230,7 +230,11 @@ impl Health {
     }
 
     fn judge(&self, actor: &Actor, server: &Server, config: &HealthConfig) -> ApiResult<()> {
-        let mut problems = config.problems(server.view.kind);
+        let invalid = config.problems();
+        if !invalid.is_empty() {
+            return Err(ApiError::invalid_fields(invalid));
+        }
+        let mut problems = config.clashes(server.view.kind);
         // A node's probes reach its loopback, where its machine's own services are; those of a container run inside it.
         if !config.probes.is_empty() {
             let (allowed, what) = match server.view.kind {
@@ -262,7 +266,7 @@ impl Health {
         if problems.is_empty() {
             Ok(())
         } else {
-            Err(ApiError::invalid_fields(problems))
+            Err(ApiError::clashing_fields(problems))
         }
     }
 

@@ -144,7 +144,7 @@ async fn forbidden_places() {
             body["name"] = "x".into();
             let reply = api.post("/api/alerts/channels").json(&body).await;
             assert_eq!(
-                reply.refused(422, "address_not_allowed").details[0].field,
+                reply.refused(403, "address_not_allowed").details[0].field,
                 field,
                 "{host}: {}",
                 reply.text()
@@ -153,7 +153,7 @@ async fn forbidden_places() {
     }
     let mail = json!({ "name": "x", "type": "email", "host": "169.254.169.254", "from": "a@b.example", "to": ["c@d.example"] });
     let reply = api.post("/api/alerts/channels").json(&mail).await;
-    assert_eq!(reply.refused(422, "address_not_allowed").details[0].field, "host");
+    assert_eq!(reply.refused(403, "address_not_allowed").details[0].field, "host");
     let all: Vec<AlertChannelView> = api.get("/api/alerts/channels").await.data(200);
     assert!(all.is_empty());
 

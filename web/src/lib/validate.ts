@@ -93,10 +93,7 @@ export const constraint = rule(
   /^[a-zA-Z0-9](?:[a-zA-Z0-9_./-]{0,126}[a-zA-Z0-9])?(?:!?=[^=\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]{0,254})?$/,
   "key=value, key!=value, or a key alone",
 );
-export const alertLabel = rule(
-  /^[a-zA-Z0-9](?:[a-zA-Z0-9_./-]{0,126}[a-zA-Z0-9])?(?:=[^\x00-\x1f\x7f-\x9f]*)?$/,
-  "key, or key=value",
-);
+export const alertLabel = rule(/^[a-zA-Z0-9](?:[a-zA-Z0-9_./-]{0,126}[a-zA-Z0-9])?(?:=[^\x00-\x1f\x7f-\x9f]*)?$/, "key, or key=value");
 export const note = rule(/^[^\x00-\x09\x0b-\x1f\x7f-\x9f]{1,1000}$/, "1 to 1,000 characters");
 export const webUrl = rule(
   /^https?:\/\/(?:[A-Za-z0-9](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?(?:[/?][\x21\x22\x24-\x7e]*)?$/,

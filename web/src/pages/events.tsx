@@ -22,7 +22,14 @@ const ICON: Record<string, ReactNode> = {
   user: <User />,
   token: <KeyRound />,
 };
-const PAGE: Record<string, string> = { container: "containers", node: "nodes", operation: "operations", server: "health", health: "health", alert: "alerts" };
+const PAGE: Record<string, string> = {
+  container: "containers",
+  node: "nodes",
+  operation: "operations",
+  server: "health",
+  health: "health",
+  alert: "alerts",
+};
 const WHAT: Record<string, [string, string]> = {
   created: ["created", "green"],
   updated: ["changed", "blue"],

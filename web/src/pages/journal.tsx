@@ -4,6 +4,7 @@ import type { Page } from "../api";
 import type { NodeEvent, NodeEventKind } from "../api/types";
 import { usePaged } from "../lib/data";
 import { absolute } from "../lib/format";
+import { eventDetail } from "../lib/journal";
 import { Link } from "../lib/router";
 import { Badge, Time } from "../ui/bits";
 import { Empty, Failure, Loading } from "../ui/states";
@@ -21,17 +22,6 @@ const KIND: Record<NodeEventKind, [string, string]> = {
   agentStarted: ["agent started", "blue"],
   gap: ["gap", "amber"],
 };
-
-/** What an event says beyond its kind, in words. */
-export function eventDetail({ kind, detail }: Pick<NodeEvent, "kind" | "detail">): string {
-  const parts: string[] = [];
-  if (kind === "died" && detail.exitCode !== undefined) parts.push(`exit code ${detail.exitCode}`);
-  if (kind === "oom") parts.push("a process was killed for want of memory");
-  if (detail.health) parts.push(detail.health);
-  if (kind === "gap") parts.push(detail.count === undefined ? "events before this are lost" : `${detail.count} events before this are lost`);
-  if (detail.message) parts.push(detail.message);
-  return parts.join(": ");
-}
 
 /** What happened on a node, or to a container: newest first, kept by the control plane also while the node is away. */
 export function EventJournal(props: {

@@ -31,6 +31,8 @@ export function Chart(props: {
   limit?: { value: number; label: string } | null;
   /** The axis reaches this at least. */
   least?: number;
+  /** Values never go beyond this, so the axis doesn't either. */
+  most?: number;
   tall?: boolean;
 }) {
   const canvas = useRef<HTMLCanvasElement>(null);
@@ -54,7 +56,7 @@ export function Chart(props: {
   const hovered = pointer === null || times.length === 0 ? null : nearest(times, start + pointer * span);
   const shown = hovered ?? times.length - 1;
 
-  const top = scaleTop(series, times, start, limit?.value, props.least ?? 0, props.binary ?? false);
+  const top = scaleTop(series, times, start, limit?.value, props.least ?? 0, props.most ?? Number.POSITIVE_INFINITY, props.binary ?? false);
 
   useEffect(() => {
     const element = canvas.current;
@@ -116,6 +118,7 @@ function scaleTop(
   start: number,
   limit: number | undefined,
   least: number,
+  most: number,
   binary: boolean,
 ): { max: number; ticks: number[] } {
   let max = least;
@@ -127,7 +130,7 @@ function scaleTop(
   }
   // The limit is shown once the use comes near it; far above, it would press the line flat.
   if (limit !== undefined && max > limit * 0.4) max = Math.max(max, limit);
-  return axisTicks(max * 1.08, binary);
+  return axisTicks(Math.min(max * 1.08, most), binary);
 }
 
 function draw(

@@ -2,6 +2,7 @@ import { useQuery } from "@tanstack/react-query";
 import { Bell } from "lucide-react";
 import { ApiError } from "../../api";
 import * as calls from "../../api/calls";
+import { sentence } from "../../api/errors";
 import type { AlertDelivery } from "../../api/types";
 import { useMayOperate } from "../../lib/data";
 import { plural } from "../../lib/format";
@@ -11,7 +12,7 @@ import { Page } from "../../ui/page";
 import { Empty, Failure, Loading, Notice } from "../../ui/states";
 import { Table } from "../../ui/table";
 import { AlertActions } from "./list";
-import { AlertBadge, SeverityBadge } from "./parts";
+import { AlertBadge, SeverityBadge, StateBadge } from "./parts";
 
 const CRUMBS: [string, string][] = [["Alerts", "/alerts"]];
 
@@ -44,7 +45,7 @@ export function AlertPage({ id }: { id: string }) {
         <>
           <span className="truncate">{a.ruleName}</span>
           <span style={{ fontSize: 13, letterSpacing: 0 }}>
-            <AlertBadge alert={a} />
+            <StateBadge state={a.state} />
           </span>
         </>
       }
@@ -52,10 +53,14 @@ export function AlertPage({ id }: { id: string }) {
     >
       {query.error && <Failure what="What is shown may be old." error={query.error} />}
       <Notice tone={a.state === "resolved" ? "green" : a.severity === "critical" ? "red" : a.severity === "info" ? "blue" : "amber"}>
-        {a.message}
+        {sentence(a.message)}
       </Notice>
       <section className="card">
         <dl className="facts card-body">
+          <dt>State</dt>
+          <dd>
+            <AlertBadge alert={a} />
+          </dd>
           <dt>Severity</dt>
           <dd>
             <SeverityBadge severity={a.severity} />
@@ -95,7 +100,8 @@ export function AlertPage({ id }: { id: string }) {
         <h2>Who was told</h2>
         {a.deliveries.length === 0 ? (
           <p className="faint">
-            Nobody: {a.state === "pending" ? "it has not fired yet." : a.silencedBy ? "a silence keeps it quiet." : "its rule has no channels."}
+            Nobody:{" "}
+            {a.state === "pending" ? "it has not fired yet." : a.silencedBy ? "a silence keeps it quiet." : "its rule has no channels."}
           </p>
         ) : (
           <Table label="Deliveries" rows={a.deliveries} id={(d) => d.id} columns={DELIVERIES} />

@@ -38,13 +38,36 @@ export const FIELDS: Record<ChannelType, ChannelField[]> = {
     { name: "from", label: "From", needed: true, placeholder: "mesh@example.com", rule: check.mailAddress },
     { name: "to", label: "To", needed: true, hint: "1 to 20 addresses, with spaces between", rule: receivers },
   ],
-  slack: [{ name: "url", label: "Webhook URL", needed: true, secret: true, placeholder: "https://hooks.slack.com/services/…", rule: check.webUrl }],
+  slack: [
+    {
+      name: "url",
+      label: "Webhook URL",
+      needed: true,
+      secret: true,
+      placeholder: "https://hooks.slack.com/services/…",
+      rule: check.webUrl,
+    },
+  ],
   discord: [
-    { name: "url", label: "Webhook URL", needed: true, secret: true, placeholder: "https://discord.com/api/webhooks/…", rule: check.webUrl },
+    {
+      name: "url",
+      label: "Webhook URL",
+      needed: true,
+      secret: true,
+      placeholder: "https://discord.com/api/webhooks/…",
+      rule: check.webUrl,
+    },
   ],
   telegram: [
     { name: "token", label: "Bot token", needed: true, secret: true, rule: check.accessToken },
-    { name: "chatId", label: "Chat", needed: true, hint: "Its number, or a channel's @name", placeholder: "-1001234567890", rule: check.telegramChat },
+    {
+      name: "chatId",
+      label: "Chat",
+      needed: true,
+      hint: "Its number, or a channel's @name",
+      placeholder: "-1001234567890",
+      rule: check.telegramChat,
+    },
     { name: "apiBase", label: "Bot API", hint: "A server of your own", placeholder: "https://api.telegram.org", rule: check.webUrl },
   ],
   ntfy: [

@@ -174,14 +174,20 @@ function ChannelDialog({ channel, onClose }: { channel: AlertChannel | undefined
         </Field>
         <Field label="Type" hint={channel ? "Stays what it is" : undefined}>
           {(d) => (
-            <Select {...d} value={type} onValue={setType} disabled={channel !== undefined} options={CHANNEL_TYPES.map((t) => [t, CHANNEL_NAME[t]] as const)} />
+            <Select
+              {...d}
+              value={type}
+              onValue={setType}
+              disabled={channel !== undefined}
+              options={CHANNEL_TYPES.map((t) => [t, CHANNEL_NAME[t]] as const)}
+            />
           )}
         </Field>
         {FIELDS[type].map((field) => (
           <ChannelInput
             key={field.name}
             field={field}
-            there={channel?.secrets.includes(field.name) ?? false}
+            there={(field.secret && channel?.secrets.includes(field.name)) ?? false}
             value={form[field.name] ?? ""}
             onValue={(value) => setForm((f) => ({ ...f, [field.name]: value }))}
             problem={shown[field.name] ?? shown[`${field.name}[0]`]}

@@ -2,6 +2,7 @@ import { useQuery } from "@tanstack/react-query";
 import { Bell, BellOff, Check } from "lucide-react";
 import { useState } from "react";
 import * as calls from "../../api/calls";
+import { sentence } from "../../api/errors";
 import type { Alert } from "../../api/types";
 import { useAct, useMayOperate, usePaged } from "../../lib/data";
 import { Link, navigate, useQueryValue } from "../../lib/router";
@@ -91,7 +92,7 @@ const COLUMNS: Column<Alert>[] = [
     cell: (a) => (
       <div className="cell-main">
         <Link href={`/alerts/${a.id}`}>{a.ruleName}</Link>
-        <span className="sub break">{a.message}</span>
+        <span className="sub break lines">{sentence(a.message)}</span>
       </div>
     ),
   },
@@ -125,7 +126,12 @@ export function AlertActions({ alert: a, small }: { alert: Alert; small?: boolea
       {open &&
         !a.acknowledgedAt &&
         (small ? (
-          <IconButton small label={`Acknowledge ${a.ruleName} on ${a.serverName}`} busy={acknowledge.isPending} onClick={() => acknowledge.mutate()}>
+          <IconButton
+            small
+            label={`Acknowledge ${a.ruleName} on ${a.serverName}`}
+            busy={acknowledge.isPending}
+            onClick={() => acknowledge.mutate()}
+          >
             <Check />
           </IconButton>
         ) : (

@@ -14,10 +14,15 @@ export function SeverityBadge({ severity }: { severity: AlertSeverity }) {
 }
 
 const STATE_TONE: Record<AlertState, string> = { pending: "tone-amber hollow", firing: "tone-red", resolved: "tone-green" };
+export function StateBadge({ state }: { state: AlertState }) {
+  return <span className={`status ${STATE_TONE[state]}`}>{state}</span>;
+}
+
+/** The state, and what else is to be known of it. */
 export function AlertBadge({ alert }: { alert: Pick<Alert, "state" | "silencedBy" | "acknowledgedAt" | "flapping"> }) {
   return (
     <span className="row wrap">
-      <span className={`status ${STATE_TONE[alert.state]}`}>{alert.state}</span>
+      <StateBadge state={alert.state} />
       {alert.silencedBy && <Badge title="A silence keeps it from being told">silenced</Badge>}
       {alert.acknowledgedAt && <Badge title="Somebody looks after it">acknowledged</Badge>}
       {alert.flapping && (

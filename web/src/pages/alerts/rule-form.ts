@@ -1,5 +1,6 @@
 import {
   type AlertCondition,
+  type AlertMatcher,
   type AlertMetric,
   type AlertOp,
   type AlertRule,
@@ -160,4 +161,13 @@ export function targetText(target: AlertTarget): string {
   if (target.id) return target.id;
   if (target.label) return `${kind} with ${target.label}`;
   return `all ${kind}`;
+}
+
+/** Which alerts a silence is for, in words. */
+export function matcherText(m: AlertMatcher, ruleName: (id: string) => string, serverName = m.serverId): string {
+  const parts: string[] = [];
+  if (m.ruleId) parts.push(`rule ${ruleName(m.ruleId)}`);
+  if (m.serverId) parts.push(`server ${serverName}`);
+  if (m.severity) parts.push(`severity ${m.severity}`);
+  return parts.join(", ") || "every alert";
 }

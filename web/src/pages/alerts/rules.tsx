@@ -158,7 +158,12 @@ function RuleDialog({ rule, channels, onClose }: { rule: AlertRule | undefined; 
           <>
             <Field label="Figure">
               {(d) => (
-                <Select {...d} value={form.metric} onValue={(metric) => set({ metric })} options={METRICS.map((m) => [m, METRIC_NAME[m][0]] as const)} />
+                <Select
+                  {...d}
+                  value={form.metric}
+                  onValue={(metric) => set({ metric })}
+                  options={METRICS.map((m) => [m, METRIC_NAME[m][0]] as const)}
+                />
               )}
             </Field>
             <Field label="Is">
@@ -277,9 +282,6 @@ function RuleDialog({ rule, channels, onClose }: { rule: AlertRule | undefined; 
             )}
           </Field>
         )}
-        <Field label="What to do" optional className="full" hint="Sent along to whoever is told" problem={problems.message}>
-          {(d) => <Textarea {...d} rows={2} value={form.message} onValue={(message) => set({ message })} />}
-        </Field>
       </div>
       <div className="field">
         <span className="field-label">Told to</span>
@@ -298,6 +300,9 @@ function RuleDialog({ rule, channels, onClose }: { rule: AlertRule | undefined; 
           </div>
         )}
       </div>
+      <Field label="What to do" optional hint="Sent along to whoever is told" problem={problems.message}>
+        {(d) => <Textarea {...d} rows={2} value={form.message} onValue={(message) => set({ message })} />}
+      </Field>
       <Check label="It looks from now on" checked={form.enabled} onChecked={(enabled) => set({ enabled })} />
       {save.error !== null && !Object.keys(server).some((f) => fields.includes(f)) && <Failure error={save.error} />}
     </Dialog>

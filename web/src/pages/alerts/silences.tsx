@@ -15,6 +15,7 @@ import { Empty, Failure } from "../../ui/states";
 import { Table } from "../../ui/table";
 import { DialogButtons } from "../containers/actions";
 import { AlertTabs, SEVERITIES } from "./parts";
+import { matcherText } from "./rule-form";
 
 export function SilencesPage() {
   const may = useMayOperate();
@@ -51,7 +52,9 @@ export function SilencesPage() {
                 lead: true,
                 cell: (s) => (
                   <div className="cell-main">
-                    <span className="name break">{matcherText(s.matcher, ruleName)}</span>
+                    <span className="name break">
+                      <MatcherText matcher={s.matcher} ruleName={ruleName} />
+                    </span>
                     <span className="sub break">{s.comment}</span>
                   </div>
                 ),
@@ -89,13 +92,15 @@ export function SilencesPage() {
   );
 }
 
-/** Which alerts a silence is for, in words. */
-export function matcherText(m: AlertMatcher, ruleName: (id: string) => string): string {
-  const parts: string[] = [];
-  if (m.ruleId) parts.push(`rule ${ruleName(m.ruleId)}`);
-  if (m.serverId) parts.push(`server ${m.serverId}`);
-  if (m.severity) parts.push(`severity ${m.severity}`);
-  return parts.join(", ") || "every alert";
+/** With the server's name, as long as it is there. */
+function MatcherText({ matcher, ruleName }: { matcher: AlertMatcher; ruleName: (id: string) => string }) {
+  const id = matcher.serverId ?? "";
+  const server = useQuery({
+    queryKey: ["servers", "one", id],
+    queryFn: ({ signal }) => calls.servers.get(id, signal),
+    enabled: id !== "",
+  });
+  return <>{matcherText(matcher, ruleName, server.data?.name)}</>;
 }
 
 const HOURS: readonly (readonly [string, string])[] = [

@@ -1,6 +1,18 @@
 import { describe, expect, it } from "vitest";
 import type { ContainerSpec } from "../../api/types";
-import { emptyForm, type Form, formOf, pairRow, placeProblems, portRow, randomSecret, specOf, volumeRow } from "./form";
+import {
+  constraintRow,
+  emptyForm,
+  type Form,
+  formOf,
+  knownConstraints,
+  pairRow,
+  placeProblems,
+  portRow,
+  randomSecret,
+  specOf,
+  volumeRow,
+} from "./form";
 
 const filled = (change: Partial<Form>): Form => ({ ...emptyForm(), name: "web", image: "nginx", ...change });
 
@@ -37,8 +49,12 @@ describe("the create form", () => {
       tty: true,
       stopGrace: 0,
       healthCheck: { command: ["pg_isready"], interval: 5, startPeriod: 0 },
+      constraints: ["zone=a", "disk!=hdd", "gpu"],
+      onNodeLost: "reschedule",
     };
     expect(specOf(formOf(spec))).toEqual({ spec, problems: {} });
+    const { nodeId: _node, ...anywhere } = { ...spec, spread: "zone" };
+    expect(specOf(formOf(anywhere))).toEqual({ spec: anywhere, problems: {} });
   });
 
   it("names what is wrong as the server does", () => {
@@ -105,6 +121,20 @@ describe("the create form", () => {
         memoryLimit: "too much",
       }),
     ).toEqual({ "ports[1].host": "taken", "environment[1]": "no", environment: "where", command: "too long", memoryLimit: "too much" });
+  });
+
+  it("asks for a place in the server's words", () => {
+    const constraints = ["", "zone=a", "zone=", "a b", "gpu"].map(constraintRow);
+    const { spec, problems } = specOf(filled({ constraints, spread: "-zone" }));
+    expect(spec.constraints).toEqual(["zone=a", "zone=", "a b", "gpu"]);
+    expect(Object.keys(problems)).toEqual(["constraints[2]", "constraints[3]", "spread"]);
+    expect(placeProblems(filled({ constraints }), { "constraints[1]": "no" })).toEqual({ "constraints[2]": "no" });
+    // On a node that is named there is nothing to spread.
+    expect(specOf(filled({ nodeId: "node_1", spread: "zone" })).spec).not.toHaveProperty("spread");
+    expect(knownConstraints([{ name: "n1", labels: { zone: "a", gpu: "" } }])).toEqual({
+      keys: ["gpu", "zone"],
+      texts: ["gpu", "node.name=n1", "zone=a"],
+    });
   });
 
   it("makes secrets that differ", () => {

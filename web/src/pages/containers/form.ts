@@ -1,4 +1,4 @@
-import type { ContainerSpec, OnNodeLost, PortMapping, Protocol, RestartPolicy, VolumeMode, VolumeMount } from "../../api/types";
+import type { ContainerSpec, Node, OnNodeLost, PortMapping, Protocol, RestartPolicy, VolumeMode, VolumeMount } from "../../api/types";
 import { joinWords, splitWords } from "../../lib/shell";
 import * as check from "../../lib/validate";
 
@@ -306,6 +306,21 @@ export function placeProblems(form: Form, problems: Problems): Problems {
     }
   }
   return out;
+}
+
+/** The keys and values a constraint can name, of the nodes that are there. */
+export function knownConstraints(nodes: readonly Pick<Node, "name" | "labels" | "info">[]): { keys: string[]; texts: string[] } {
+  const keys = new Set<string>();
+  const texts = new Set<string>();
+  for (const n of nodes) {
+    for (const [key, value] of Object.entries(n.labels)) {
+      keys.add(key);
+      texts.add(value ? `${key}=${value}` : key);
+    }
+    texts.add(`node.name=${n.name}`);
+    if (n.info) texts.add(`node.arch=${n.info.arch}`);
+  }
+  return { keys: [...keys].sort(), texts: [...texts].sort() };
 }
 
 /** A random secret of 24 letters and digits. */

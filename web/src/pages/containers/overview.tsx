@@ -38,68 +38,72 @@ export function OverviewTab({ container: c, nodeName }: { container: Container; 
         />
       </div>
       <div className="grid">
-        <section className="card span-7">
-          <header className="card-head">
-            <h2>Details</h2>
-          </header>
-          <dl className="facts card-body">
-            <dt>Image</dt>
-            <dd className="copy-line">
-              <code className="break">{c.image}</code>
-              <CopyButton text={c.image} label="Copy the image's name" />
-            </dd>
-            <dt>Node</dt>
-            <dd>
-              <Link className="link" href={`/nodes/${c.nodeId}`}>
-                {nodeName}
-              </Link>
-            </dd>
-            {c.managed && (
-              <>
-                <dt>Health</dt>
-                <dd>
-                  <Link className="link" href={`/health/${c.id}`}>
-                    Checks and history
-                  </Link>
-                </dd>
-              </>
-            )}
-            <dt>Id</dt>
-            <dd className="copy-line">
-              <code className="break">{c.id}</code>
-              <CopyButton text={c.id} label="Copy the id" />
-            </dd>
-            {c.dockerId && (
-              <>
-                <dt>Docker's id</dt>
-                <dd className="copy-line">
-                  <code title={c.dockerId}>{shortId(c.dockerId)}</code>
-                  <CopyButton text={c.dockerId} label="Copy Docker's id" />
-                </dd>
-              </>
-            )}
-            <dt>Created</dt>
-            <dd>
-              <Time at={c.created} />
-            </dd>
-            <dt>Started</dt>
-            <dd>
-              <Time at={c.started} />
-            </dd>
-            {!live && c.finished && (
-              <>
-                <dt>Ended</dt>
-                <dd>
-                  <Time at={c.finished} />
-                </dd>
-              </>
-            )}
-            <dt>Labels</dt>
-            <dd>
-              <Labels labels={c.labels} />
-            </dd>
-          </dl>
-        </section>
+        <div className="stack span-7">
+          <section className="card">
+            <header className="card-head">
+              <h2>Details</h2>
+            </header>
+            <dl className="facts card-body">
+              <dt>Image</dt>
+              <dd className="copy-line">
+                <code className="break">{c.image}</code>
+                <CopyButton text={c.image} label="Copy the image's name" />
+              </dd>
+              <dt>Node</dt>
+              <dd>
+                <Link className="link" href={`/nodes/${c.nodeId}`}>
+                  {nodeName}
+                </Link>
+              </dd>
+              {c.managed && (
+                <>
+                  <dt>Health</dt>
+                  <dd>
+                    <Link className="link" href={`/health/${c.id}`}>
+                      Checks and history
+                    </Link>
+                  </dd>
+                </>
+              )}
+              <dt>Id</dt>
+              <dd className="copy-line">
+                <code className="break">{c.id}</code>
+                <CopyButton text={c.id} label="Copy the id" />
+              </dd>
+              {c.dockerId && (
+                <>
+                  <dt>Docker's id</dt>
+                  <dd className="copy-line">
+                    <code title={c.dockerId}>{shortId(c.dockerId)}</code>
+                    <CopyButton text={c.dockerId} label="Copy Docker's id" />
+                  </dd>
+                </>
+              )}
+              <dt>Created</dt>
+              <dd>
+                <Time at={c.created} />
+              </dd>
+              <dt>Started</dt>
+              <dd>
+                <Time at={c.started} />
+              </dd>
+              {!live && c.finished && (
+                <>
+                  <dt>Ended</dt>
+                  <dd>
+                    <Time at={c.finished} />
+                  </dd>
+                </>
+              )}
+              <dt>Labels</dt>
+              <dd>
+                <Labels labels={c.labels} />
+              </dd>
+            </dl>
+          </section>
+          <Placed id={c.id} />
+          <RecentOperations id={c.id} />
+        </div>
         <div className="stack span-5">
           <section className="card">
             <header className="card-head">
@@ -161,8 +165,6 @@ export function OverviewTab({ container: c, nodeName }: { container: Container; 
               )}
             </div>
           </section>
-          <Placed id={c.id} />
-          <RecentOperations id={c.id} />
         </div>
       </div>
     </div>
@@ -171,7 +173,9 @@ export function OverviewTab({ container: c, nodeName }: { container: Container; 
 
 /** Why it is on its node: the log of the operation that put it there, while that is kept. */
 function Placed({ id }: { id: string }) {
-  const found = useOperationsOf(id).data?.find((o) => o.log.length > 0 && (o.kind === "container.create" || o.kind === "container.reschedule"));
+  const found = useOperationsOf(id).data?.find(
+    (o) => o.log.length > 0 && (o.kind === "container.create" || o.kind === "container.reschedule"),
+  );
   if (!found) return null;
   return (
     <section className="card">

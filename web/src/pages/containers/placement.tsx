@@ -1,11 +1,11 @@
 import { Plus, X } from "lucide-react";
 import { useId } from "react";
 import type { Node, OnNodeLost } from "../../api/types";
-import { nodeState } from "../../lib/nodes";
 import { plural } from "../../lib/format";
+import { nodeState } from "../../lib/nodes";
 import { Button, IconButton } from "../../ui/button";
 import { Cell, Field, Input, Select } from "../../ui/field";
-import { constraintRow, type Form, type Problems } from "./form";
+import { constraintRow, type Form, knownConstraints, type Problems } from "./form";
 
 export const PLACEMENT_FIELDS = ["nodeId", "constraints", "spread", "onNodeLost"];
 
@@ -13,21 +13,6 @@ const WHEN_LOST: readonly (readonly [OnNodeLost, string])[] = [
   ["wait", "Wait until it is back"],
   ["reschedule", "Move to another node"],
 ];
-
-/** The keys and values a constraint can name, of the nodes that are there. */
-export function knownConstraints(nodes: readonly Pick<Node, "name" | "labels" | "info">[]): { keys: string[]; texts: string[] } {
-  const keys = new Set<string>();
-  const texts = new Set<string>();
-  for (const n of nodes) {
-    for (const [key, value] of Object.entries(n.labels)) {
-      keys.add(key);
-      texts.add(value ? `${key}=${value}` : key);
-    }
-    texts.add(`node.name=${n.name}`);
-    if (n.info) texts.add(`node.arch=${n.info.arch}`);
-  }
-  return { keys: [...keys].sort(), texts: [...texts].sort() };
-}
 
 export function placementText(form: Form, nodes: readonly Node[]): string {
   const parts: string[] = [];
@@ -41,19 +26,18 @@ export function placementText(form: Form, nodes: readonly Node[]): string {
 }
 
 /** Where a container may run, and what becomes of it when its node is lost. */
-export function PlacementFields(props: {
-  form: Form;
-  set: (change: Partial<Form>) => void;
-  problems: Problems;
-  nodes: readonly Node[];
-}) {
+export function PlacementFields(props: { form: Form; set: (change: Partial<Form>) => void; problems: Problems; nodes: readonly Node[] }) {
   const { form, set, problems, nodes } = props;
   const list = useId();
   const known = knownConstraints(nodes);
   return (
     <>
       <div className="form-2">
-        <Field label="Node" problem={problems.nodeId} hint={form.nodeId ? undefined : "By free CPU and memory, ports and constraints; its operation says why"}>
+        <Field
+          label="Node"
+          problem={problems.nodeId}
+          hint={form.nodeId ? undefined : "By free CPU and memory, ports and constraints; its operation says why"}
+        >
           {(d) => (
             <Select
               {...d}
@@ -128,7 +112,12 @@ export function PlacementFields(props: {
           ))}
           {problems.constraints && <p className="problem">{problems.constraints}</p>}
           <div>
-            <Button small icon={<Plus />} disabled={form.constraints.length >= 20} onClick={() => set({ constraints: [...form.constraints, constraintRow()] })}>
+            <Button
+              small
+              icon={<Plus />}
+              disabled={form.constraints.length >= 20}
+              onClick={() => set({ constraints: [...form.constraints, constraintRow()] })}
+            >
               Add a constraint
             </Button>
           </div>

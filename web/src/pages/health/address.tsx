@@ -1,70 +1,13 @@
 import { useState } from "react";
 import * as calls from "../../api/calls";
-import type { AddressProbe, AddressProbeType, NewServer, Server } from "../../api/types";
+import type { Server } from "../../api/types";
 import { problemsOf, useAct } from "../../lib/data";
 import { navigate } from "../../lib/router";
-import * as check from "../../lib/validate";
 import { Confirm, Dialog } from "../../ui/dialog";
 import { Field, Input, Select } from "../../ui/field";
 import { Failure } from "../../ui/states";
 import { DialogButtons } from "../containers/actions";
-
-export interface AddressForm {
-  name: string;
-  address: string;
-  how: AddressProbeType | "none";
-  port: string;
-  path: string;
-  status: string;
-  timeout: string;
-}
-
-export function addressForm(server?: Server): AddressForm {
-  const probe = server?.probe;
-  return {
-    name: server?.name ?? "",
-    address: server?.address ?? "",
-    how: probe?.type ?? (server && server.port === undefined ? "none" : server ? "tcp" : "https"),
-    port: server?.port ? String(server.port) : "",
-    path: probe?.path ?? "",
-    status: probe?.expectStatus ? String(probe.expectStatus) : "",
-    timeout: probe?.timeout ? String(probe.timeout) : "",
-  };
-}
-
-/** The request the form stands for, and what is wrong with it by the names the server has for the fields. */
-export function addressOf(form: AddressForm): { body: NewServer; problems: Record<string, string> } {
-  const problems: Record<string, string> = {};
-  const test = (field: string, value: string, rule: check.Check) => {
-    const says = rule(value);
-    if (says) problems[field] = says;
-  };
-  test("name", form.name.trim(), check.serverName);
-  test("address", form.address.trim(), check.serverAddress);
-  const body: NewServer = { name: form.name.trim(), address: form.address.trim() };
-  if (form.how === "none") return { body, problems };
-  const probe: AddressProbe = { type: form.how };
-  if (form.port.trim() !== "" || form.how === "tcp") {
-    test("port", form.port.trim(), check.port);
-    body.port = Number(form.port.trim());
-  }
-  if (form.how !== "tcp") {
-    if (form.path.trim() !== "") {
-      test("probe.path", form.path.trim(), check.probePath);
-      probe.path = form.path.trim();
-    }
-    if (form.status.trim() !== "") {
-      test("probe.expectStatus", form.status.trim(), check.whole(100, 599));
-      probe.expectStatus = Number(form.status.trim());
-    }
-  }
-  if (form.timeout.trim() !== "") {
-    test("probe.timeout", form.timeout.trim(), check.whole(1, 10));
-    probe.timeout = Number(form.timeout.trim());
-  }
-  body.probe = probe;
-  return { body, problems };
-}
+import { type AddressForm, addressForm, addressOf } from "./address-form";
 
 const HOW: readonly (readonly [AddressForm["how"], string])[] = [
   ["https", "HTTPS request"],
@@ -134,7 +77,9 @@ export function AddressDialog({ server, onClose }: { server?: Server; onClose: (
               {(d) => <Input {...d} mono value={form.path} onValue={(path) => set({ path })} placeholder="/" />}
             </Field>
             <Field label="Status that is right" optional problem={problems["probe.expectStatus"]}>
-              {(d) => <Input {...d} inputMode="numeric" value={form.status} onValue={(status) => set({ status })} placeholder="200 to 399" />}
+              {(d) => (
+                <Input {...d} inputMode="numeric" value={form.status} onValue={(status) => set({ status })} placeholder="200 to 399" />
+              )}
             </Field>
           </>
         )}

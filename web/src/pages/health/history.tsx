@@ -9,22 +9,12 @@ import { Time } from "../../ui/bits";
 import { Segmented } from "../../ui/field";
 import { Failure } from "../../ui/states";
 import { Pager, Table } from "../../ui/table";
-import { HEALTH_TONE, HealthBadge, healthWord } from "./parts";
+import { HEALTH_TONE, HealthBadge } from "./parts";
+import { healthWord, timeline } from "./words";
 
 type Reach = "24h" | "7d" | "30d";
 const HOURS: Record<Reach, number> = { "24h": 24, "7d": 168, "30d": 720 };
 const ENTRIES = 200;
-
-/** Parts of a bar from `start` to `end`, oldest first, each with its share of the whole. */
-export function timeline(intervals: readonly HealthInterval[], start: number, end: number): { interval: HealthInterval; share: number }[] {
-  const out: { interval: HealthInterval; share: number }[] = [];
-  for (const interval of [...intervals].reverse()) {
-    const from = Math.max(start, Date.parse(interval.from));
-    const to = Math.min(end, interval.to === null ? end : Date.parse(interval.to));
-    if (to > from) out.push({ interval, share: (to - from) / (end - start) });
-  }
-  return out;
-}
 
 /** How it was: a bar over the time, and each change below it. */
 export function HealthHistory({ id }: { id: string }) {
@@ -35,7 +25,9 @@ export function HealthHistory({ id }: { id: string }) {
     queryFn: ({ signal }) =>
       calls.health.history(id, { from: new Date(Date.now() - HOURS[reach] * 3_600_000).toISOString(), limit: ENTRIES }, signal),
   });
-  const { query, rows, pager } = usePaged(["health", "history", id], (cursor, signal) => calls.health.history(id, { cursor, limit: 10 }, signal));
+  const { query, rows, pager } = usePaged(["health", "history", id], (cursor, signal) =>
+    calls.health.history(id, { cursor, limit: 10 }, signal),
+  );
   const end = Math.max(now, bar.dataUpdatedAt);
   const parts = timeline(bar.data?.items ?? [], end - HOURS[reach] * 3_600_000, end);
   const covered = parts.reduce((sum, p) => sum + p.share, 0);
@@ -56,7 +48,11 @@ export function HealthHistory({ id }: { id: string }) {
       </header>
       <div className="card-body stack">
         {(bar.error ?? query.error) && (
-          <Failure what="The history could not be read." error={bar.error ?? query.error} retry={() => void Promise.all([bar.refetch(), query.refetch()])} />
+          <Failure
+            what="The history could not be read."
+            error={bar.error ?? query.error}
+            retry={() => void Promise.all([bar.refetch(), query.refetch()])}
+          />
         )}
         <div className="stack" style={{ gap: 4 }}>
           <div className="timeline" role="img" aria-label={`Health over ${reach}: ${summary(parts)}`}>

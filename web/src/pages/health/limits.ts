@@ -27,7 +27,10 @@ export function limitForm(from: Partial<Thresholds>): LimitForm {
  * What the form says, and what is wrong with it, by the names of the API. Lines left empty are left out; where `base` has a value,
  * the half of a line that is empty is taken from there.
  */
-export function limitsOf(form: LimitForm, base: Partial<Thresholds>): { thresholds: Partial<Thresholds>; problems: Record<string, string> } {
+export function limitsOf(
+  form: LimitForm,
+  base: Partial<Thresholds>,
+): { thresholds: Partial<Thresholds>; problems: Record<string, string> } {
   const thresholds: Partial<Thresholds> = {};
   const problems: Record<string, string> = {};
   for (const [name, , unit] of LIMITS) {

@@ -12,8 +12,9 @@ import { Page } from "../../ui/page";
 import { Empty, Failure } from "../../ui/states";
 import { type Column, Pager, Table } from "../../ui/table";
 import { AddressDialog } from "./address";
-import { availability, CheckSigns, HealthBadge, KIND_NAME, LastCheck, responseTime } from "./parts";
+import { CheckSigns, HealthBadge, KIND_NAME, LastCheck } from "./parts";
 import { SettingsDialog } from "./settings";
+import { availability, responseTime } from "./words";
 
 /** Figures change with each check; only a change of status is an event. */
 const REFRESH_MS = 10_000;

@@ -1,15 +1,9 @@
 import { Check, X } from "lucide-react";
-import { CHECKS, type CheckName, type Health, type HealthInterval, type ServerKind } from "../../api/types";
+import { CHECKS, type CheckName, type Health, type ServerKind } from "../../api/types";
 import { Time } from "../../ui/bits";
+import { healthWord, type Judged } from "./words";
 
 export const KIND_NAME: Record<ServerKind, string> = { node: "Node", container: "Container", instance: "Instance", address: "Address" };
-
-type Judged = Pick<HealthInterval, "status" | "degraded">;
-
-/** One or two failed checks are `unknown` to the API, and `degraded` to people. */
-export function healthWord({ status, degraded }: Judged): "healthy" | "degraded" | "unhealthy" | "unknown" {
-  return degraded ? "degraded" : status;
-}
 
 export const HEALTH_TONE = {
   healthy: "tone-green",
@@ -47,17 +41,6 @@ function CheckSign({ check, health }: { check: CheckName; health: Health }) {
       <span className="sr-only">{ok ? " passed" : " failed"}</span>
     </li>
   );
-}
-
-/** Percent of the time; never rounded up to a hundred it was not. */
-export function availability(value: number | null): string {
-  if (value === null) return "–";
-  return `${(Math.floor(value * 100) / 100).toFixed(value >= 100 ? 0 : 2)}%`;
-}
-
-export function responseTime(ms: number | null): string {
-  if (ms === null) return "–";
-  return ms < 10 ? `${ms.toFixed(1)} ms` : `${Math.round(ms).toLocaleString("en")} ms`;
 }
 
 export function LastCheck({ health }: { health: Pick<Health, "lastCheck" | "checked"> }) {

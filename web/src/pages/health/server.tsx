@@ -8,7 +8,7 @@ import { useMayOperate, useNodeName } from "../../lib/data";
 import { duration } from "../../lib/format";
 import { useNow } from "../../lib/hooks";
 import { Link } from "../../lib/router";
-import { Badge, CopyButton, Tile } from "../../ui/bits";
+import { CopyButton, Tile } from "../../ui/bits";
 import { Button } from "../../ui/button";
 import { Menu, type MenuItem } from "../../ui/menu";
 import { Page } from "../../ui/page";
@@ -18,8 +18,9 @@ import { SilenceDialog } from "../alerts/silences";
 import { AddressDialog, ForgetAddress } from "./address";
 import { HealthHistory } from "./history";
 import { useCheckNow } from "./list";
-import { availability, HealthBadge, KIND_NAME, LastCheck, responseTime } from "./parts";
+import { HealthBadge, KIND_NAME, LastCheck } from "./parts";
 import { ConfigDialog } from "./settings";
+import { availability, responseTime } from "./words";
 
 type Asked = "edit" | "forget" | "config" | "silence";
 const CRUMBS: [string, string][] = [["Health", "/health"]];
@@ -71,11 +72,12 @@ function Loaded({ health: h, server, error }: { health: Health; server: Server; 
     { label: "Silence its alerts…", icon: <BellOff />, onSelect: () => setAsked("silence") },
   ];
   if (server.kind === "address") {
-    items.push(
-      { label: "Change the address…", icon: <Pencil />, onSelect: () => setAsked("edit") },
-      "line",
-      { label: "Forget it…", icon: <Trash2 />, danger: true, onSelect: () => setAsked("forget") },
-    );
+    items.push({ label: "Change the address…", icon: <Pencil />, onSelect: () => setAsked("edit") }, "line", {
+      label: "Forget it…",
+      icon: <Trash2 />,
+      danger: true,
+      onSelect: () => setAsked("forget"),
+    });
   }
   const own = server.kind === "node" ? `/nodes/${server.id}` : server.kind === "container" ? `/containers/${server.id}` : null;
   return (
@@ -89,7 +91,6 @@ function Loaded({ health: h, server, error }: { health: Health; server: Server; 
           <span style={{ fontSize: 13, letterSpacing: 0 }}>
             <HealthBadge health={h} />
           </span>
-          <Badge>{KIND_NAME[server.kind].toLowerCase()}</Badge>
         </>
       }
       actions={
@@ -145,16 +146,15 @@ function Loaded({ health: h, server, error }: { health: Health; server: Server; 
           <h2>Details</h2>
         </header>
         <dl className="facts card-body">
-          {own && (
-            <>
-              <dt>{KIND_NAME[server.kind]}</dt>
-              <dd>
-                <Link className="link" href={own}>
-                  {server.name}
-                </Link>
-              </dd>
-            </>
-          )}
+          <dt>Kind</dt>
+          <dd>
+            {KIND_NAME[server.kind].toLowerCase()}{" "}
+            {own && (
+              <Link className="link" href={own}>
+                {server.name}
+              </Link>
+            )}
+          </dd>
           {server.nodeId && (
             <>
               <dt>Node</dt>
@@ -208,11 +208,13 @@ function CheckLine({ detail: d }: { detail: CheckDetail }) {
       {d.ok ? <CircleCheck className="tone-green" aria-label="passed" /> : <CircleX className="tone-red" aria-label="failed" />}
       <b>{d.check}</b>
       <span className="num">{d.measured}</span>
-      <span className="muted break">{d.message}</span>
-      <span className={d.ok ? "faint" : "danger-text"}>
-        {d.ok ? "" : "has to be "}
-        {d.limit}
-      </span>
+      <span className="muted break">{d.message.startsWith(`${d.measured}: `) ? d.message.slice(d.measured.length + 2) : d.message}</span>
+      {d.limit && (
+        <span className={d.ok ? "faint" : "danger-text"}>
+          {d.ok ? "" : "has to be "}
+          {d.limit}
+        </span>
+      )}
     </li>
   );
 }

@@ -115,9 +115,7 @@ function ConfigForm(props: { id: string; title: string; settings: HealthSettings
       <p className="muted">Limits of its own. What is left empty is as the settings of all say, shown in grey.</p>
       <LimitRows form={form} onForm={setForm} base={settings.thresholds} problems={{ ...server, ...(tried ? own : {}) }} />
       {(config.probes?.length ?? 0) > 0 && (
-        <p className="faint">
-          Its probes stay as they are: {config.probes?.map((p) => p.name).join(", ")}.
-        </p>
+        <p className="faint">Its probes stay as they are: {config.probes?.map((p) => p.name).join(", ")}.</p>
       )}
       {save.error !== null && Object.keys(server).length === 0 && <Failure error={save.error} />}
     </Dialog>

@@ -54,7 +54,8 @@ export function DrainNode({ node, onBegun, onClose }: { node: Node; onBegun: (o:
   const [tried, setTried] = useState(false);
   const own = grace.trim() === "" ? undefined : check.whole(0, 3_600)(grace.trim());
   const drain = useAct({
-    run: () => calls.nodes.drain(node.id, { ...(grace.trim() ? { grace: Number(grace) } : {}), ...(move === "stop" ? { move: false } : {}) }),
+    run: () =>
+      calls.nodes.drain(node.id, { ...(grace.trim() ? { grace: Number(grace) } : {}), ...(move === "stop" ? { move: false } : {}) }),
     done: (begun) => (begun.operation ? null : `${node.name} is drained.`),
     stale: ["nodes", "operations", "containers"],
     quiet: true,
@@ -94,7 +95,12 @@ export function DrainNode({ node, onBegun, onClose }: { node: Node; onBegun: (o:
           : "It takes no new containers from now on, and those of NeuralMesh are stopped where they are."}{" "}
         Containers that others started are left alone.
       </p>
-      <Field label="Grace to stop" optional hint="Before they are killed; each container's own where nothing is said" problem={(tried ? own : undefined) ?? server.grace}>
+      <Field
+        label="Grace to stop"
+        optional
+        hint="Before they are killed; each container's own where nothing is said"
+        problem={(tried ? own : undefined) ?? server.grace}
+      >
         {(d) => (
           <div className="with-suffix">
             <Input {...d} inputMode="numeric" value={grace} onValue={setGrace} placeholder="its own" />
@@ -177,8 +183,8 @@ export function RevokeNode({ node, onClose }: { node: Node; onClose: () => void 
       onClose={onClose}
     >
       <p className="muted">
-        Its link is closed at once, and it is refused until its machine joins again with a new token. It stays in the list, and its containers
-        run on.
+        Its link is closed at once, and it is refused until its machine joins again with a new token. It stays in the list, and its
+        containers run on.
       </p>
     </Confirm>
   );

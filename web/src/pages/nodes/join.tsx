@@ -79,13 +79,13 @@ export function JoinDialog({ node, onClose }: { node?: Node; onClose: () => void
           </div>
           {local && address.startsWith(host) && (
             <Notice tone="amber">
-              {host} is this machine only. Another one needs the control plane's name or address here, and the control plane to listen there:{" "}
-              <code>--agent-listen 0.0.0.0:{AGENTS_PORT}</code>.
+              {host} is this machine only. Another one needs the control plane's name or address here, and the control plane to listen
+              there: <code>--agent-listen 0.0.0.0:{AGENTS_PORT}</code>.
             </Notice>
           )}
           <p className="faint">
-            The token is good once, and ends <Time at={token.expires} />. It is not shown again. The node appears here and in the list as soon
-            as it has joined.
+            The token is good once, and ends <Time at={token.expires} />. It is not shown again. The node appears here and in the list as
+            soon as it has joined.
           </p>
         </>
       ) : (

@@ -57,9 +57,7 @@ export function NodesPage() {
           None of the nodes has what you asked for.
         </Empty>
       ) : (
-        !(query.error && !query.data) && (
-          <Table label="Nodes" rows={rows} id={(n) => n.id} placeholders={3} columns={columns(running)} />
-        )
+        !(query.error && !query.data) && <Table label="Nodes" rows={rows} id={(n) => n.id} placeholders={3} columns={columns(running)} />
       )}
       {joining && <JoinDialog onClose={() => setJoining(false)} />}
     </Page>

@@ -119,7 +119,13 @@ function Loaded({ node, tab, error }: { node: Node; tab: string; error: unknown 
                 { label: "Upgrade…", icon: <CircleArrowUp />, onSelect: () => setAsked("upgrade") },
                 "line",
                 { label: "Let it join again…", icon: <KeyRound />, onSelect: () => setAsked("rejoin") },
-                { label: "Revoke its certificates…", icon: <ShieldOff />, danger: true, disabled: node.revoked, onSelect: () => setAsked("revoke") },
+                {
+                  label: "Revoke its certificates…",
+                  icon: <ShieldOff />,
+                  danger: true,
+                  disabled: node.revoked,
+                  onSelect: () => setAsked("revoke"),
+                },
                 { label: "Remove…", icon: <Trash2 />, danger: true, onSelect: () => setAsked("remove") },
               ]}
             />
@@ -135,6 +141,7 @@ function Loaded({ node, tab, error }: { node: Node; tab: string; error: unknown 
             aria-current={key === known ? "page" : undefined}
           >
             {text}
+            {key === "containers" && <span className="faint"> {node.containers}</span>}
           </Link>
         ))}
       </nav>

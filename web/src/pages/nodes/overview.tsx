@@ -33,13 +33,16 @@ export function NodeOverview({ node, state }: { node: Node; state: NodeState }) 
         >
           <Meter label="Disk" share={(usage?.diskUsedPercent ?? 0) / 100} />
         </Tile>
-        <Tile label="Load" value={usage ? usage.load[0].toFixed(2) : "–"} of={usage ? usage.load.slice(1).map((l) => l.toFixed(2)).join(", ") : ""} />
         <Tile
-          label="Containers"
-          value={
-            <Link className="link" href={`/nodes/${node.id}/containers`}>
-              {node.containers}
-            </Link>
+          label="Load"
+          value={usage ? usage.load[0].toFixed(2) : "–"}
+          of={
+            usage
+              ? usage.load
+                  .slice(1)
+                  .map((l) => l.toFixed(2))
+                  .join(", ")
+              : ""
           }
         />
         <Tile
@@ -52,61 +55,64 @@ export function NodeOverview({ node, state }: { node: Node; state: NodeState }) 
         />
       </div>
       <div className="grid">
-        <section className="card span-7">
-          <header className="card-head">
-            <h2>Details</h2>
-          </header>
-          <dl className="facts card-body">
-            <dt>Labels</dt>
-            <dd>
-              <Labels labels={node.labels} />
-            </dd>
-            {info && (
-              <>
-                <dt>Host name</dt>
-                <dd>{info.hostname}</dd>
-                <dt>System</dt>
-                <dd>{info.os}</dd>
-                <dt>Kernel</dt>
-                <dd>
-                  {info.kernel}, {info.arch}
-                </dd>
-                <dt>Docker</dt>
-                <dd>
-                  {info.docker.available ? (
-                    <>
-                      {info.docker.version ?? "answers"}
-                      {info.docker.apiVersion && <span className="faint"> · API {info.docker.apiVersion}</span>}
-                    </>
-                  ) : (
-                    <span className="danger-text">does not answer</span>
-                  )}
-                </dd>
-                <dt>Agent</dt>
-                <dd>{info.agentVersion}</dd>
-              </>
-            )}
-            {usage?.temperature !== undefined && (
-              <>
-                <dt>Temperature</dt>
-                <dd>{Math.round(usage.temperature)} °C</dd>
-              </>
-            )}
-            <dt>Joined</dt>
-            <dd>
-              <Time at={node.created} />
-            </dd>
-            <dt>Last seen</dt>
-            <dd>
-              <Time at={node.lastSeen} />
-            </dd>
-            <dt>Id</dt>
-            <dd className="copy-line">
-              <code className="break">{node.id}</code>
-              <CopyButton text={node.id} label="Copy the id" />
-            </dd>
-          </dl>
-        </section>
+        <div className="stack span-7">
+          <section className="card">
+            <header className="card-head">
+              <h2>Details</h2>
+            </header>
+            <dl className="facts card-body">
+              <dt>Labels</dt>
+              <dd>
+                <Labels labels={node.labels} />
+              </dd>
+              {info && (
+                <>
+                  <dt>Host name</dt>
+                  <dd>{info.hostname}</dd>
+                  <dt>System</dt>
+                  <dd>{info.os}</dd>
+                  <dt>Kernel</dt>
+                  <dd>
+                    {info.kernel}, {info.arch}
+                  </dd>
+                  <dt>Docker</dt>
+                  <dd>
+                    {info.docker.available ? (
+                      <>
+                        {info.docker.version ?? "answers"}
+                        {info.docker.apiVersion && <span className="faint"> · API {info.docker.apiVersion}</span>}
+                      </>
+                    ) : (
+                      <span className="danger-text">does not answer</span>
+                    )}
+                  </dd>
+                  <dt>Agent</dt>
+                  <dd>{info.agentVersion}</dd>
+                </>
+              )}
+              {usage?.temperature !== undefined && (
+                <>
+                  <dt>Temperature</dt>
+                  <dd>{Math.round(usage.temperature)} °C</dd>
+                </>
+              )}
+              <dt>Joined</dt>
+              <dd>
+                <Time at={node.created} />
+              </dd>
+              <dt>Last seen</dt>
+              <dd>
+                <Time at={node.lastSeen} />
+              </dd>
+              <dt>Id</dt>
+              <dd className="copy-line">
+                <code className="break">{node.id}</code>
+                <CopyButton text={node.id} label="Copy the id" />
+              </dd>
+            </dl>
+          </section>
+          <RecentOperations id={node.id} />
+        </div>
         <div className="stack span-5">
           <Card title="Promised to containers">
             <Promised what="CPU" used={allocated.cpu} of={cores} format={(n) => plural(Math.round(n * 100) / 100, "core")} />
@@ -135,7 +141,6 @@ export function NodeOverview({ node, state }: { node: Node; state: NodeState }) 
               )}
             </dl>
           </Card>
-          <RecentOperations id={node.id} />
         </div>
       </div>
     </div>

@@ -49,13 +49,11 @@ export function NodeStatsTab({ node }: { node: Node }) {
       <div className="filters">
         <RangeChoice value={range} onValue={setRange} />
       </div>
-      {!there && (
-        <Notice tone="amber">Its agent, which keeps these figures, is not connected. They show again once it is back.</Notice>
-      )}
+      {!there && <Notice tone="amber">Its agent, which keeps these figures, is not connected. They show again once it is back.</Notice>}
       {error && there && <Failure what="The stats could not be read." error={error} retry={() => void refetch()} />}
       <div className="grid">
         <div className="span-6">
-          <Chart title="CPU" {...common} least={5} format={percent} series={[of("of all cores", 1, (s) => s.cpu, true)]} />
+          <Chart title="CPU" {...common} least={5} most={100} format={percent} series={[of("of all cores", 1, (s) => s.cpu, true)]} />
         </div>
         <div className="span-6">
           <Chart
@@ -96,6 +94,7 @@ export function NodeStatsTab({ node }: { node: Node }) {
             title="Disks"
             {...common}
             least={5}
+            most={100}
             format={percent}
             series={
               disks.length === 0
@@ -112,14 +111,14 @@ export function NodeStatsTab({ node }: { node: Node }) {
         {last?.pressure && (
           <div className="span-6">
             <Chart
-              title="Work that waits"
+              title="Pressure"
               {...common}
               least={5}
               format={percent}
               series={[
-                of("for CPU", 1, (s) => s.pressure?.cpuSome),
-                of("for memory", 2, (s) => s.pressure?.memorySome),
-                of("for disks", 3, (s) => s.pressure?.ioSome),
+                of("CPU", 1, (s) => s.pressure?.cpuSome),
+                of("memory", 2, (s) => s.pressure?.memorySome),
+                of("disks", 3, (s) => s.pressure?.ioSome),
               ]}
             />
           </div>
@@ -136,7 +135,11 @@ export function NodeStatsTab({ node }: { node: Node }) {
             <Tile label="Up for" value={duration(last.uptime * 1000)} />
             <Tile label="Received" value={bytes(last.network.rx)} />
             <Tile label="Sent" value={bytes(last.network.tx)} />
-            <Tile label="Broken packets" value={last.network.errors.toLocaleString("en")} of={`of ${last.network.packets.toLocaleString("en")}`} />
+            <Tile
+              label="Broken packets"
+              value={last.network.errors.toLocaleString("en")}
+              of={`of ${last.network.packets.toLocaleString("en")}`}
+            />
             <Tile label="Swap" value={bytes(last.memory.swapUsed)} of={`of ${bytes(last.memory.swapTotal)}`} />
           </div>
           <Table

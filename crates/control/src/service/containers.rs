@@ -4,13 +4,15 @@
 //! crash leaves a row that says what is still to do, never a container that nobody knows. All work on one container goes
 //! one after another.
 
+mod removal;
+
 use crate::api::error::{ApiError, ApiResult};
 use crate::api::extract::Meta;
 use crate::service::audit::audit;
 use crate::service::auth::Actor;
 use crate::service::clock::SharedClock;
 use crate::service::dirty::Dirty;
-use crate::service::fleet::{Agent, CallError, Fleet, is_passing, keyed};
+use crate::service::fleet::{Agent, CallError, Fleet, is_passing};
 use crate::service::index::{Index, Phase, Record, State, Wanted};
 use crate::service::locks::Locks;
 use crate::service::nodes::Nodes;
@@ -18,9 +20,9 @@ use crate::service::operations::{Failure, Finish, Layers, Operations, Outcome, R
 use crate::service::registries::Registries;
 use crate::service::reschedule::Pauses;
 use crate::service::{idempotency, privileges};
-use nm_link::contract::{AgentErrorCode, CreateContainer, Progress, RemoveContainer, path};
+use nm_link::contract::{AgentErrorCode, CreateContainer, Progress, path};
 use nm_store::{Kind, NewResource, Patch, Resource, Secret, Store, StoreError, Tx};
-use nm_types::container::{ContainerSpec, ContainerStatus, ContainerView, ObservedContainer};
+use nm_types::container::{ContainerSpec, ContainerView, ObservedContainer};
 use nm_types::operation::OperationView;
 use nm_types::text::Environment;
 use nm_types::{ContainerId, NodeId};
@@ -442,114 +444,6 @@ impl Containers {
                 )
             }
         }
-    }
-
-    /// A container that is not there is removed already.
-    async fn remove_on_node(&self, record: &Record, force: bool, volumes: bool) -> ApiResult<()> {
-        let agent = self.fleet.agent(&record.node)?;
-        let (target, how) = (keyed(path::REMOVE, record), RemoveContainer { force, volumes });
-        match agent.post::<serde_json::Value>(&target, &how, Duration::from_secs(30)).await {
-            Ok(_) => Ok(()),
-            Err(CallError::Refused(e)) if e.code == AgentErrorCode::ContainerNotFound => Ok(()),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// Removes a container. What a crash or a lost node leaves undone is done when the node is next heard of.
-    pub async fn remove(&self, actor: &Actor, meta: &Meta, key: &str, force: bool, volumes: bool) -> ApiResult<ContainerId> {
-        let record = self.find(key)?;
-        if let Some(wanted) = meta.if_match
-            && wanted != record.revision
-        {
-            return Err(stale(&record));
-        }
-        if let Phase::Creating { operation } = &record.state.phase {
-            if !force {
-                return Err(ApiError::conflict(
-                    "being_created",
-                    format!("container {} is still being made: wait, or use force=true", record.id),
-                )
-                .with_operation(operation.clone()));
-            }
-            let operation = operation.clone();
-            if self.operations.cancel(&operation) {
-                self.operations.wait(&operation, WAIT).await?;
-            }
-            if self.index.get(&record.id).is_none() {
-                return Ok(record.id.clone());
-            }
-        }
-        let _held = self.locks.hold(record.id.clone()).await;
-        let record = self.index.get(&record.id).ok_or_else(|| ApiError::not_found("container", key))?;
-        if matches!(record.state.phase, Phase::Moving { .. }) {
-            require_settled(&record)?;
-        }
-        let runs = matches!(record.status(), ContainerStatus::Running | ContainerStatus::Paused);
-        if runs && !force {
-            return Err(ApiError::conflict(
-                "in_use",
-                format!("container `{}` runs: stop it first, or remove it with force=true", record.name()),
-            ));
-        }
-        if !record.state.missing {
-            self.nodes.require_ready(&record.node)?;
-        }
-        let before = record.state.phase.clone();
-        let phase = Phase::Removing { force, volumes };
-        self.set_phase(
-            &record.id,
-            phase,
-            Some((
-                actor,
-                meta,
-                "container.remove",
-                serde_json::json!({ "name": record.name(), "force": force, "volumes": volumes }),
-            )),
-        )
-        .await?;
-        if !record.state.missing
-            && let Err(error) = self.remove_on_node(&record, force, volumes).await
-        {
-            // Only a refusal says for sure that nothing happened; after a broken link the removal stays to be done.
-            if !is_passing(&error) {
-                self.set_phase(&record.id, before, None).await?;
-            }
-            return Err(error);
-        }
-        self.forget(&record).await?;
-        Ok(record.id.clone())
-    }
-
-    /// Docker no longer has it: its row goes.
-    async fn forget(&self, record: &Record) -> ApiResult<()> {
-        let mut tx = self.store.begin(self.clock.now()).await?;
-        match tx.delete(Kind::Container, record.id.as_str()).await {
-            Ok(_) | Err(StoreError::NotFound { .. }) => {}
-            Err(e) => return Err(e.into()),
-        }
-        tx.commit().await?;
-        self.index.remove(&record.id);
-        Ok(())
-    }
-
-    /// Takes up a removal again that could not be ended.
-    pub async fn resume_remove(&self, id: &ContainerId) -> ApiResult<()> {
-        let _held = self.locks.hold(id.clone()).await;
-        let Some(record) = self.index.get(id) else { return Ok(()) };
-        let Phase::Removing { force, volumes } = record.state.phase else {
-            return Ok(());
-        };
-        if !record.state.missing
-            && let Err(error) = self.remove_on_node(&record, force, volumes).await
-        {
-            if is_passing(&error) || error.code == "docker_unavailable" {
-                return Err(error);
-            }
-            tracing::warn!(container.id = %id, error = %error.message, "a removal that was cut short can't be finished");
-            let before = if record.managed() { Phase::Ready } else { Phase::Foreign };
-            return self.set_phase(id, before, None).await;
-        }
-        self.forget(&record).await
     }
 
     async fn set_phase(&self, id: &ContainerId, phase: Phase, entry: Option<(&Actor, &Meta, &str, serde_json::Value)>) -> ApiResult<()> {

@@ -5,341 +5,22 @@
 //! a second. Of a large fleet most rows are never looked at: they are not made, and no more than [`ROWS`] are kept.
 
 mod census;
+mod record;
+mod row;
 
 pub use census::{Census, Counted};
+pub use record::{Filter, Phase, Record, Share, State, Wanted};
 
-use nm_types::container::{
-    ContainerSpec, ContainerStatus, ContainerView, MountView, ObservedContainer, PortMapping, Resources, RestartPolicy,
-};
+use row::Row;
+
+use nm_types::container::{ContainerStatus, ContainerView};
 use nm_types::stats::Usage;
-use nm_types::text::{MASK, looks_secret};
-use nm_types::units::{CpuLimit, MemoryLimit};
-use nm_types::{ContainerId, NodeId, OperationId, Timestamp};
-use serde::{Deserialize, Serialize};
+use nm_types::{ContainerId, NodeId};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::ops::Bound;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::sync::{Notify, broadcast};
-
-/// Where a container's row is in its life.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", tag = "phase")]
-pub enum Phase {
-    /// Being made by this operation; it is not on its node yet, or not known to be.
-    Creating { operation: OperationId },
-    /// On its node.
-    Ready,
-    /// On its node, and being made on `to` by this operation. It is `to`'s once it is there.
-    Moving { operation: OperationId, to: NodeId },
-    /// Being removed; done again until it is gone.
-    Removing { force: bool, volumes: bool },
-    /// Others made it; it goes when it is gone from Docker.
-    Foreign,
-}
-
-/// A container's spec column.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Wanted {
-    /// Without its environment, which is sealed apart. Absent on containers that others made.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub spec: Option<ContainerSpec>,
-    /// Whether it was last asked to run.
-    pub running: bool,
-}
-
-/// A container's status column.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct State {
-    pub phase: Phase,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub observed: Option<ObservedContainer>,
-    /// Docker no longer has it, though nobody asked us to remove it.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub missing: bool,
-    /// What keeps it from being where it should, as a sentence.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub note: Option<String>,
-    /// While it moves: what the node it moves to has said of it last.
-    #[serde(skip)]
-    pub arriving: Option<ObservedContainer>,
-}
-
-impl State {
-    pub fn new(phase: Phase) -> Self {
-        Self {
-            phase,
-            observed: None,
-            missing: false,
-            note: None,
-            arriving: None,
-        }
-    }
-}
-
-/// One container, whole.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Record {
-    pub id: ContainerId,
-    pub node: NodeId,
-    pub created: Timestamp,
-    /// With its environment in the clear.
-    pub wanted: Wanted,
-    pub state: State,
-    pub generation: i64,
-    pub revision: i64,
-}
-
-impl Record {
-    pub fn managed(&self) -> bool {
-        self.wanted.spec.is_some()
-    }
-    pub fn name(&self) -> &str {
-        match (&self.wanted.spec, &self.state.observed) {
-            (Some(spec), _) => spec.name.as_str(),
-            (None, Some(observed)) => &observed.name,
-            (None, None) => "",
-        }
-    }
-    pub fn status(&self) -> ContainerStatus {
-        match &self.state.observed {
-            None => ContainerStatus::Created,
-            Some(_) if self.state.missing => ContainerStatus::Exited,
-            Some(o) => o.status,
-        }
-    }
-    /// One of ours, on its node, that was last asked to run.
-    pub fn meant_to_run(&self) -> bool {
-        self.managed() && self.wanted.running && self.state.phase == Phase::Ready
-    }
-    /// Whether it runs, or would run if its node did: what Docker starts again by itself counts, too.
-    pub fn should_run(&self) -> bool {
-        let restart = self.wanted.spec.as_ref().map(|s| s.restart).unwrap_or_default();
-        match self.status() {
-            ContainerStatus::Running | ContainerStatus::Paused => true,
-            // One that was just made is seen as such for a moment before it is seen to run.
-            ContainerStatus::Created => self.wanted.running,
-            ContainerStatus::Stopped => false,
-            ContainerStatus::Exited => {
-                let failed = self.state.observed.as_ref().is_some_and(|o| o.exit_code != Some(0));
-                let again = match restart {
-                    RestartPolicy::Always | RestartPolicy::UnlessStopped => true,
-                    RestartPolicy::OnFailure => failed,
-                    RestartPolicy::No => false,
-                };
-                self.wanted.running && !self.state.missing && again
-            }
-        }
-    }
-    /// Whether it takes up something else of nodes than it did.
-    fn takes_otherwise(&self, before: &Self) -> bool {
-        self.node != before.node
-            || self.generation != before.generation
-            || self.state.phase != before.state.phase
-            || self.state.missing != before.state.missing
-            || self.status() != before.status()
-    }
-    pub fn docker_id(&self) -> Option<&str> {
-        self.state.observed.as_ref().map(|o| o.docker_id.as_str())
-    }
-
-    fn message(&self) -> Option<String> {
-        if self.state.missing {
-            return Some("it was removed from Docker outside NeuralMesh: start makes it anew, remove forgets it".into());
-        }
-        match &self.state.phase {
-            Phase::Creating { .. } => Some("it is being made".into()),
-            Phase::Removing { .. } => Some("it is being removed".into()),
-            Phase::Moving { to, .. } => Some(format!("it is being moved to node {to}")),
-            Phase::Ready | Phase::Foreign => self
-                .state
-                .note
-                .clone()
-                .or_else(|| self.state.observed.as_ref().and_then(|o| o.message.clone())),
-        }
-    }
-
-    /// As the API shows it. `clear` shows the values of variables that look secret.
-    pub fn view(&self, usage: Usage, reachable: bool, clear: bool) -> ContainerView {
-        let observed = self.state.observed.as_ref();
-        let foreign = observed.and_then(|o| o.foreign.as_ref());
-        let spec = self.wanted.spec.as_ref();
-        let running = matches!(self.status(), ContainerStatus::Running | ContainerStatus::Paused);
-        let environment = match (spec, foreign) {
-            (Some(s), _) => s
-                .environment
-                .0
-                .iter()
-                .map(|(k, v)| (k.as_str().to_owned(), v.as_str().to_owned()))
-                .collect(),
-            (None, Some(f)) => f.environment.to_map(),
-            (None, None) => BTreeMap::new(),
-        };
-        let cover = |(k, v): (String, String)| if !clear && looks_secret(&k) { (k, MASK.to_owned()) } else { (k, v) };
-        ContainerView {
-            id: self.id.clone(),
-            name: self.name().to_owned(),
-            image: spec
-                .map(|s| s.image.to_string())
-                .or_else(|| observed.map(|o| o.image.clone()))
-                .unwrap_or_default(),
-            status: self.status(),
-            node_id: self.node.clone(),
-            ports: self.ports(),
-            resources: Resources {
-                cpu_limit: spec
-                    .and_then(|s| s.cpu_limit)
-                    .map(|c| c.cores())
-                    .or(foreign.and_then(|f| f.cpu_limit)),
-                memory_limit: spec
-                    .and_then(|s| s.memory_limit.as_ref())
-                    .map(ToString::to_string)
-                    .or_else(|| foreign.and_then(|f| f.memory_limit.clone())),
-                cpu_usage: if running { usage.cpu } else { 0.0 },
-                memory_usage: if running { usage.memory } else { 0.0 },
-            },
-            volumes: match (spec, foreign) {
-                (Some(s), _) => s
-                    .volumes
-                    .iter()
-                    .map(|v| MountView {
-                        container: v.container.to_string(),
-                        host: v.host.as_ref().map(ToString::to_string).unwrap_or_default(),
-                        mode: v.mode,
-                    })
-                    .collect(),
-                (None, Some(f)) => f.volumes.clone(),
-                (None, None) => Vec::new(),
-            },
-            environment: environment.into_iter().map(cover).collect(),
-            labels: match (spec, foreign) {
-                (Some(s), _) => s
-                    .labels
-                    .0
-                    .iter()
-                    .map(|(k, v)| (k.as_str().to_owned(), v.as_str().to_owned()))
-                    .collect(),
-                (None, Some(f)) => f.labels.to_map(),
-                (None, None) => BTreeMap::new(),
-            },
-            restart: spec.map(|s| s.restart).or(foreign.map(|f| f.restart)).unwrap_or_default(),
-            networks: observed.map(|o| o.networks.clone()).unwrap_or_default(),
-            constraints: spec.map(|s| s.constraints.clone()).unwrap_or_default(),
-            spread: spec.and_then(|s| s.spread.clone()),
-            on_node_lost: spec.map(|s| s.on_node_lost),
-            created: self.created,
-            managed: self.managed(),
-            reachable,
-            docker_id: self.docker_id().filter(|_| !self.state.missing).map(str::to_owned),
-            started: observed.and_then(|o| o.started),
-            finished: observed.and_then(|o| o.finished),
-            exit_code: observed.and_then(|o| o.exit_code),
-            health: observed.and_then(|o| o.health),
-            restarts: observed.map(|o| o.restarts).unwrap_or_default(),
-            message: self.message(),
-        }
-    }
-
-    /// What was asked for, with the real host port where one was left to the node.
-    fn ports(&self) -> Vec<PortMapping> {
-        let seen: &[PortMapping] = self
-            .state
-            .observed
-            .as_ref()
-            .filter(|_| !self.state.missing)
-            .map(|o| o.ports.as_slice())
-            .unwrap_or_default();
-        let Some(spec) = &self.wanted.spec else { return seen.to_vec() };
-        spec.ports
-            .iter()
-            .map(|p| {
-                let mut p = p.clone();
-                if p.host == 0
-                    && let Some(bound) = seen
-                        .iter()
-                        .find(|s| s.container == p.container && s.protocol == p.protocol && s.host != 0)
-                {
-                    p.host = bound.host;
-                }
-                p
-            })
-            .collect()
-    }
-
-    /// What is kept of it in the store's status column: the environment of others' containers is not ours to keep.
-    pub fn stored_state(&self) -> State {
-        let mut state = self.state.clone();
-        if let Some(foreign) = state.observed.as_mut().and_then(|o| o.foreign.as_mut()) {
-            foreign.environment.clear();
-        }
-        state
-    }
-}
-
-/// Which containers a list wants.
-#[derive(Debug, Clone, Default)]
-pub struct Filter {
-    pub node: Option<NodeId>,
-    pub status: Option<ContainerStatus>,
-    /// Part of the name.
-    pub name: Option<String>,
-    /// Key, and value where one is asked for.
-    pub label: Option<(String, Option<String>)>,
-    pub managed: Option<bool>,
-}
-
-impl Filter {
-    fn is_empty(&self) -> bool {
-        self.node.is_none() && self.status.is_none() && self.name.is_none() && self.label.is_none() && self.managed.is_none()
-    }
-    fn takes(&self, record: &Record) -> bool {
-        let label = |(key, value): &(String, Option<String>)| {
-            let found = match (&record.wanted.spec, record.state.observed.as_ref().and_then(|o| o.foreign.as_ref())) {
-                (Some(s), _) => s.labels.0.iter().find(|(k, _)| k.as_str() == key).map(|(_, v)| v.as_str()),
-                (None, Some(f)) => f.labels.get(key).map(String::as_str),
-                (None, None) => None,
-            };
-            found.is_some_and(|f| value.as_ref().is_none_or(|v| v == f))
-        };
-        self.node.as_ref().is_none_or(|n| *n == record.node)
-            && self.status.is_none_or(|s| s == record.status())
-            && self.name.as_ref().is_none_or(|n| record.name().contains(n.as_str()))
-            && self.managed.is_none_or(|m| m == record.managed())
-            && self.label.as_ref().is_none_or(label)
-    }
-}
-
-/// What the containers of one node come to.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Share {
-    pub containers: u64,
-    /// Their limits added up: cores, and bytes.
-    pub cpu: f64,
-    pub memory: u64,
-}
-
-impl Share {
-    fn add(&mut self, record: &Record) {
-        self.containers += 1;
-        let foreign = || record.state.observed.as_ref().and_then(|o| o.foreign.as_ref());
-        let (cpu, memory) = match &record.wanted.spec {
-            Some(spec) => (
-                spec.cpu_limit.map(CpuLimit::cores),
-                spec.memory_limit.as_ref().map(MemoryLimit::bytes),
-            ),
-            None => (
-                foreign().and_then(|f| f.cpu_limit),
-                foreign()
-                    .and_then(|f| MemoryLimit::parse(f.memory_limit.as_deref()?).ok())
-                    .map(|m| m.bytes()),
-            ),
-        };
-        self.cpu += cpu.unwrap_or(0.0);
-        self.memory = self.memory.saturating_add(memory.unwrap_or(0));
-    }
-}
 
 /// The most list rows that are kept ready.
 const ROWS: usize = 20_000;
@@ -350,14 +31,6 @@ struct Entry {
     usage: Usage,
     /// Made when it is first listed.
     row: OnceLock<Row>,
-}
-
-/// A list row's JSON without the figures that change with every sample.
-#[derive(Debug)]
-struct Row {
-    text: Box<str>,
-    /// Where the figures belong.
-    figures: usize,
 }
 
 #[derive(Debug, Default)]
@@ -416,47 +89,6 @@ impl Default for Index {
             changes: broadcast::Sender::new(CHANGES),
         }
     }
-}
-
-const CPU_MARK: &str = "\"cpuUsage\":";
-const MEMORY_MARK: &str = ",\"memoryUsage\":";
-
-impl Row {
-    fn of(record: &Record, reachable: bool) -> Self {
-        let text = serde_json::to_string(&record.view(Usage::default(), reachable, false)).unwrap_or_default();
-        // `resources` comes before every field whose text a user chooses freely but name and image, which hold no quotes.
-        let figures = text.find(CPU_MARK).and_then(|cpu| {
-            let (from, end) = (cpu + CPU_MARK.len(), cpu + text[cpu..].find('}')?);
-            Some((from, end))
-        });
-        match figures {
-            Some((from, end)) => Self {
-                text: [&text[..from], &text[end..]].concat().into(),
-                figures: from,
-            },
-            None => Self {
-                figures: text.len(),
-                text: text.into(),
-            },
-        }
-    }
-
-    fn write(&self, usage: Usage, out: &mut Vec<u8>) {
-        let (head, tail) = self.text.split_at(self.figures);
-        out.extend_from_slice(head.as_bytes());
-        write_figure(out, usage.cpu);
-        out.extend_from_slice(MEMORY_MARK.as_bytes());
-        write_figure(out, usage.memory);
-        out.extend_from_slice(tail.as_bytes());
-    }
-}
-
-/// Two decimals, as JSON.
-fn write_figure(out: &mut Vec<u8>, value: f64) {
-    use std::io::Write;
-    let value = if value.is_finite() { (value * 100.0).round() / 100.0 } else { 0.0 };
-    // Writing into a Vec does not fail.
-    let _infallible = write!(out, "{value}");
 }
 
 /// One page of a list: the array's JSON, how many, and where the next begins.
@@ -793,6 +425,9 @@ impl Inner {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nm_types::Timestamp;
+    use nm_types::container::ContainerSpec;
+    use nm_types::text::MASK;
 
     fn record(n: i64, name: &str) -> Record {
         let spec: ContainerSpec = serde_json::from_value(serde_json::json!({

@@ -2,13 +2,18 @@
 //
 //   NM_URL                   the control plane, as http://127.0.0.1:3001
 //   NM_ADMIN_PASSWORD_FILE   where the admin's password is
+//   NM_AGENTS                where agents dial in, as 127.0.0.1:7443
+//   NM_BINARY                the program, to run an agent with
 //   NM_TEST_REGISTRY         a registry that has busybox:latest, as 127.0.0.1:5000
 //   NM_CHROMIUM              the browser; /usr/bin/chromium by default
 //   NM_SHOTS                 a folder for a picture of the page where a test failed
 
 import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
-import { mkdirSync, readFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { createServer } from "node:http";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { chromium } from "playwright-core";
 
@@ -65,6 +70,21 @@ export class Api {
     for (const c of await this.call("GET", `/api/containers?name=${PREFIX}&limit=200`)) {
       await this.raw("DELETE", `/api/containers/${c.id}?force=true&volumes=true`);
     }
+    for (const n of await this.call("GET", "/api/nodes?limit=200")) {
+      if (n.name.startsWith(PREFIX)) await this.raw("DELETE", `/api/nodes/${n.id}?force=true`);
+    }
+    for (const s of await this.call("GET", "/api/servers?kind=address&limit=200")) {
+      if (s.name.startsWith(PREFIX)) await this.raw("DELETE", `/api/servers/${s.id}`);
+    }
+    // Rules before the channels they name.
+    for (const kind of ["rules", "channels"]) {
+      for (const x of await this.call("GET", `/api/alerts/${kind}?limit=200`)) {
+        if (x.name.startsWith(PREFIX)) await this.raw("DELETE", `/api/alerts/${kind}/${x.id}`);
+      }
+    }
+    for (const s of await this.call("GET", "/api/alerts/silences?limit=200")) {
+      if (s.comment.startsWith(PREFIX)) await this.raw("DELETE", `/api/alerts/silences/${s.id}`);
+    }
     for (const kind of ["networks", "volumes"]) {
       for (const x of await this.call("GET", `/api/${kind}`)) {
         if (x.name.startsWith(PREFIX)) await this.raw("DELETE", `/api/${kind}/${x.name}?nodeId=${x.nodeId}`);
@@ -76,6 +96,60 @@ export class Api {
     for (const t of await this.call("GET", "/api/tokens?limit=200")) {
       if (t.name.startsWith(PREFIX)) await this.raw("DELETE", `/api/tokens/${t.id}`);
     }
+  }
+}
+
+/** An agent of this machine, as a person starts it who pastes `line`; without a Docker engine, so that it takes no containers. */
+export class Agent {
+  constructor(name) {
+    this.name = name;
+    this.data = mkdtempSync(join(tmpdir(), "nm-browser-agent."));
+  }
+
+  /** Starts it with the line that was pasted; without one, with the certificate it has. */
+  start(line) {
+    const [, again, token, address] = /^(rm -f \S+; )?NEURALMESH_JOIN=(\S+) neuralmesh agent --server (https:\/\/\S+)$/.exec(line ?? "") ?? [];
+    assert.ok(line === undefined || token, `this is no line to paste: ${line}`);
+    if (again) rmSync(join(this.data, "agent/agent-identity.json"));
+    const options = ["--server", address ?? `https://${needed("NM_AGENTS")}`, "--data-dir", this.data, "--docker-socket", join(this.data, "none.sock"), "--name", this.name];
+    const env = { PATH: process.env.PATH, ...(token ? { NEURALMESH_JOIN: token } : {}) };
+    this.child = spawn(needed("NM_BINARY"), ["agent", ...options], { env, stdio: "ignore" });
+    this.ended = new Promise((resolve) => this.child.once("exit", resolve));
+  }
+
+  async stop() {
+    if (this.child?.exitCode === null && this.child.signalCode === null) this.child.kill("SIGKILL");
+    await this.ended;
+    this.child = null;
+  }
+
+  async remove() {
+    await this.stop();
+    rmSync(this.data, { recursive: true, force: true });
+  }
+}
+
+/** Something that listens on this machine: keeps the requests it got, and answers each with 204. */
+export class Receiver {
+  static async open() {
+    const own = new Receiver();
+    own.requests = [];
+    own.server = createServer((request, response) => {
+      let body = "";
+      request.on("data", (part) => (body += part));
+      request.on("end", () => {
+        own.requests.push({ url: request.url, headers: request.headers, body });
+        response.writeHead(204).end();
+      });
+    });
+    await new Promise((resolve) => own.server.listen(0, "127.0.0.1", resolve));
+    own.port = own.server.address().port;
+    return own;
+  }
+
+  async close() {
+    this.server.closeAllConnections();
+    if (this.server.listening) await new Promise((resolve) => this.server.close(resolve));
   }
 }
 

@@ -152,31 +152,6 @@ it("a container is put on a network and taken off again", async () => {
   await dialog.getByText("No container is on it.").waitFor();
 });
 
-it("a node joins with the command that is shown", async () => {
-  const page = await browser.signedIn();
-  await page.goto("/nodes");
-  await page.getByRole("link", { name: /.+/ }).first().waitFor();
-  await page.getByRole("button", { name: "Add a node" }).click();
-  const command = page.getByRole("dialog").locator(".copy-box code");
-  await command.waitFor();
-  assert.match(await command.innerText(), /^neuralmesh agent --join nm1\.[0-9a-f]{64}\.\S+ --server https:\/\/\S+:7443$/);
-  await page.getByRole("dialog").getByRole("button", { name: "Done" }).click();
-  await page.locator("tbody tr a").first().click();
-  await page.getByText("Docker", { exact: true }).first().waitFor();
-  await page.locator("h1 .status", { hasText: "ready" }).waitFor();
-});
-
-it("a node is cordoned and takes work again", async () => {
-  const page = await browser.signedIn();
-  await page.goto("/nodes");
-  await page.locator("tbody a").first().click();
-  await page.getByRole("button", { name: "Cordon" }).click();
-  await page.locator("h1 .status", { hasText: "cordoned" }).waitFor();
-  await page.getByText("It takes no new containers.", { exact: false }).first().waitFor();
-  await page.getByRole("button", { name: "Uncordon" }).click();
-  await page.locator("h1 .status", { hasText: "ready" }).waitFor();
-});
-
 it("an API token is shown once, does what it may, and ends", async () => {
   const name = `${PREFIX}-token`;
   const page = await browser.signedIn();

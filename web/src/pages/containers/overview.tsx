@@ -101,7 +101,7 @@ export function OverviewTab({ container: c, nodeName }: { container: Container; 
               </dd>
             </dl>
           </section>
-          <Placed id={c.id} />
+          <Placed id={c.id} nodeName={nodeName} />
           <RecentOperations id={c.id} />
         </div>
         <div className="stack span-5">
@@ -171,11 +171,9 @@ export function OverviewTab({ container: c, nodeName }: { container: Container; 
   );
 }
 
-/** Why it is on its node: the log of the operation that put it there, while that is kept. */
-function Placed({ id }: { id: string }) {
-  const found = useOperationsOf(id).data?.find(
-    (o) => o.log.length > 0 && (o.kind === "container.create" || o.kind === "container.reschedule"),
-  );
+/** Why it is on its node: the log of the operation that chose it, while that is kept. */
+function Placed({ id, nodeName }: { id: string; nodeName: string }) {
+  const found = useOperationsOf(id).data?.find((o) => o.log.some((l) => l.line.startsWith(`${nodeName} was chosen`)));
   if (!found) return null;
   return (
     <section className="card">

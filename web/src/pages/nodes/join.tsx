@@ -48,13 +48,13 @@ export function JoinDialog({ node, onClose }: { node?: Node; onClose: () => void
       ))}
       <p className="muted">
         {node
-          ? "On its machine, run as root. The machine that joins with this token is this node again; its older certificates stay refused."
+          ? "On its machine, run as root. It forgets the certificate that it has, and joins as this node again; older certificates stay refused."
           : "On the new machine, which needs Docker and the neuralmesh program, run as root:"}
       </p>
       {make.error !== null && <Failure what="No join token could be made." error={make.error} retry={() => mutate()} />}
       {token ? (
         <>
-          <CopyBox text={joinCommand(token.token, address.trim(), by)} label="Copy the command" />
+          <CopyBox text={joinCommand(token.token, address.trim(), by, node !== undefined)} label="Copy the command" />
           <div className="form-2">
             <Field
               label="Address of the control plane"

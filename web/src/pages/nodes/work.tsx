@@ -1,7 +1,7 @@
 import { X } from "lucide-react";
 import { ApiError } from "../../api";
 import type { Operation } from "../../api/types";
-import { isFinal, useOperation } from "../../lib/data";
+import { isFinal, useNodeName, useOperation } from "../../lib/data";
 import { plural } from "../../lib/format";
 import { Link } from "../../lib/router";
 import { IconButton } from "../../ui/button";
@@ -46,6 +46,7 @@ export function NodeWork({ id, onClose }: { id: string; onClose: () => void }) {
 }
 
 function Report({ operation }: { operation: Operation }) {
+  const nodeName = useNodeName();
   if (operation.kind !== "node.drain" || operation.state !== "succeeded") return null;
   const { moved = [], stopped = [] } = (operation.result ?? {}) as Partial<DrainReport>;
   if (moved.length + stopped.length === 0) return <p className="muted">No container of NeuralMesh was on it.</p>;
@@ -60,7 +61,7 @@ function Report({ operation }: { operation: Operation }) {
             <Link className="link" href={`/containers/${c.id}`}>
               {c.name}
             </Link>{" "}
-            <span className="faint">{c.reason ? `stopped: ${c.reason}` : "moved"}</span>
+            <span className="faint">{c.reason === undefined ? `moved to ${nodeName(c.nodeId)}` : `stopped: ${c.reason}`}</span>
           </li>
         ))}
       </ul>

@@ -212,7 +212,7 @@ it("a machine joins with the line that is pasted, and is then renamed, revoked, 
   await t.test("without its agent it is lost", async () => {
     await agent.stop();
     await page.locator("h1 .status", { hasText: "lost" }).waitFor({ timeout: 60_000 });
-    await page.getByText("Nothing was heard of it since", { exact: false }).waitFor();
+    await page.getByText("It was last heard of", { exact: false }).waitFor();
   });
 
   await t.test("it is removed once its name is typed", async () => {

@@ -112,7 +112,6 @@ export const nodes = {
 
 export const servers = {
   list: (query: { kind?: string; cursor?: string }, signal?: AbortSignal) => client.page<T.Server>("/api/servers", query, signal),
-  all: (query: { kind?: string }, signal?: AbortSignal) => client.all<T.Server>("/api/servers", query, signal),
   get: (key: string, signal?: AbortSignal) => client.get<T.Server>(`/api/servers/${id(key)}`, undefined, signal),
   create: (body: T.NewServer) => post<T.Server>("/api/servers", body),
   update: (key: string, body: Partial<T.NewServer>) => patch<T.Server>(`/api/servers/${id(key)}`, body),
@@ -148,7 +147,6 @@ export const alerts = {
   testChannel: (key: string) => post<T.ChannelTest>(`/api/alerts/channels/${id(key)}/test`),
   silences: (signal?: AbortSignal) => client.all<T.Silence>("/api/alerts/silences", {}, signal),
   createSilence: (body: T.NewSilence) => post<T.Silence>("/api/alerts/silences", body),
-  updateSilence: (key: string, body: { until?: string; comment?: string }) => patch<T.Silence>(`/api/alerts/silences/${id(key)}`, body),
   removeSilence: (key: string) => remove(`/api/alerts/silences/${id(key)}`),
 };
 

@@ -94,3 +94,14 @@ export function sentence(text: string): string {
   const first = text.match(/^[a-z]+(?=[\s,.!?]|$)/);
   return first ? text[0]?.toUpperCase() + text.slice(1) : text;
 }
+
+/**
+ * A refusal with a list of reasons says them in its sentence, too: what stands before them, and the list. None where the sentence
+ * says something else.
+ */
+export function leadOf(message: string, details: readonly FieldProblem[]): string | null {
+  const first = details[0];
+  if (details.length < 2 || !first || !details.every((d) => message.includes(d.message))) return null;
+  const lead = message.slice(0, message.indexOf(first.message)).replace(/[:;,\s]+$/, "");
+  return lead ? `${lead}:` : null;
+}

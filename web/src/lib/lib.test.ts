@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { sentence } from "../api/errors";
+import { leadOf, sentence } from "../api/errors";
 import { axisTicks } from "../ui/ticks";
 import { plainText, spans } from "./ansi";
 import * as format from "./format";
@@ -12,6 +12,14 @@ import * as check from "./validate";
 const table = <I, O>(rows: [I, O][], run: (input: I) => O) => {
   for (const [input, output] of rows) expect(run(input), JSON.stringify(input)).toEqual(output);
 };
+
+it("a refusal whose sentence lists its reasons leaves them to the list", () => {
+  const details = ["n1 is cordoned", "n2 is not ready"].map((message) => ({ field: "nodeId", message }));
+  expect(leadOf("no node can take it: n1 is cordoned. n2 is not ready", details)).toBe("no node can take it:");
+  expect(leadOf("no node can take it", details)).toBeNull();
+  expect(leadOf("n1 is cordoned. n2 is not ready", details)).toBeNull();
+  expect(leadOf("no node can take it: n1 is cordoned", details.slice(0, 1))).toBeNull();
+});
 
 describe("formats", () => {
   it("bytes", () =>

@@ -39,7 +39,11 @@ export function useSamples<T extends { timestamp: string }>(
   });
   const [fresh, setFresh] = useState<T[]>([]);
   const [error, setError] = useState<ApiError | null>(null);
-  const { refetch } = history;
+  const { refetch, isError } = history;
+  // What could not be told while it was away, it can now.
+  useEffect(() => {
+    if (running && isError) void refetch();
+  }, [running]);
   useEffect(() => {
     setFresh([]);
     setError(null);

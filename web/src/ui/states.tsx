@@ -1,6 +1,7 @@
 import { CircleAlert, Info, RotateCw, TriangleAlert } from "lucide-react";
 import type { ReactNode } from "react";
 import { ApiError, messageOf } from "../api";
+import { leadOf, sentence } from "../api/errors";
 import { Link } from "../lib/router";
 import { Button } from "./button";
 
@@ -8,17 +9,19 @@ import { Button } from "./button";
 export function Failure(props: { error: unknown; what?: string; retry?: () => void }) {
   const { error } = props;
   const api = error instanceof ApiError ? error : null;
+  const lead = api && leadOf(api.message, api.details);
+  const oneField = api?.details.every((d) => d.field === api.details[0]?.field);
   return (
     <div className="notice tone-red" role="alert">
       <CircleAlert aria-hidden="true" />
       <div className="body">
         {props.what && <strong>{props.what} </strong>}
-        {messageOf(error)}
+        {lead ? sentence(lead) : messageOf(error)}
         {api && api.details.length > 1 && (
           <ul className="stack tight">
             {api.details.map((d) => (
               <li key={d.field + d.message}>
-                <code>{d.field}</code> {d.message}
+                {!oneField && <code>{d.field}</code>} {d.message}
               </li>
             ))}
           </ul>

@@ -184,8 +184,8 @@ function StateNotice({ node, state }: { node: Node; state: NodeState }) {
     case "lost":
       return (
         <Notice tone="red">
-          Nothing was heard of it since <Time at={node.lostSince} />. Containers that asked for it move to other nodes; the others wait. See
-          that the machine runs, and <code>neuralmesh agent</code> on it.
+          It was last heard of <Time at={node.lostSince} />. Containers that asked for it move to other nodes; the others wait. See that the
+          machine runs, and <code>neuralmesh agent</code> on it.
         </Notice>
       );
     case "notReady":

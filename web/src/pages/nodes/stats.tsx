@@ -1,3 +1,4 @@
+import { ChartLine } from "lucide-react";
 import { useMemo, useState } from "react";
 import * as calls from "../../api/calls";
 import type { DiskStats, Node, NodeStats } from "../../api/types";
@@ -6,7 +7,7 @@ import { perSecond } from "../../lib/rates";
 import { type Range, useSamples } from "../../lib/samples";
 import { Badge, Meter, Tile } from "../../ui/bits";
 import { Chart, type Series } from "../../ui/chart";
-import { Failure, Notice } from "../../ui/states";
+import { Empty, Failure } from "../../ui/states";
 import { Table } from "../../ui/table";
 import { RangeChoice } from "../parts";
 
@@ -44,12 +45,19 @@ export function NodeStatsTab({ node }: { node: Node }) {
   });
   // The fullest three: more lines than colours say less.
   const disks = [...(last?.disks ?? [])].sort((a, b) => fullness(b) - fullness(a));
+  if (!there && samples.length === 0) {
+    return (
+      <Empty icon={<ChartLine aria-hidden="true" />} title="Its agent is not connected">
+        The agent keeps these figures on the machine itself. They show again, with what was measured meanwhile, once it is back.
+      </Empty>
+    );
+  }
   return (
     <div className="stack">
       <div className="filters">
         <RangeChoice value={range} onValue={setRange} />
+        {!there && <span className="faint">Its agent is not connected: these are the last samples.</span>}
       </div>
-      {!there && <Notice tone="amber">Its agent, which keeps these figures, is not connected. They show again once it is back.</Notice>}
       {error && there && <Failure what="The stats could not be read." error={error} retry={() => void refetch()} />}
       <div className="grid">
         <div className="span-6">

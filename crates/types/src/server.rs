@@ -198,9 +198,6 @@ impl NewServer {
                 message: message.into(),
             });
         };
-        if self.name.is_reserved() {
-            problem("name", "is reserved: it would be taken for an id or for a path of the API");
-        }
         if let Some(probe) = &self.probe
             && probe.kind == AddressProbeKind::Tcp
         {
@@ -306,10 +303,12 @@ mod tests {
             [""; 0]
         );
         assert_eq!(
-            fields(r#"{"name":"node_1","address":"b","probe":{"type":"tcp","path":"/","expectStatus":200}}"#),
-            ["name", "port", "probe.path", "probe.expectStatus"]
+            fields(r#"{"name":"n","address":"b","probe":{"type":"tcp","path":"/","expectStatus":200}}"#),
+            ["port", "probe.path", "probe.expectStatus"]
         );
-        assert_eq!(fields(r#"{"name":"settings","address":"b"}"#), ["name"]);
+        for reserved in ["settings", "node_1", "server_1"] {
+            assert!(ServerName::parse(reserved).is_err(), "{reserved}");
+        }
     }
 
     #[test]

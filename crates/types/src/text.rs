@@ -1,6 +1,10 @@
 //! Checked texts. Each states its rule once, as a regular expression in its schema and as a function here; a test holds
 //! the two together.
 
+mod image_ref;
+
+pub use image_ref::ImageRef;
+
 use serde::{Deserialize, Deserializer};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -60,8 +64,11 @@ fn docker_name(t: &str) -> bool {
 }
 const RESERVED: &[&str] = &["images", "templates", "list", "stats", "events"];
 fn is_reserved(t: &str) -> bool {
-    let begins_as_an_id = |p: &&str| t.strip_prefix(p).is_some_and(|rest| rest.starts_with('_'));
-    RESERVED.contains(&t) || crate::id::PREFIXES.iter().any(begins_as_an_id)
+    RESERVED.contains(&t) || begins_as_an_id(t)
+}
+fn begins_as_an_id(t: &str) -> bool {
+    let with = |p: &&str| t.strip_prefix(p).is_some_and(|rest| rest.starts_with('_'));
+    crate::id::PREFIXES.iter().any(with)
 }
 /// No control characters, NUL among them: such a text goes to Docker or into a log as one line.
 fn one_line(t: &str) -> bool {
@@ -180,9 +187,9 @@ texts! {
     }
     /// A hand-registered server's name.
     ServerName {
-        pattern: "^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,99}$", max: 100,
-        says: "a server name has 1 to 100 letters, digits, `_`, `.` or `-`, and starts with a letter or digit",
-        ok: |t| docker_name(t)
+        pattern: "^(?!settings$)(?!(?:cont|node|server|inst|provider|cluster|backup_cfg|backup|deploy|op|user|token|reg|sess|join|evt|rule|alert|channel|silence|delivery)_)[a-zA-Z0-9][a-zA-Z0-9_.-]{0,99}$", max: 100,
+        says: "a server name has 1 to 100 letters, digits, `_`, `.` or `-`, starts with a letter or digit, and is neither a word of the API's paths (`settings`) nor begins as an id does (`server_`, `node_`, …): those are reserved",
+        ok: |t| docker_name(t) && t != "settings" && !begins_as_an_id(t)
     }
     /// A probe's name, single among those of its server.
     ProbeName {
@@ -216,16 +223,6 @@ texts! {
             !host.is_empty() && host.len() <= 253 && host.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'.' || b == b'-')
             && !host.starts_with(['.', '-']) && !host.ends_with(['.', '-'])
             && port.is_none_or(|p| p.len() <= 5 && !p.starts_with('0') && p.parse::<u16>().is_ok()) }
-    }
-}
-
-impl ServerName {
-    /// Words that stand in the API's own paths, and prefixes of ids: a name must never be taken for them.
-    pub fn is_reserved(&self) -> bool {
-        &*self.0 == "settings"
-            || crate::id::PREFIXES
-                .iter()
-                .any(|p| self.0.strip_prefix(p).is_some_and(|r| r.starts_with('_')))
     }
 }
 
@@ -337,153 +334,6 @@ impl Environment {
         )
     }
 }
-
-/// An image's name: `nginx`, `postgres:16`, `registry.example.com/team/app:1.2`, `app@sha256:…`.
-#[derive(Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct ImageRef(Box<str>);
-
-impl ImageRef {
-    pub const PATTERN: &'static str = "^(?:[a-zA-Z0-9](?:[a-zA-Z0-9.-]{0,100}[a-zA-Z0-9])?(?::[0-9]{1,5})?/)?[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*)*(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(?:@sha256:[a-f0-9]{64})?$";
-
-    pub fn parse(text: &str) -> Result<Self, BadText> {
-        let bad = || {
-            BadText(
-                "an image is `name`, `name:tag`, `registry/name:tag` or `name@sha256:<64 hex digits>`, with the name in lower case".into(),
-            )
-        };
-        if text.len() > 400 || text.is_empty() {
-            return Err(bad());
-        }
-        let (rest, digest) = match text.split_once('@') {
-            Some((r, d)) => (r, Some(d)),
-            None => (text, None),
-        };
-        if let Some(d) = digest {
-            let hex = d.strip_prefix("sha256:").ok_or_else(bad)?;
-            if hex.len() != 64 || !hex.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
-                return Err(bad());
-            }
-        }
-        let (path, tag) = match rest.rfind(':') {
-            Some(i) if !rest[i..].contains('/') => (&rest[..i], Some(&rest[i + 1..])),
-            _ => (rest, None),
-        };
-        if let Some(tag) = tag
-            && (tag.is_empty() || tag.len() > 128 || tag.starts_with(['.', '-']) || !tag.bytes().all(word))
-        {
-            return Err(bad());
-        }
-        let mut parts = path.split('/').peekable();
-        if let Some(first) = path.split('/').next()
-            && path.contains('/')
-            && is_registry_host(first)
-        {
-            parts.next();
-        }
-        let mut any = false;
-        for part in parts {
-            any = true;
-            if !is_path_component(part) {
-                return Err(bad());
-            }
-        }
-        if any { Ok(Self(text.into())) } else { Err(bad()) }
-    }
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-    /// The registry's host where one is named: the part before the first `/`, when it has a dot, a port or is `localhost`.
-    pub fn registry(&self) -> Option<&str> {
-        let first = self.0.split_once('/')?.0;
-        (first.contains('.') || first.contains(':') || first == "localhost").then_some(first)
-    }
-    /// The same image with `:latest` where neither tag nor digest is named.
-    pub fn with_tag(&self) -> String {
-        let last = self.0.rsplit('/').next().unwrap_or(&self.0);
-        if last.contains(':') || last.contains('@') {
-            self.0.to_string()
-        } else {
-            format!("{}:latest", self.0)
-        }
-    }
-}
-
-fn is_registry_host(part: &str) -> bool {
-    let (host, port) = match part.split_once(':') {
-        Some((h, p)) => (h, Some(p)),
-        None => (part, None),
-    };
-    (1..=102).contains(&host.len())
-        && host.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'.' || b == b'-')
-        && !host.starts_with(['.', '-'])
-        && !host.ends_with(['.', '-'])
-        && port.is_none_or(|p| (1..=5).contains(&p.len()) && p.bytes().all(|b| b.is_ascii_digit()))
-}
-
-/// `[a-z0-9]+` joined by `.`, `_`, `__` or any number of `-`.
-fn is_path_component(part: &str) -> bool {
-    let b = part.as_bytes();
-    let alnum = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit();
-    if b.is_empty() || !alnum(b[0]) || !alnum(b[b.len() - 1]) {
-        return false;
-    }
-    let mut i = 0;
-    while i < b.len() {
-        if alnum(b[i]) {
-            i += 1;
-            continue;
-        }
-        let start = i;
-        while i < b.len() && !alnum(b[i]) {
-            i += 1;
-        }
-        let sep = &part[start..i];
-        if !(sep == "." || sep == "_" || sep == "__" || sep.bytes().all(|c| c == b'-')) {
-            return false;
-        }
-    }
-    true
-}
-
-impl fmt::Display for ImageRef {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-impl fmt::Debug for ImageRef {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}", &self.0)
-    }
-}
-impl TryFrom<String> for ImageRef {
-    type Error = BadText;
-    fn try_from(s: String) -> Result<Self, BadText> {
-        Self::parse(&s)
-    }
-}
-impl std::str::FromStr for ImageRef {
-    type Err = BadText;
-    fn from_str(s: &str) -> Result<Self, BadText> {
-        Self::parse(s)
-    }
-}
-impl From<ImageRef> for String {
-    fn from(i: ImageRef) -> String {
-        i.0.into()
-    }
-}
-impl utoipa::PartialSchema for ImageRef {
-    fn schema() -> RefOr<Schema> {
-        string_schema(
-            Self::PATTERN,
-            None,
-            Some(400),
-            "An image: `name`, `name:tag`, `registry/name:tag` or `name@sha256:…`.",
-        )
-    }
-}
-impl utoipa::ToSchema for ImageRef {}
 
 /// A text that must never be printed: a password or key on its way in. It has neither `Display` nor `Serialize`.
 #[derive(Clone, PartialEq, Eq)]
@@ -603,13 +453,12 @@ mod tests {
             assert!(ContainerName::parse(reserved).is_err(), "{reserved}");
         }
         assert!(ContainerName::parse("container").is_ok() && ContainerName::parse("lists").is_ok());
-        // The schema says the same.
+        // The schemas say the same.
         let words = format!("(?!(?:{})$)", RESERVED.join("|"));
         let prefixes = format!("(?!(?:{})_)", crate::id::PREFIXES.join("|"));
-        assert_eq!(
-            ContainerName::PATTERN,
-            format!("^{words}{prefixes}[a-zA-Z0-9][a-zA-Z0-9_.-]{{0,99}}$")
-        );
+        let after = |words: &str| format!("^{words}{prefixes}[a-zA-Z0-9][a-zA-Z0-9_.-]{{0,99}}$");
+        assert_eq!(ContainerName::PATTERN, after(&words));
+        assert_eq!(ServerName::PATTERN, after("(?!settings$)"));
         assert_eq!(ContainerName::parse("a").unwrap().docker_name(), "nm_a");
     }
 

@@ -13,7 +13,6 @@ use crate::service::index::{Index, Record};
 use crate::service::nodes::Nodes;
 use crate::service::outbound::Guard;
 use nm_store::{Kind, ListQuery, NewResource, Patch, Resource, Store, StoreError};
-use nm_types::envelope::FieldProblem;
 use nm_types::node::NodeView;
 use nm_types::server::{NewServer, ServerKind, ServerUpdate, ServerView};
 use nm_types::{ContainerId, InstanceId, NodeId, ServerId, Timestamp};
@@ -299,7 +298,7 @@ impl Servers {
     }
 
     pub async fn create(&self, actor: &Actor, meta: &Meta, new: NewServer) -> ApiResult<Server> {
-        self.judge(&new, ApiError::invalid_fields)?;
+        self.judge(&new)?;
         let now = self.clock.now();
         let id = ServerId::fresh(now.0);
         let row = NewResource::new(Kind::Server, id.as_str())
@@ -324,7 +323,7 @@ impl Servers {
         }
         spec.port = change.port.or(spec.port);
         spec.probe = change.probe.or(spec.probe);
-        self.judge(&spec, ApiError::clashing_fields)?;
+        self.judge(&spec)?;
         let patch = Patch::new()
             .spec(&spec)?
             .name(spec.name.as_str())
@@ -364,11 +363,10 @@ impl Servers {
         }
     }
 
-    /// `refuse` makes the error of fields that do not fit together.
-    fn judge(&self, spec: &NewServer, refuse: fn(Vec<FieldProblem>) -> ApiError) -> ApiResult<()> {
+    fn judge(&self, spec: &NewServer) -> ApiResult<()> {
         let problems = spec.problems();
         if !problems.is_empty() {
-            return Err(refuse(problems));
+            return Err(ApiError::clashing_fields(problems));
         }
         // A name is judged each time it is used, for what it leads to may change.
         match spec.address.ip() {

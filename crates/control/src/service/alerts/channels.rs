@@ -179,10 +179,18 @@ fn build(kind: AlertChannelType, fields: ChannelFields, old: Option<(AlertChanne
             {
                 problems.add("to", format!("a mail has 1 to {RECEIVERS_AT_MOST} receivers"));
             }
-            match (&username, &secrets.password) {
-                (Some(_), None) => problems.add("password", "missing field `password`: a username needs one"),
-                (None, Some(_)) => problems.add("username", "missing field `username`: a password needs one"),
-                (Some(_), Some(_)) | (None, None) => {}
+            let lonely = match (&username, &secrets.password) {
+                (Some(_), None) => Some(("password", "missing field `password`: a username needs one")),
+                (None, Some(_)) => Some(("username", "missing field `username`: a password needs one")),
+                (Some(_), Some(_)) | (None, None) => None,
+            };
+            if let Some((field, message)) = lonely
+                && problems.0.is_empty()
+            {
+                return Err(ApiError::clashing_fields(vec![FieldProblem {
+                    field: field.into(),
+                    message: message.into(),
+                }]));
             }
             let is_there = (host.clone(), port, Some(tls));
             let moved = old_place.is_some_and(|(host, port, tls)| is_there != (Some(host), Some(port), Some(tls)));

@@ -37,7 +37,7 @@ LIST = "/api/containers?limit=100"
 def fleet_binary():
     path = Path(os.environ.get("NM_FLEET", Path(binary()).parent / "examples/fleet"))
     if not path.exists():
-        sys.exit(f"{path} is missing; build it with: cargo build -p nm-testing --example fleet")
+        sys.exit(f"{path} is missing; build it with: cargo build --example fleet")
     return str(path)
 
 

@@ -19,8 +19,7 @@ prepare() {
   ensure_docker
   ensure_images
   mkdir -p web/dist
-  cargo build --locked "${flag[@]}" --bin neuralmesh
-  cargo build --locked "${flag[@]}" -p nm-testing --example fleet
+  cargo build --locked "${flag[@]}" --bin neuralmesh --example fleet
   export NM_BINARY=${CARGO_TARGET_DIR:-$NM_ROOT/target}/$profile/neuralmesh
 }
 

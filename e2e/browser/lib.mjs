@@ -108,9 +108,8 @@ export class Agent {
 
   /** Starts it with the line that was pasted; without one, with the certificate it has. */
   start(line) {
-    const [, again, token, address] = /^(rm -f \S+; )?NEURALMESH_JOIN=(\S+) neuralmesh agent --server (https:\/\/\S+)$/.exec(line ?? "") ?? [];
+    const [, token, address] = /^NEURALMESH_JOIN=(\S+) neuralmesh agent --server (https:\/\/\S+)$/.exec(line ?? "") ?? [];
     assert.ok(line === undefined || token, `this is no line to paste: ${line}`);
-    if (again) rmSync(join(this.data, "agent/agent-identity.json"));
     const options = ["--server", address ?? `https://${needed("NM_AGENTS")}`, "--data-dir", this.data, "--docker-socket", join(this.data, "none.sock"), "--name", this.name];
     const env = { PATH: process.env.PATH, ...(token ? { NEURALMESH_JOIN: token } : {}) };
     this.child = spawn(needed("NM_BINARY"), ["agent", ...options], { env, stdio: "ignore" });

@@ -2,7 +2,7 @@
 
 mod support;
 
-use nm_link::agent::{DialError, DialOptions, IdentityError, IdentityStore, JoinError, LinkState, join};
+use nm_link::agent::{DialError, DialOptions, IdentityError, IdentityStore, JoinError, LinkState, join, join_or_stay};
 use nm_link::pki::{AGENT_LIFETIME, Authority, Csr, NodeKey, Validity};
 use nm_link::server::LinkChange;
 use nm_link::{JoinToken, RefusalCode};
@@ -244,6 +244,22 @@ async fn a_join_token_lets_one_machine_in_once() {
     // A machine that has joined keeps what it is.
     let again = join(&first, &url, &control.rules.token(), &facts(), &options).await.unwrap_err();
     assert!(matches!(again, JoinError::Identity(IdentityError::AlreadyJoined(_))), "{again:?}");
+
+    // Also where it is given a token at each start: the token is not spent while the machine counts as what it is.
+    let spare = control.rules.token();
+    let same = join_or_stay(&first, &url, &spare, &facts(), &options).await.unwrap();
+    assert_eq!(same.node(), identity.node());
+    // Once it does not, the token makes it a node again.
+    control.rules.revoked.lock().unwrap().insert(identity.node().clone());
+    let anew = join_or_stay(&first, &url, &spare, &facts(), &options).await.unwrap();
+    assert_eq!(first.load().unwrap().unwrap().certificate(), anew.certificate());
+    assert_ne!(anew.certificate().serial, same.certificate().serial);
+    // A control plane that is away says nothing about it.
+    let nobody = "https://127.0.0.1:1".parse().unwrap();
+    let kept = join_or_stay(&first, &nobody, &control.rules.token(), &facts(), &options)
+        .await
+        .unwrap();
+    assert_eq!(kept.certificate(), anew.certificate());
 
     let expired = control.rules.token();
     control.rules.tokens.lock().unwrap().insert(expired.secret_hash(), Token::Expired);

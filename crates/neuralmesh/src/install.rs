@@ -7,7 +7,7 @@ use crate::run::{AgentCommand, InstallArgs, UninstallArgs};
 use crate::serve::facts;
 use anyhow::{Context, bail, ensure};
 use nm_link::JoinToken;
-use nm_link::agent::{DialOptions, IdentityStore, ServerUrl, join};
+use nm_link::agent::{DialOptions, IdentityStore, ServerUrl, join_or_stay};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -84,14 +84,14 @@ async fn install(args: &InstallArgs, places: &Places) -> anyhow::Result<()> {
 async fn be_a_node(args: &InstallArgs, places: &Places, server: &ServerUrl) -> anyhow::Result<String> {
     make_folder(&places.data)?;
     let store = IdentityStore::open(places.data.join("agent"))?;
-    if let Some(identity) = store.load()? {
-        return Ok(identity.node().to_string());
-    }
     let Some(token) = &args.join else {
+        if let Some(identity) = store.load()? {
+            return Ok(identity.node().to_string());
+        }
         bail!("this machine has not joined a fleet yet: `neuralmesh nodes join-token` makes a token, which goes into NEURALMESH_JOIN");
     };
     let token = JoinToken::parse(token)?;
-    let identity = join(&store, server, &token, &facts(&args.machine), &DialOptions::default()).await?;
+    let identity = join_or_stay(&store, server, &token, &facts(&args.machine), &DialOptions::default()).await?;
     Ok(identity.node().to_string())
 }
 

@@ -11,7 +11,7 @@ use nm_agent::{Agent, AgentConfig};
 use nm_control::app::{App, AppConfig};
 use nm_control::service::auth::{Actor, AuthConfig};
 use nm_control::service::clock::SystemClock;
-use nm_link::agent::{AgentIdentity, AgentLink, AgentOptions, DialOptions, IdentityStore, ServerUrl, join};
+use nm_link::agent::{AgentIdentity, AgentLink, AgentOptions, DialOptions, IdentityStore, ServerUrl, join, join_or_stay};
 use nm_link::server::ServerOptions;
 use nm_link::{AgentFacts, JoinToken};
 use nm_store::{DatabaseUrl, Store, StoreConfig};
@@ -82,14 +82,14 @@ pub async fn agent(args: AgentArgs) -> anyhow::Result<()> {
         return Err(trial::become_it(&executable)).context("start the version that this node was upgraded to");
     }
     let identity = match (store.load()?, &args.join) {
-        (Some(identity), _) => identity,
-        (None, Some(token)) => {
+        (Some(identity), None) => identity,
+        (_, Some(token)) => {
             let token: JoinToken = JoinToken::parse(token)?;
             let server = servers
                 .first()
                 .context("an agent needs the address of a control plane: --server https://HOST:7443")?;
-            let identity = join(&store, server, &token, &facts(&args.machine), &DialOptions::default()).await?;
-            info!(node.id = %identity.node(), "joined the fleet");
+            let identity = join_or_stay(&store, server, &token, &facts(&args.machine), &DialOptions::default()).await?;
+            info!(node.id = %identity.node(), "this machine is a node of the fleet");
             identity
         }
         (None, None) => {

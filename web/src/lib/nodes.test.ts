@@ -32,8 +32,6 @@ it("the line to paste keeps the token out of the arguments", () => {
   expect(joinCommand("nm1.a.b", "mesh.example.com:7443", "systemd")).toBe(
     "NEURALMESH_JOIN=nm1.a.b neuralmesh agent install --server https://mesh.example.com:7443",
   );
-  // While an agent has a certificate it takes no token.
-  expect(joinCommand("t", "a:1", "systemd", true)).toMatch(/^rm -f \S+agent-identity\.json; NEURALMESH_JOIN=t neuralmesh agent install /);
   expect(joinCommand("t", "10.0.0.1:1", "hand")).toBe("NEURALMESH_JOIN=t neuralmesh agent --server https://10.0.0.1:1");
 });
 

@@ -39,14 +39,11 @@ export function newer(a: string, b: string): boolean {
   return x.ending.localeCompare(y.ending, "en", { numeric: true }) > 0;
 }
 
-/** Where an agent keeps its certificate. While it has one, it takes no token. */
-const IDENTITY = "/var/lib/neuralmesh/agent/agent-identity.json";
-
 /**
- * What to paste on a machine that is to join, or to join `again`. The token goes by the environment, so that it is in no list of
+ * What to paste on a machine that is to join, or to join again. The token goes by the environment, so that it is in no list of
  * processes.
  */
-export function joinCommand(token: string, address: string, by: "systemd" | "hand", again = false): string {
+export function joinCommand(token: string, address: string, by: "systemd" | "hand"): string {
   const agent = by === "systemd" ? "neuralmesh agent install" : "neuralmesh agent";
-  return `${again ? `rm -f ${IDENTITY}; ` : ""}NEURALMESH_JOIN=${token} ${agent} --server https://${address}`;
+  return `NEURALMESH_JOIN=${token} ${agent} --server https://${address}`;
 }

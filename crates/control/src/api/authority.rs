@@ -75,6 +75,6 @@ async fn rejoin_token(State(app): State<App>, actor: Actor, meta: Meta, Id(id): 
     let token = app.enrolment.rejoin_token(&actor, &meta, &id).await?;
     Ok(Reply::created(
         token,
-        "on the machine: neuralmesh agent install --server https://THIS-HOST:7443, with the token in NEURALMESH_JOIN",
+        "as root on that machine: NEURALMESH_JOIN=TOKEN neuralmesh agent install --server https://THIS-HOST:7443",
     ))
 }

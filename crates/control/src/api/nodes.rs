@@ -84,7 +84,7 @@ async fn join_token(State(app): State<App>, actor: Actor, meta: Meta) -> ApiResu
     let token = app.enrolment.new_token(&actor, &meta).await?;
     Ok(Reply::created(
         token,
-        "on the new machine: neuralmesh agent --join TOKEN --server https://THIS-HOST:7443",
+        "as root on the new machine: NEURALMESH_JOIN=TOKEN neuralmesh agent install --server https://THIS-HOST:7443",
     ))
 }
 

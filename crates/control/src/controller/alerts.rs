@@ -88,6 +88,7 @@ fn health_seen(view: HealthView) -> Option<HealthSeen> {
         status: match view.status {
             HealthStatus::Healthy => SeenHealth::Healthy,
             HealthStatus::Unhealthy => SeenHealth::Unhealthy,
+            HealthStatus::Unknown if view.degraded => SeenHealth::Degraded,
             HealthStatus::Unknown => SeenHealth::Unknown,
         },
         checks: view.details.into_iter().map(check).collect(),

@@ -329,7 +329,7 @@ fn arrives(app: &App, node: &NodeId, id: &ContainerId, observed: &ObservedContai
     app.index.change(id, |record| {
         arriving = matches!(&record.state.phase, Phase::Moving { to, .. } if to == node);
         if arriving {
-            record.state.arriving = Some(observed.clone());
+            record.state.arriving = Some(Box::new(observed.clone()));
         }
         arriving
     });

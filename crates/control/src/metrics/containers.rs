@@ -130,7 +130,7 @@ mod tests {
             node: NodeId::parse("node_1_aaaaaaaaa").unwrap(),
             created: Timestamp(n),
             wanted: Wanted {
-                spec: Some(spec.clone()),
+                spec: Some(Box::new(spec.clone())),
                 running: true,
             },
             state: State::new(Phase::Ready),

@@ -209,7 +209,7 @@ impl Containers {
             node,
             created: now,
             wanted: Wanted {
-                spec: Some(spec),
+                spec: Some(Box::new(spec)),
                 running: start,
             },
             state: State::new(Phase::Creating {
@@ -302,7 +302,7 @@ impl Containers {
         let Some(spec) = record.wanted.spec.clone() else {
             return Err(ApiError::internal().into());
         };
-        match self.create_on_node(&running, &record, spec, input.start).await {
+        match self.create_on_node(&running, &record, *spec, input.start).await {
             Ok(observed) => {
                 let (this, result) = (self.clone(), serde_json::json!({ "containerId": id }));
                 let end = written(move |tx| Box::pin(this.clone().write_made(tx, id.clone(), observed.clone())));

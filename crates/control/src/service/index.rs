@@ -440,7 +440,7 @@ mod tests {
             node: NodeId::parse("node_1_aaaaaaaaa").unwrap(),
             created: Timestamp(n),
             wanted: Wanted {
-                spec: Some(spec),
+                spec: Some(Box::new(spec)),
                 running: false,
             },
             state: State::new(Phase::Ready),

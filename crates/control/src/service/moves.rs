@@ -214,7 +214,7 @@ impl Containers {
             return Err(gone(format!("node {to} is no longer in the fleet")));
         }
         tokio::select! {
-            made = self.create_on_node(running, &there, spec, record.should_run()) => {
+            made = self.create_on_node(running, &there, *spec, record.should_run()) => {
                 made.map_err(|NotMade { error, may_be_there }| GivenUp { why: error, may_be_there })
             }
             () = self.nodes.lost().until_lost(to) => Err(gone(format!("node {to} was lost meanwhile"))),
@@ -280,7 +280,7 @@ impl Containers {
         }
         // What the watch said of it is in order; a later word is still to come then, and replaces this one.
         let state = State {
-            observed: Some(record.state.arriving.clone().unwrap_or(observed)),
+            observed: Some(record.state.arriving.clone().map_or(observed, |seen| *seen)),
             ..State::new(Phase::Ready)
         };
         let changed = Record {
@@ -305,7 +305,7 @@ impl Containers {
             // The watch may have said more while this was written.
             let newest = r.state.arriving.take();
             r.state = changed.state;
-            r.state.observed = newest.or(r.state.observed.take());
+            r.state.observed = newest.map(|seen| *seen).or(r.state.observed.take());
             (r.node, r.generation, r.revision) = (to, row.generation, row.revision);
             true
         });

@@ -28,7 +28,7 @@ pub fn may_ask(actor: &Actor, spec: &ContainerSpec) -> ApiResult<()> {
 
 /// 403 for going into a container with privileges, or putting something into it, for anybody but an admin.
 pub fn may_enter(actor: &Actor, record: &Record) -> ApiResult<()> {
-    let asked = record.wanted.spec.as_ref().map(ContainerSpec::privileges).unwrap_or_default();
+    let asked = record.wanted.spec.as_deref().map(ContainerSpec::privileges).unwrap_or_default();
     if asked.is_empty() || is_admin(actor) {
         return Ok(());
     }

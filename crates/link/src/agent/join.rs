@@ -2,10 +2,11 @@
 
 use super::dial::{DialError, DialOptions, ServerUrl, dial, tls_failure};
 use super::identity::{AgentIdentity, IdentityError, IdentityStore};
+use super::renew::{RenewError, renew};
 use crate::pki::{CONTROL_NAME, NodeKey, PkiError, TrustBundle};
 use crate::tls::{TlsError, joining_config};
 use crate::token::JoinToken;
-use crate::wire::{AgentFacts, ENROL_PATH, EnrolBody, EnrolReply, MAX_BODY, Refusal};
+use crate::wire::{AgentFacts, ENROL_PATH, EnrolBody, EnrolReply, MAX_BODY, Refusal, RefusalCode};
 use bytes::Bytes;
 use http::{Request, header};
 use http_body_util::{BodyExt, Full, Limited};
@@ -48,6 +49,52 @@ pub async fn join(
     if let Some(present) = store.load_async().await? {
         return Err(IdentityError::AlreadyJoined(present.node().clone()).into());
     }
+    become_new(store, server, token, facts, options).await
+}
+
+/// Who this machine is where a token was given too: the node it is already, as long as the control plane takes it for that;
+/// else whom the token makes it. So a machine whose certificate was revoked, or has ended, comes back by a new token, and one
+/// that is started again with a token that is spent stays what it is.
+pub async fn join_or_stay(
+    store: &IdentityStore,
+    server: &ServerUrl,
+    token: &JoinToken,
+    facts: &AgentFacts,
+    options: &DialOptions,
+) -> Result<AgentIdentity, JoinError> {
+    let Some(present) = store.load_async().await? else {
+        return become_new(store, server, token, facts, options).await;
+    };
+    // A renewal is what tells: it goes the same way as enrolment, and is due every day anyhow.
+    match renew(store, &present, server, options).await {
+        Ok(renewed) => Ok(Arc::into_inner(renewed).unwrap_or(present)),
+        Err(error) if counts_no_more(&error) => {
+            tracing::warn!(node.id = %present.node(), %error, "this machine's certificate is not taken any more: joining by the token");
+            become_new(store, server, token, facts, options).await
+        }
+        Err(error) => {
+            tracing::info!(node.id = %present.node(), %error, "this machine has joined before, and the token stays unused");
+            Ok(present)
+        }
+    }
+}
+
+fn counts_no_more(error: &RenewError) -> bool {
+    match error {
+        RenewError::Refused(refusal) => matches!(refusal.code, RefusalCode::Revoked | RefusalCode::UnknownNode),
+        RenewError::Dial(DialError::CertificateRefused { .. } | DialError::NotTrusted { .. }) => true,
+        _ => false,
+    }
+}
+
+/// Joins, and replaces the identity that was there.
+async fn become_new(
+    store: &IdentityStore,
+    server: &ServerUrl,
+    token: &JoinToken,
+    facts: &AgentFacts,
+    options: &DialOptions,
+) -> Result<AgentIdentity, JoinError> {
     store.check_writable()?;
     let key = NodeKey::generate()?;
     let body = EnrolBody {

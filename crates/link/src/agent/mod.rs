@@ -1,7 +1,8 @@
 //! The node's side: joining a control plane, and then being there for it.
 //!
 //! - [`IdentityStore`] keeps what makes this machine the node it is; [`AgentIdentity`] is that in memory.
-//! - [`join`] turns a join token into an identity; renewal is done by the link itself.
+//! - [`join`] turns a join token into an identity, [`join_or_stay`] only where this machine has none that counts; renewal is
+//!   done by the link itself.
 //! - [`AgentLink`] dials every control plane and serves HTTP/2 to it, again and again until it is told to stop. `beats` sends
 //!   datagrams beside each link.
 //!
@@ -22,6 +23,6 @@ mod trust;
 
 pub use dial::{BadServerUrl, DialError, DialOptions, ServerUrl};
 pub use identity::{AgentIdentity, IdentityError, IdentityStore};
-pub use join::{JoinError, join};
+pub use join::{JoinError, join, join_or_stay};
 pub use link::{AgentLink, AgentOptions, LinkState};
 pub use renew::RenewError;

@@ -54,7 +54,7 @@ export function JoinDialog({ node, onClose }: { node?: Node; onClose: () => void
       {make.error !== null && <Failure what="No join token could be made." error={make.error} retry={() => mutate()} />}
       {token ? (
         <>
-          <CopyBox text={joinCommand(token.token, address.trim(), by, node !== undefined)} label="Copy the command" />
+          <CopyBox text={joinCommand(token.token, address.trim(), by)} label="Copy the command" />
           <div className="form-2">
             <Field
               label="Address of the control plane"

@@ -92,7 +92,10 @@ pub struct HealthSeen {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SeenHealth {
     Healthy,
+    /// Some of its checks failed, but not enough for unhealthy.
+    Degraded,
     Unhealthy,
+    /// It was not checked, or nothing could be measured.
     Unknown,
 }
 

@@ -180,12 +180,13 @@ impl Alerts {
         };
         let sight = match (status, wanted) {
             (Some(SeenHealth::Unhealthy), _) => Sight::Bad,
-            (Some(SeenHealth::Unknown), AlertHealth::NotHealthy) => Sight::Bad,
-            (Some(SeenHealth::Healthy), _) => Sight::Good,
+            (Some(SeenHealth::Degraded | SeenHealth::Unknown), AlertHealth::NotHealthy) => Sight::Bad,
+            (Some(SeenHealth::Healthy | SeenHealth::Degraded), _) => Sight::Good,
             (Some(SeenHealth::Unknown) | None, _) => Sight::Unknown,
         };
         let words = match status {
             Some(SeenHealth::Healthy) => "healthy",
+            Some(SeenHealth::Degraded) => "degraded",
             Some(SeenHealth::Unhealthy) => "unhealthy",
             Some(SeenHealth::Unknown) | None => "not known to be healthy",
         };
@@ -195,6 +196,8 @@ impl Alerts {
             .filter(|(c, (status, _))| check.is_none_or(|wanted| wanted == **c) && *status != SeenHealth::Healthy)
             .map(|(_, (_, says))| says.as_str())
             .collect();
+        // What keeps all of them from being measured is said once.
+        failed.dedup();
         failed.truncate(5);
         let what = check.map_or_else(String::new, |c| format!("the {} check of ", c.as_str()));
         let tail = if failed.is_empty() {

@@ -32,7 +32,7 @@ pub enum Phase {
 pub struct Wanted {
     /// Without its environment, which is sealed apart. Absent on containers that others made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub spec: Option<ContainerSpec>,
+    pub spec: Option<Box<ContainerSpec>>,
     /// Whether it was last asked to run.
     pub running: bool,
 }
@@ -52,7 +52,7 @@ pub struct State {
     pub note: Option<String>,
     /// While it moves: what the node it moves to has said of it last.
     #[serde(skip)]
-    pub arriving: Option<ObservedContainer>,
+    pub arriving: Option<Box<ObservedContainer>>,
 }
 
 impl State {

@@ -435,7 +435,7 @@ fn health(server: &str, status: SeenHealth, disk: SeenHealth) -> Observation {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn health_as_it_is_observed() {
-    use SeenHealth::{Healthy, Unhealthy, Unknown};
+    use SeenHealth::{Degraded, Healthy, Unhealthy, Unknown};
     let (plane, _agent, api) = fleet(Database::sqlite()).await;
     let of = |name: &str, condition: Value| json!({ "name": name, "target": { "label": "zone=a" }, "condition": condition });
     let unhealthy = rule(&api, of("unhealthy", json!({ "type": "health", "status": "unhealthy" }))).await;
@@ -471,6 +471,9 @@ async fn health_as_it_is_observed() {
     );
     // What can't be said now is over for nobody.
     see(Unknown, Unknown, [firing, firing, firing]).await;
+    // Better than that, but not well.
+    see(Degraded, Healthy, [resolved, firing, resolved]).await;
+    see(Unhealthy, Unhealthy, [firing, firing, firing]).await;
     plane.app().alerts.observe(Observation::Forgotten("server_1_aaaaaaaaa".into()));
     eventually("it is over", async || (states().await == [resolved; 3]).then_some(())).await;
 }

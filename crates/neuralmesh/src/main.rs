@@ -19,10 +19,6 @@ mod trial;
 use clap::Parser;
 use std::process::ExitCode;
 
-/// Gives back what is free, where the system's allocator keeps it: after the peaks of a start or of many nodes that join.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
     let mut runtime = if cli.command.serves() {

@@ -1,8 +1,8 @@
 //! Hashing of passwords: argon2id, on threads of their own, few at a time.
 
 use crate::api::error::{ApiError, ApiResult};
-use argon2::password_hash::SaltString;
-use argon2::{Algorithm, Argon2, Params, PasswordHash, PasswordHasher, PasswordVerifier, Version};
+use argon2::password_hash::{Output, ParamsString, SaltString};
+use argon2::{Algorithm, Argon2, Block, Params, PasswordHash, Version};
 use nm_types::text::SecretText;
 use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -80,9 +80,15 @@ impl Passwords {
         blocking(move || {
             let _turn = turn;
             let salt = salt()?;
-            let hash = hasher
-                .hash_password(password.expose().as_bytes(), &salt)
-                .map_err(|error| internal("hash a password", error))?;
+            let mut raw = [0; 16];
+            let raw = salt.decode_b64(&mut raw).map_err(|error| internal("read a salt", error))?;
+            let hash = PasswordHash {
+                algorithm: Algorithm::Argon2id.ident(),
+                version: Some(Version::V0x13.into()),
+                params: ParamsString::try_from(hasher.params()).map_err(|error| internal("hash a password", error))?,
+                salt: Some(salt.as_salt()),
+                hash: Some(output(&hasher, &password, raw)?),
+            };
             Ok(hash.to_string())
         })
         .await
@@ -92,18 +98,44 @@ impl Passwords {
     pub async fn verify(&self, hash: Option<&str>, password: &SecretText) -> ApiResult<bool> {
         let turn = self.turn().await?;
         let known = hash.is_some();
-        let (hasher, password, hash) = (self.hasher.clone(), password.clone(), hash.unwrap_or(&self.decoy).to_owned());
+        let (password, hash) = (password.clone(), hash.unwrap_or(&self.decoy).to_owned());
         blocking(move || {
             let _turn = turn;
             let hash = PasswordHash::new(&hash).map_err(|error| internal("read a password hash", error))?;
-            match hasher.verify_password(password.expose().as_bytes(), &hash) {
-                Ok(()) => Ok(known),
-                Err(argon2::password_hash::Error::Password) => Ok(false),
-                Err(error) => Err(internal("check a password", error)),
-            }
+            // As costly as it was when it was made, which may have been under another configuration.
+            let algorithm = Algorithm::try_from(hash.algorithm).map_err(|error| internal("check a password", error))?;
+            let version = hash.version.map_or(Ok(Version::default()), Version::try_from);
+            let version = version.map_err(|error| internal("check a password", error))?;
+            let params = Params::try_from(&hash).map_err(|error| internal("check a password", error))?;
+            let hasher = Argon2::new(algorithm, version, params);
+            let (Some(salt), Some(wanted)) = (hash.salt, hash.hash) else {
+                return Err(internal("check a password", "its hash has no salt or no output"));
+            };
+            let mut raw = [0; 64];
+            let raw = salt.decode_b64(&mut raw).map_err(|error| internal("read a salt", error))?;
+            // Compared in constant time.
+            Ok(output(&hasher, &password, raw)? == wanted && known)
         })
         .await
     }
+}
+
+/// The system's allocator maps what is larger than this by itself, and unmaps it when it is freed (`M_MMAP_THRESHOLD`, mallopt(3));
+/// less may stay with the process for good once it was used and freed.
+const GIVEN_BACK: usize = 33 << 20;
+
+fn output(hasher: &Argon2<'_>, password: &SecretText, salt: &[u8]) -> ApiResult<Output> {
+    let failed = |error: argon2::Error| internal("hash a password", error);
+    let blocks = hasher.params().block_count();
+    // Only what is used of it is ever touched.
+    let mut memory = Vec::with_capacity(blocks.max(GIVEN_BACK / Block::SIZE));
+    memory.resize(blocks, Block::default());
+    let length = hasher.params().output_len().unwrap_or(Params::DEFAULT_OUTPUT_LEN);
+    let mut out = vec![0; length];
+    hasher
+        .hash_password_into_with_memory(password.expose().as_bytes(), salt, &mut out, &mut memory)
+        .map_err(failed)?;
+    Output::new(&out).map_err(|error| internal("hash a password", error))
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> ApiResult<T> + Send + 'static) -> ApiResult<T> {

@@ -67,6 +67,36 @@ def _():
     soon(lambda: row(ours["name"])["status"] == "running", "the end of the pause")
 
 
+@suite.check("renamed by Docker: shows within 2 s, and is found by its new name")
+def _():
+    other = f"{ours['name']}-renamed"
+    docker.request("POST", f"/containers/{ours['name']}/rename?name={other}")
+    soon(lambda: row(other), "the new name")
+    assert row(ours["name"]) is None and mesh.client.container(other)["id"] == ours["id"]
+    docker.request("POST", f"/containers/{other}/rename?name={ours['name']}")
+    soon(lambda: row(ours["name"]), "the old name")
+
+
+@suite.check("a copy of ours with its labels: another container, and ours stays what it is")
+def _():
+    image, copy = f"{PREFIX}copied:latest", f"{PREFIX}copy"
+    repo, tag = image.split(":")
+    before = mesh.client.container(ours["id"])["dockerId"]
+    docker.request("POST", f"/commit?container={ours['name']}&repo={repo}&tag={tag}", {})
+    docker.create(copy, image, ["sleep", "600"])
+    docker.start(copy)
+    soon(lambda: row(copy), "the copy")
+    try:
+        assert row(copy)["managed"] is False and row(copy)["id"] != ours["id"], row(copy)
+        assert mesh.client.container(ours["id"])["dockerId"] == before
+        mesh.client.post(f"/api/containers/{ours['id']}/stop").expect(200)
+        assert docker.inspect(copy)["State"]["Running"], "the copy was stopped instead"
+        mesh.client.post(f"/api/containers/{ours['id']}/start").expect(200)
+    finally:
+        docker.remove(copy)
+        docker.request("DELETE", f"/images/{image}")
+
+
 @suite.check("its process killed: shows within 2 s, with the exit code")
 def _():
     os.kill(docker.inspect(ours["name"])["State"]["Pid"], signal.SIGKILL)

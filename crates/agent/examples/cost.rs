@@ -99,6 +99,7 @@ async fn main() -> Result<()> {
     let agent = Agent::new(AgentConfig {
         data_dir: dir.path().to_owned(),
         docker_socket: SOCKET.into(),
+        own: Vec::new(),
     })
     .await?;
     let stop = CancellationToken::new();

@@ -10,6 +10,8 @@ pub struct AgentConfig {
     /// Where it keeps what it must remember; made when absent.
     pub data_dir: PathBuf,
     pub docker_socket: PathBuf,
+    /// What else of ours lies on this machine, folders and files: no container gets any of it.
+    pub own: Vec<PathBuf>,
 }
 
 impl AgentConfig {

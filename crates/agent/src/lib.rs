@@ -101,7 +101,7 @@ impl Agent {
         let (journal, writer) = Journal::open(data_dir, now()).map_err(unusable)?;
         let journal = Arc::new(journal);
         let hub = Arc::new(Hub::new(Host::look(), fence.clone(), stats.clone(), journal.clone()));
-        let policy = BindPolicy::new(node.allow_binds.clone(), data_dir, &config.docker_socket);
+        let policy = BindPolicy::new(node.allow_binds.clone(), data_dir, &config.own, &config.docker_socket);
         let privileges = Privileges::new(node, NodeConfig::path(data_dir));
         let docker = Docker::new(&config.docker_socket, hub, fence.clone(), policy, privileges);
         Ok(Self {

@@ -19,10 +19,11 @@ pub struct BindPolicy {
 
 impl BindPolicy {
     /// `allow`: what an admin allowed on this node.
-    pub fn new(allow: Vec<PathBuf>, data_dir: &Path, socket: &Path) -> Self {
+    pub fn new(allow: Vec<PathBuf>, data_dir: &Path, others: &[PathBuf], socket: &Path) -> Self {
+        let own = [data_dir, socket].into_iter().map(Path::to_owned);
         Self {
             allow,
-            own: vec![data_dir.to_owned(), socket.to_owned()],
+            own: own.chain(others.iter().cloned()).collect(),
             socket: socket.to_owned(),
         }
     }
@@ -121,7 +122,11 @@ mod tests {
         symlink(base.join("free"), base.join("alias")).unwrap();
         std::fs::hard_link(&socket, free.join("innocent")).unwrap();
         std::fs::write(free.join("file"), "").unwrap();
-        let policy = BindPolicy::new(Vec::new(), &data, &socket);
+        // The control plane's own, on the same machine.
+        let control = base.join("control");
+        std::fs::create_dir(&control).unwrap();
+        std::fs::write(control.join("secrets.key"), "").unwrap();
+        let policy = BindPolicy::new(Vec::new(), &data, std::slice::from_ref(&control), &socket);
         let check = |p: PathBuf| policy.check(p.to_str().unwrap(), "/var/lib/docker");
         assert_eq!(check(free.join("new/folder")).unwrap(), free.join("new/folder").to_str().unwrap());
         assert_eq!(check(base.join("alias/x")).unwrap(), free.join("x").to_str().unwrap());
@@ -130,6 +135,8 @@ mod tests {
             free.join("to-etc/nginx"),
             free.join("to-data"),
             data.join("x"),
+            control.join("secrets.key"),
+            control.join("new"),
             data.clone(),
             socket.clone(),
             free.join("innocent"),
@@ -149,7 +156,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let base = dir.path().canonicalize().unwrap();
         symlink("/etc/ssl", base.join("link")).unwrap();
-        let policy = BindPolicy::new(vec![base.join("link")], &base.join("data"), &base.join("s"));
+        let policy = BindPolicy::new(
+            vec![base.join("link")],
+            &base.join("data"),
+            &[base.join("control")],
+            &base.join("s"),
+        );
         assert_eq!(
             policy.check(base.join("link/certs").to_str().unwrap(), "/x").unwrap(),
             "/etc/ssl/certs"

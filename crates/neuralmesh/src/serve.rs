@@ -30,7 +30,9 @@ use tracing::{info, warn};
 pub async fn up(args: UpArgs) -> anyhow::Result<()> {
     let telemetry = telemetry::start(&args.control.log, telemetry::CONTROL_PLANE)?;
     let (app, serving) = start_control(&args.control, args.agent_listen).await?;
-    let agent = start_local_agent(&app, &args.control.data_dir, &args.machine, serving.agents);
+    let own = [Some(args.control.data_dir.clone()), args.control.key_file.clone()];
+    let own = own.into_iter().flatten().collect();
+    let agent = start_local_agent(&app, &args.control.data_dir, own, &args.machine, serving.agents);
     let stop = CancellationToken::new();
     let mut control = serving.task;
     let outcome = match agent.await {
@@ -97,7 +99,7 @@ pub async fn agent(args: AgentArgs) -> anyhow::Result<()> {
         }
     };
     let stop = CancellationToken::new();
-    let (agent, link) = make_agent(dir, &args.machine, store, identity, servers).await?;
+    let (agent, link) = make_agent(dir, vec![args.data_dir.clone()], &args.machine, store, identity, servers).await?;
     let states = link.states();
     let running = tokio::spawn(run_agent(agent.upgradable(upgrades.clone()), link, stop.clone()));
     let attend = async {
@@ -238,6 +240,7 @@ pub(crate) fn facts(machine: &MachineArgs) -> AgentFacts {
 
 async fn make_agent(
     dir: PathBuf,
+    own: Vec<PathBuf>,
     machine: &MachineArgs,
     store: IdentityStore,
     identity: AgentIdentity,
@@ -246,6 +249,7 @@ async fn make_agent(
     let agent = Agent::new(AgentConfig {
         data_dir: dir,
         docker_socket: machine.docker_socket.clone(),
+        own,
     })
     .await
     .context("start the agent")?;
@@ -262,6 +266,7 @@ async fn run_agent(agent: Agent, link: AgentLink, stop: CancellationToken) {
 async fn start_local_agent(
     app: &App,
     data_dir: &Path,
+    own: Vec<PathBuf>,
     machine: &MachineArgs,
     agents: SocketAddr,
 ) -> anyhow::Result<(NodeId, AgentLink, Agent)> {
@@ -295,7 +300,7 @@ async fn start_local_agent(
         }
     };
     let node = identity.node().clone();
-    let (agent, link) = make_agent(dir, machine, store, identity, vec![server]).await?;
+    let (agent, link) = make_agent(dir, own, machine, store, identity, vec![server]).await?;
     Ok((node, link, agent))
 }
 

@@ -303,20 +303,34 @@ maps! {
 /// Whether a variable of this name usually holds a secret; its value is then shown only to those who may change it.
 pub fn looks_secret(name: &str) -> bool {
     let name = name.to_ascii_uppercase();
-    [
+    let within = [
         "PASSWORD",
         "PASSWD",
+        "PASSPHRASE",
         "SECRET",
         "TOKEN",
         "KEY",
         "CREDENTIAL",
         "PRIVATE",
         "_PASS",
+        "_PWD",
+        "_PW",
+        "PGPASS",
+        "JWT",
         "DSN",
         "DATABASE_URL",
-    ]
-    .iter()
-    .any(|w| name.contains(w))
+        "CONNECTION_STRING",
+        "WEBHOOK",
+    ];
+    within.iter().any(|w| name.contains(w)) || name.ends_with("_AUTH") || matches!(name.as_str(), "PASS" | "PW" | "AUTH")
+}
+
+/// Whether a variable's value holds a password that its name does not tell of: that of an address, `amqp://user:password@host`.
+pub fn holds_secret(value: &str) -> bool {
+    value.split("://").skip(1).any(|rest| {
+        let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+        authority.rsplit_once('@').is_some_and(|(user, _)| user.contains(':'))
+    })
 }
 
 /// What stands in the place of a secret value in a reply.
@@ -329,7 +343,16 @@ impl Environment {
         Environment(
             self.0
                 .iter()
-                .map(|(k, v)| (k.clone(), if looks_secret(k.as_str()) { mask.clone() } else { v.clone() }))
+                .map(|(k, v)| {
+                    (
+                        k.clone(),
+                        if looks_secret(k.as_str()) || holds_secret(v.as_str()) {
+                            mask.clone()
+                        } else {
+                            v.clone()
+                        },
+                    )
+                })
                 .collect(),
         )
     }
@@ -460,6 +483,27 @@ mod tests {
         assert_eq!(ContainerName::PATTERN, after(&words));
         assert_eq!(ServerName::PATTERN, after("(?!settings$)"));
         assert_eq!(ContainerName::parse("a").unwrap().docker_name(), "nm_a");
+    }
+
+    #[test]
+    fn what_looks_secret() {
+        for name in [
+            "MYSQL_PWD",
+            "PGPASS",
+            "JWT",
+            "AUTH",
+            "PASSPHRASE",
+            "POSTGRES_PW",
+            "SLACK_WEBHOOK_URL",
+            "api_key",
+        ] {
+            assert!(looks_secret(name), "{name}");
+        }
+        for name in ["PWD", "OLDPWD", "PATH", "AUTHOR", "MAX_CONNECTIONS", "POSTGRES_HOST_AUTH_METHOD"] {
+            assert!(!looks_secret(name), "{name}");
+        }
+        assert!(holds_secret("amqp://user:pw@host:5672/") && holds_secret("redis://:pw@host"));
+        assert!(!holds_secret("http://host:80/a@b:c") && !holds_secret("https://user@host/") && !holds_secret("a:b@c"));
     }
 
     #[test]

@@ -60,6 +60,8 @@ pub fn refused(status: u16, message: &str) -> AgentError {
         Code::InsufficientResources
     } else {
         match status {
+            // An archive that can't be unpacked: a link without its target, for one.
+            500 if has("Error processing tar file") => Code::Invalid,
             400 | 404 | 406 => Code::Invalid,
             403 => Code::Forbidden,
             409 => Code::InUse,

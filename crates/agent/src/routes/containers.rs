@@ -12,7 +12,7 @@ use http::header;
 use http_body_util::BodyExt;
 use nm_link::contract::{AgentError, AgentErrorCode as Code, Command, CreateContainer, Exec, LogQuery, RemoveContainer, TerminalQuery};
 use nm_types::container::{ExecResult, ObservedContainer};
-use nm_types::text::{MASK, looks_secret};
+use nm_types::text::{MASK, holds_secret, looks_secret};
 use serde::Deserialize;
 use std::future::Future;
 use tokio::sync::mpsc;
@@ -57,8 +57,8 @@ pub async fn inspect(State(app): State<App>, Key(key): Key) -> Reply<serde_json:
     let mut document = app.docker.inspect_raw(&record.observed.docker_id).await?;
     if let Some(environment) = document.pointer_mut("/Config/Env").and_then(|e| e.as_array_mut()) {
         for entry in environment {
-            if let Some((name, _)) = entry.as_str().and_then(|e| e.split_once('='))
-                && looks_secret(name)
+            if let Some((name, value)) = entry.as_str().and_then(|e| e.split_once('='))
+                && (looks_secret(name) || holds_secret(value))
             {
                 *entry = format!("{name}={MASK}").into();
             }

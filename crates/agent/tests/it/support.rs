@@ -81,6 +81,7 @@ impl Rig {
         let agent = Agent::new(AgentConfig {
             data_dir: dir.path().join("data"),
             docker_socket: socket.to_owned(),
+            own: Vec::new(),
         })
         .await
         .unwrap();

@@ -80,12 +80,21 @@ fn malformed(error: serde_json::Error) -> ApiError {
     ApiError::bad_request("malformed_json", format!("the body is not JSON: {error}"))
 }
 
+fn is_json_text(bytes: &[u8]) -> bool {
+    serde_json::from_slice::<serde_json::Value>(bytes).is_ok()
+}
+
 pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> ApiResult<T> {
     let mut de = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(Objects(&mut de)).map_err(|e| {
         let path = e.path().to_string();
         let inner = e.into_inner();
         match inner.classify() {
+            // The parser calls a number in place of a word bad syntax, too.
+            serde_json::error::Category::Syntax if is_json_text(bytes) => {
+                let base = if path == "." { "" } else { path.as_str() };
+                ApiError::invalid(base, "it is of another type than what is expected here")
+            }
             serde_json::error::Category::Data => {
                 let text = inner.to_string();
                 let message = text.rsplit_once(" at line ").map_or(text.as_str(), |(m, _)| m).to_owned();
@@ -303,6 +312,13 @@ mod tests {
             ("", (400, "")),
             (r#"{"name":"a","image":"b"} x"#, (400, "")),
             (r#"[]"#, (422, "")),
+            (r#"{"name":"a","image":"b","restart":5}"#, (422, "restart")),
+            (r#"{"name":"a","image":"b","restart":{}}"#, (422, "restart")),
+            (
+                r#"{"name":"a","image":"b","ports":[{"container":80,"protocol":6}]}"#,
+                (422, "ports[0].protocol"),
+            ),
+            (r#"{"name":"a","image":"b","restart":no}"#, (400, "")),
             (r#"{"name":"a","image":"b","ports":[[80]]}"#, (422, "ports[0]")),
             (r#"{"name":"a","image":"b","healthCheck":[["true"]]}"#, (422, "healthCheck")),
         ] {

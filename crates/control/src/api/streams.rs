@@ -13,7 +13,8 @@ use crate::service::privileges;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
-use futures_util::StreamExt;
+use bytes::BytesMut;
+use futures_util::{Stream, StreamExt};
 use http::{HeaderValue, Method, StatusCode, header};
 use http_body_util::BodyExt;
 use nm_link::contract::{LogQuery, StatsQuery, path};
@@ -22,6 +23,7 @@ use nm_types::container::LogLine;
 use nm_types::stats::{ContainerStats, Resolution};
 use nm_types::units::Bounded;
 use serde::{Deserialize, Serialize};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -175,15 +177,32 @@ async fn logs(State(app): State<App>, actor: Actor, Id(id): Id, Query(query): Qu
         let source = lines.filter_map(|line| async move { line.ok().map(|l| Message::json("log", &l)) });
         return sse::stream(&app, actor, source);
     }
-    let mut lines = std::pin::pin!(lines);
-    let mut out = Vec::new();
-    while let Some(line) = lines.next().await {
-        out.push(line.map_err(ApiError::from)?);
-    }
+    let out = last_lines(lines, LOG_BYTES).await?;
     Ok(match query.format.unwrap_or_default() {
         LogFormat::Objects => Reply::list(out, None).into_response(),
         LogFormat::Lines => Reply::list(out.iter().map(|l| render(l, query.timestamps)).collect(), None).into_response(),
     })
+}
+
+/// What one answer has of a log at most; who wants more follows it, and reads as it comes.
+const LOG_BYTES: usize = 8 << 20;
+
+/// The last lines of all, as many as fit.
+async fn last_lines<E: Into<ApiError>>(lines: impl Stream<Item = Result<LogLine, E>>, most: usize) -> ApiResult<Vec<LogLine>> {
+    let mut lines = std::pin::pin!(lines);
+    let (mut out, mut held) = (VecDeque::new(), 0);
+    while let Some(line) = lines.next().await {
+        let line = line.map_err(Into::into)?;
+        held += line.line.len();
+        out.push_back(line);
+        while held > most
+            && out.len() > 1
+            && let Some(oldest) = out.pop_front()
+        {
+            held -= oldest.line.len();
+        }
+    }
+    Ok(out.into())
 }
 
 async fn stats(State(app): State<App>, actor: Actor, Id(id): Id, Query(query): Query<StatsParams>) -> ApiResult<Response> {
@@ -228,6 +247,29 @@ async fn noted(app: &App, actor: &Actor, meta: &Meta, action: &str, id: &str, pa
     Ok(())
 }
 
+/// Refuses what is compressed: Docker would unpack it by itself, to any size.
+async fn plain_tar(body: Body) -> ApiResult<Body> {
+    const PACKED: [&[u8]; 5] = [b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"\x5d\x00\x00"];
+    const LONGEST: usize = 5;
+    let mut stream = body.into_data_stream();
+    let mut head = BytesMut::new();
+    while head.len() < LONGEST
+        && let Some(piece) = stream.next().await
+    {
+        head.extend_from_slice(&piece.map_err(|_| ApiError::bad_request("body_broken", "the body broke off before its end"))?);
+    }
+    if PACKED.iter().any(|magic| head.starts_with(magic)) {
+        return Err(ApiError::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "unsupported_media_type",
+            "the archive is compressed: send it as plain tar",
+        ));
+    }
+    Ok(Body::from_stream(
+        futures_util::stream::once(async { Ok(head.freeze()) }).chain(stream),
+    ))
+}
+
 fn check_path(path: &str) -> ApiResult<()> {
     if path.starts_with('/') && path.len() <= 4096 && !path.contains('\0') {
         Ok(())
@@ -245,6 +287,7 @@ async fn archive_get(
 ) -> ApiResult<Response> {
     check_path(&query.path)?;
     let (record, agent) = app.containers.reach(&id)?;
+    privileges::may_enter(&actor, &record)?;
     noted(&app, &actor, &meta, "container.copy-out", record.id.as_str(), &query.path).await?;
     let route = with_query(&keyed(path::ARCHIVE, &record), &query);
     let answer = agent
@@ -305,7 +348,8 @@ async fn archive_put(
     let route = with_query(&keyed(path::ARCHIVE, &record), &query);
     // Of a chunked body only the end of what may come tells that there was more.
     let over = Arc::new(AtomicBool::new(false));
-    let body = http_body_util::Limited::new(request.into_body(), ARCHIVE_LIMIT).map_err({
+    let body = plain_tar(request.into_body()).await?;
+    let body = http_body_util::Limited::new(body, ARCHIVE_LIMIT).map_err({
         let over = over.clone();
         move |e| {
             over.fetch_or(e.downcast_ref::<http_body_util::LengthLimitError>().is_some(), Ordering::Relaxed);
@@ -320,4 +364,25 @@ async fn archive_put(
     }
     sent.map_err(ApiError::from)?;
     Ok(Reply::ok(Nothing {}).message("the archive was unpacked"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nm_types::container::LogStream;
+
+    #[tokio::test]
+    async fn an_answer_has_the_last_lines_that_fit() {
+        let line = |n: usize| LogLine {
+            stream: LogStream::Stdout,
+            time: Timestamp(0),
+            line: n.to_string().repeat(10),
+        };
+        let source = || futures_util::stream::iter((0..9).map(|n| Ok::<_, ApiError>(line(n))));
+        let last = |lines: Vec<LogLine>| lines.into_iter().map(|l| l.line[..1].to_owned()).collect::<String>();
+        assert_eq!(last(last_lines(source(), 1000).await.unwrap()), "012345678");
+        assert_eq!(last(last_lines(source(), 30).await.unwrap()), "678");
+        // One line is never cut.
+        assert_eq!(last(last_lines(source(), 5).await.unwrap()), "8");
+    }
 }

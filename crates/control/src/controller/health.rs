@@ -9,6 +9,7 @@ use crate::service::health::Health;
 use crate::service::servers::ServerKey;
 use nm_link::server::LinkEvent;
 use nm_store::{Change, Kind, Subject, WatchError, What};
+use nm_types::container::ContainerStatus;
 use nm_types::{ContainerId, InstanceId, NodeId, ServerId};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -21,6 +22,8 @@ use tokio::time::Instant;
 const AT_ONCE: usize = 64;
 /// Between two checks of a server, whatever happens to it.
 const SPACE: Duration = Duration::from_secs(1);
+/// How long a container that is meant to run may take to come up, or up again, before that is looked at.
+const COMING_UP: Duration = Duration::from_secs(3);
 /// After our start, and after a node has joined, for agents to connect before their absence counts.
 const GRACE: Duration = Duration::from_secs(15);
 /// How often it is noted that somebody checks.
@@ -280,7 +283,13 @@ fn link_changed(app: &App, schedule: &mut Schedule, node: &NodeId) {
 /// Something was wanted or seen of a container, or it is gone. Others' containers come and go too, and are nobody's to check.
 async fn container_changed(app: &App, schedule: &mut Schedule, id: &ContainerId) {
     let key = ServerKey::Container(id.clone());
-    let meant = app.index.get(id).is_some_and(|r| r.meant_to_run());
+    let record = app.index.get(id);
+    let meant = record.as_ref().is_some_and(|r| r.meant_to_run());
+    // It may be on its way up, or Docker starts it again in a moment: that is no outage yet.
+    if meant && !record.is_some_and(|r| matches!(r.status(), ContainerStatus::Running | ContainerStatus::Paused)) {
+        schedule.at_latest(&key, Instant::now() + COMING_UP);
+        return;
+    }
     // One that is known and not meant to run was stopped, or is gone: the next check finds out which.
     if meant || schedule.slots.contains_key(&key) || app.health.knows(&key) {
         schedule.now(&key);

@@ -26,10 +26,20 @@ pub fn may_ask(actor: &Actor, spec: &ContainerSpec) -> ApiResult<()> {
     Err(asked.into_iter().fold(error, ApiError::field))
 }
 
-/// 403 for going into a container with privileges, or putting something into it, for anybody but an admin.
+/// 403 for going into a container with privileges, or taking something out of it or putting something in, for anybody but an
+/// admin. What others started was never judged by us: it may have all of the node.
 pub fn may_enter(actor: &Actor, record: &Record) -> ApiResult<()> {
-    let asked = record.wanted.spec.as_deref().map(ContainerSpec::privileges).unwrap_or_default();
-    if asked.is_empty() || is_admin(actor) {
+    if is_admin(actor) {
+        return Ok(());
+    }
+    let Some(spec) = record.wanted.spec.as_deref() else {
+        return Err(ApiError::forbidden(format!(
+            "container `{}` was not started by NeuralMesh: only admins may go into it, for it may have anything of the node",
+            record.name()
+        )));
+    };
+    let asked = spec.privileges();
+    if asked.is_empty() {
         return Ok(());
     }
     Err(ApiError::forbidden(format!(

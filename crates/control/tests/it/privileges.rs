@@ -2,7 +2,7 @@
 //! it by the way. That the node's own configuration has to allow it as well is in the agent's suite.
 
 use nm_link::contract::{AgentError, AgentErrorCode};
-use nm_testing::{Ask, Call, FakeAgent, TestControlPlane};
+use nm_testing::{Ask, Call, FakeAgent, TestControlPlane, eventually};
 use nm_types::auth::Role;
 use nm_types::container::ContainerStatus;
 use serde_json::{Value, json};
@@ -105,6 +105,13 @@ async fn operators_do_not_enter_what_opens_the_node() {
         operator.get(at("terminal")).terminal().await.unwrap_err().refused(403, "forbidden");
         let put = operator.put(at("archive?path=/bin")).body("application/x-tar", "x");
         put.await.refused(403, "forbidden");
+        operator.get(at("archive?path=/etc")).await.refused(403, "forbidden");
+        // Nor by a probe, which runs inside.
+        let probe = json!({ "probes": [{ "name": "p", "type": "command", "command": ["id"] }] });
+        let config = format!("/api/capabilities/health/{name}/config");
+        operator.put(&config).json(&probe).await.refused(403, "forbidden");
+        admin.put(&config).json(&probe).await.is(200);
+        admin.put(&config).json(&json!({ "probes": [] })).await.is(200);
         for ask in [Ask::Exec, Ask::Terminal, Ask::ArchivePut] {
             assert_eq!(agent.calls(ask), n * usize::from(ask == Ask::Exec), "{field}");
         }
@@ -114,6 +121,23 @@ async fn operators_do_not_enter_what_opens_the_node() {
         operator.post(at("start")).await.is(200);
         operator.until(&name, ContainerStatus::Running).await;
     }
+}
+
+/// What others started was never judged: it may hold the whole node.
+#[tokio::test]
+async fn operators_do_not_enter_what_others_started() {
+    let plane = TestControlPlane::sqlite().await;
+    let agent = FakeAgent::join(&plane, "alder").await;
+    let (admin, operator) = (plane.admin().await, plane.operator().await);
+    agent.docker_run("theirs", "nginx");
+    eventually("it is listed", async || (operator.containers("").await.len() == 1).then_some(())).await;
+    let at = |verb: &str| format!("/api/containers/theirs/{verb}");
+    let exec = |client: &nm_testing::Client| client.post(at("exec")).json(&json!({ "command": ["id"] }));
+    exec(operator).await.refused(403, "forbidden");
+    operator.get(at("terminal")).terminal().await.unwrap_err().refused(403, "forbidden");
+    operator.get(at("archive?path=/etc")).await.refused(403, "forbidden");
+    exec(admin).await.is(200);
+    operator.post(at("stop")).await.is(200);
 }
 
 #[tokio::test]

@@ -461,6 +461,11 @@ async fn every_setting_of_a_container() {
         .chunked();
     put.await.is(200);
     assert_eq!(agent.files(&made.id), [("/srv".to_owned(), tar.len())]);
+    // Docker would unpack it by itself, to any size.
+    let packed = api
+        .put("/api/containers/whole/archive?path=/srv")
+        .body("application/x-tar", b"\x1f\x8b\x08\x00 and so on".to_vec());
+    packed.await.refused(415, "unsupported_media_type");
     let got = api.get("/api/containers/whole/archive?path=/srv/a").await.is(200);
     assert_eq!(
         (got.header("content-type"), &*got.body),

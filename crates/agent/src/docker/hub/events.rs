@@ -51,7 +51,7 @@ impl Hub {
                 let asked = world.asked.remove(id);
                 world.ends.insert(id.clone(), asked);
                 if asked && !past {
-                    self.note(event, Desired::Stopped);
+                    self.note(&world, event, Desired::Stopped);
                 }
                 self.dirty(&mut world, id, event, true, past);
             }
@@ -60,7 +60,7 @@ impl Hub {
                 world.ends.remove(id);
                 world.oom.remove(id);
                 if !past {
-                    self.note(event, Desired::Running);
+                    self.note(&world, event, Desired::Running);
                 }
                 self.dirty(&mut world, id, event, false, past);
             }
@@ -115,10 +115,14 @@ impl Hub {
     }
 
     /// Remembers, beyond this process, what others did to a container of ours.
-    fn note(&self, event: &Event, desired: Desired) {
+    fn note(&self, world: &World, event: &Event, desired: Desired) {
         let Some(ours) = event.actor.attributes.get(labels::ID).and_then(|l| ContainerId::parse(l).ok()) else {
             return;
         };
+        // Its label may be a copy of another's.
+        if world.ours.get(&ours).is_some_and(|holder| *holder != event.actor.id) {
+            return;
+        }
         if let Err(error) = self.fence.note(&ours, desired, now()) {
             tracing::warn!(container.id = %ours, %error, "what happened to a container could not be noted");
         }

@@ -23,6 +23,7 @@ use crate::service::index::Index;
 use crate::service::locks::Locks;
 use crate::service::nodes::Nodes;
 use crate::service::outbound::Guard;
+use crate::service::privileges;
 use crate::service::servers::{Server, ServerKey, ServerRef, Servers};
 use nm_plan::health::{Memory, verdict};
 use nm_store::{Kind, NewResource, Patch, Store};
@@ -249,6 +250,11 @@ impl Health {
             };
             if !allowed {
                 return Err(ApiError::forbidden(what));
+            }
+            if let ServerKey::Container(id) = &server.key
+                && let Some(record) = self.index.get(id)
+            {
+                privileges::may_enter(actor, &record)?;
             }
         }
         if let ServerKey::Node(node) = &server.key {

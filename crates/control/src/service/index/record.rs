@@ -4,7 +4,7 @@ use nm_types::container::{
     ContainerSpec, ContainerStatus, ContainerView, MountView, ObservedContainer, PortMapping, Resources, RestartPolicy,
 };
 use nm_types::stats::Usage;
-use nm_types::text::{MASK, looks_secret};
+use nm_types::text::{MASK, holds_secret, looks_secret};
 use nm_types::units::{CpuLimit, MemoryLimit};
 use nm_types::{ContainerId, NodeId, OperationId, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -84,8 +84,10 @@ impl Record {
     pub fn managed(&self) -> bool {
         self.wanted.spec.is_some()
     }
+    /// As it is called now: somebody may have renamed it in Docker.
     pub fn name(&self) -> &str {
         match (&self.wanted.spec, &self.state.observed) {
+            (Some(_), Some(observed)) if self.state.phase == Phase::Ready && !self.state.missing => &observed.name,
             (Some(spec), _) => spec.name.as_str(),
             (None, Some(observed)) => &observed.name,
             (None, None) => "",
@@ -165,7 +167,10 @@ impl Record {
             (None, Some(f)) => f.environment.to_map(),
             (None, None) => BTreeMap::new(),
         };
-        let cover = |(k, v): (String, String)| if !clear && looks_secret(&k) { (k, MASK.to_owned()) } else { (k, v) };
+        let cover = |(k, v): (String, String)| {
+            let covered = !clear && (looks_secret(&k) || holds_secret(&v));
+            if covered { (k, MASK.to_owned()) } else { (k, v) }
+        };
         ContainerView {
             id: self.id.clone(),
             name: self.name().to_owned(),

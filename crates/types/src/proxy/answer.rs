@@ -25,9 +25,6 @@ pub struct Status {
 pub struct ListenerStatus {
     pub id: String,
     pub address: String,
-    /// Why it does not listen, where it does not.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub problem: Option<String>,
     /// Open now.
     pub connections: u64,
     /// Taken since the start.

@@ -3,6 +3,7 @@
 use crate::instance::{Instance, lock};
 use crate::member::Member;
 use crate::stats::Stats;
+use crate::takeover::Knowledge;
 use http::HeaderValue;
 use nm_types::proxy::{self, EventKind, Failback, Mode};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -70,14 +71,21 @@ pub enum NoFailover {
 }
 
 impl Cluster {
-    /// The cluster of a configuration; takes over what lasts from the one before it.
-    pub fn build(conf: &proxy::Cluster, before: Option<&Self>, instance: &Instance) -> Self {
+    /// The cluster of a configuration; takes over what lasts from the one before it, or what another process knew.
+    pub fn build(conf: &proxy::Cluster, before: Option<&Self>, known: &Knowledge, instance: &Instance) -> Self {
+        let is_down = |id: &str| known.down.iter().any(|(cluster, member)| *cluster == conf.id && member == id);
         let find = |m: &proxy::Member| {
             let same = |s: &&Seat| *s.member.id == m.id && s.member.address == m.socket();
             before.and_then(|b| b.seats.iter().find(same)).map(|s| s.member.clone())
         };
         let seat = |m: &proxy::Member| {
-            let member = find(m).unwrap_or_else(|| Arc::new(Member::new(&conf.id, &m.id, m.socket(), instance)));
+            let member = find(m).unwrap_or_else(|| {
+                let member = Member::new(&conf.id, &m.id, m.socket(), instance);
+                if conf.health_check.is_some() && is_down(&m.id) {
+                    member.begin_down(instance);
+                }
+                Arc::new(member)
+            });
             Seat {
                 weight: u32::from(m.weight),
                 backup: m.backup,
@@ -99,7 +107,10 @@ impl Cluster {
             || {
                 Arc::new(ClusterState {
                     turn: AtomicUsize::new(0),
-                    active: Mutex::default(),
+                    active: Mutex::new(Active {
+                        member: known.active.get(&conf.id).map(|id| id.as_str().into()),
+                        ..Active::default()
+                    }),
                     stats: (0..instance.workers).map(|_| Stats::default()).collect(),
                 })
             },

@@ -5,6 +5,7 @@ use crate::cluster::{Cluster, NoFailover};
 use crate::instance::{Instance, lock};
 use crate::listener::{Listener, Rules, Table};
 use crate::sockets::{self, Sockets};
+use crate::takeover::Knowledge;
 use crate::worker::{self, Listen, Stop};
 use crate::{file, keeper, tls};
 use arc_swap::ArcSwap;
@@ -39,6 +40,7 @@ struct State {
     workers: Option<Vec<mpsc::UnboundedSender<Listen>>>,
     bound: HashMap<SocketAddr, Bound>,
     checks: Checks,
+    frozen: bool,
 }
 
 /// An address that is listened on.
@@ -55,7 +57,7 @@ pub enum Refused {
     Invalid(Vec<FieldProblem>),
     #[error("generation {held} is in force; {asked} is older")]
     Stale { held: u64, asked: u64 },
-    #[error("the proxy is ending and takes no configuration")]
+    #[error("the proxy is ending, or being replaced, and takes no configuration now")]
     Draining,
     #[error("write the configuration to {file}")]
     Write {
@@ -87,6 +89,7 @@ impl Engine {
                 workers: Some(workers),
                 bound: HashMap::new(),
                 checks: Checks::default(),
+                frozen: false,
             }),
             threads: Mutex::new(threads),
             keeper,
@@ -95,7 +98,13 @@ impl Engine {
 
     /// Brings a configuration into force, after it was written to the file where `persist` says so. Sockets that were
     /// handed over are used in place of new ones.
-    pub fn apply(&self, config: &ProxyConfig, persist: bool, mut inherited: HashMap<SocketAddr, Sockets>) -> Result<(), Refused> {
+    pub fn apply(
+        &self,
+        config: &ProxyConfig,
+        persist: bool,
+        mut inherited: HashMap<SocketAddr, Sockets>,
+        knowledge: &Knowledge,
+    ) -> Result<(), Refused> {
         config.validate().map_err(Refused::Invalid)?;
         let mut state = lock(&self.state);
         let state = &mut *state;
@@ -124,7 +133,7 @@ impl Engine {
             .iter()
             .map(|c| {
                 let old = before.clusters.get(&c.id).map(|c| &**c);
-                (c.id.clone(), Arc::new(Cluster::build(c, old, &self.instance)))
+                (c.id.clone(), Arc::new(Cluster::build(c, old, knowledge, &self.instance)))
             })
             .collect();
         let mut listeners = BTreeMap::new();
@@ -217,6 +226,35 @@ impl Engine {
     pub fn fail_over(&self, cluster: &str, to: Option<&str>) -> Option<Result<String, NoFailover>> {
         let table = self.table.load();
         Some(table.clusters.get(cluster)?.fail_over(to, &self.instance))
+    }
+
+    /// Copies of the sockets that are listened on, to hand them over.
+    pub fn sockets(&self) -> io::Result<Vec<(SocketAddr, Sockets)>> {
+        let state = lock(&self.state);
+        state
+            .bound
+            .iter()
+            .map(|(address, bound)| Ok((*address, bound.sockets.copy()?)))
+            .collect()
+    }
+
+    /// While it is handed over, no configuration is taken.
+    pub fn freeze(&self, frozen: bool) {
+        lock(&self.state).frozen = frozen;
+    }
+
+    /// What another process should know of the members.
+    pub fn knowledge(&self) -> Knowledge {
+        let table = self.table.load();
+        let mut knowledge = Knowledge::default();
+        for (id, cluster) in &table.clusters {
+            let down = cluster.seats.iter().filter(|s| s.member.is_down());
+            knowledge.down.extend(down.map(|s| (id.clone(), s.member.id.to_string())));
+            if let Some(active) = cluster.active_member() {
+                knowledge.active.insert(id.clone(), active.to_owned());
+            }
+        }
+        knowledge
     }
 
     /// Takes no more connections and lets those there are end. `handed_over` sockets go on in another process.

@@ -6,7 +6,7 @@
 //! - `engine` brings a configuration into force: sockets, TLS, clusters, checks
 //! - `worker` is one thread with a runtime of its own; `http` and `tcp` are what it does with a connection
 //! - `cluster`, `member`, `balance` choose who serves; `check` and `keeper` see who can
-//! - `control` is the API on the Unix socket
+//! - `control` is the API on the Unix socket; `takeover` lets a new process take the place of this one
 //!
 //! What holds:
 //!
@@ -33,6 +33,7 @@ mod process;
 mod proxy_protocol;
 mod sockets;
 mod stats;
+mod takeover;
 mod tcp;
 mod tls;
 mod worker;

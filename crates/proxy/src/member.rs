@@ -87,6 +87,18 @@ impl Member {
         }
     }
 
+    /// Another process's health checks found it down; those of this one will say when it is up.
+    pub fn begin_down(&self, instance: &Instance) {
+        let mut health = lock(&self.health);
+        health.up = false;
+        health.note("it was down before this process took over", instance);
+        self.flags.fetch_or(DOWN, Relaxed);
+    }
+
+    pub fn is_down(&self) -> bool {
+        self.flags.load(Relaxed) & DOWN != 0
+    }
+
     pub fn is_up(&self) -> bool {
         self.flags.load(Relaxed) == 0
     }

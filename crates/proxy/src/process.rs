@@ -5,12 +5,13 @@ use crate::control::{self, Control};
 use crate::engine::{Engine, Refused};
 use crate::file::{self, Unreadable};
 use crate::instance::Instance;
+use crate::takeover::{self, Inherited, Knowledge};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::collections::HashMap;
 use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
@@ -53,11 +54,14 @@ pub enum StartError {
         #[source]
         source: io::Error,
     },
+    #[error("take over from the running process")]
+    TakeOver(#[source] io::Error),
     #[error("listen for signals")]
     Signals(#[source] io::Error),
 }
 
-/// Runs a proxy until it is told to end and its connections have ended.
+/// Runs a proxy until it is told to end, or another process has taken over, and its connections have ended. Where a process
+/// with the same control socket runs, this one takes over from it.
 pub async fn run(options: Options) -> Result<(), StartError> {
     raise_file_limit();
     let mut terminate = signal(SignalKind::terminate()).map_err(StartError::Signals)?;
@@ -71,31 +75,59 @@ pub async fn run(options: Options) -> Result<(), StartError> {
     };
     let access_log = AccessLog::new(out).map_err(StartError::AccessLog)?;
     let instance = Arc::new(Instance::new(options.workers.max(1), access_log));
+    // A process that runs with this control socket is replaced. What it holds in its file is read after it has promised to
+    // change it no more.
+    let inherited = takeover::ask(&options.control_socket).map_err(StartError::TakeOver)?;
     let config = file::read(&options.config)?;
     let engine = Engine::start(instance, options.config.clone(), options.grace).map_err(StartError::Workers)?;
+    let (sockets, knowledge, old) = match inherited {
+        Some(inherited) => {
+            let (sockets, knowledge, old) = inherited.into_parts();
+            (sockets, knowledge, Some(old))
+        }
+        None => (HashMap::new(), Knowledge::default(), None),
+    };
     if let Some(config) = config {
-        engine.apply(&config, false, HashMap::new()).map_err(|why| StartError::Config {
-            file: options.config.display().to_string(),
-            reason: tell(&why),
-        })?;
+        engine
+            .apply(&config, false, sockets, &knowledge)
+            .map_err(|why| StartError::Config {
+                file: options.config.display().to_string(),
+                reason: tell(&why),
+            })?;
     }
-    let listener = control::bind(&options.control_socket).map_err(|source| StartError::Control {
-        path: options.control_socket.display().to_string(),
-        source,
-    })?;
+    let bind = |path: &Path| {
+        control::bind(path).map_err(|source| StartError::Control {
+            path: path.display().to_string(),
+            source,
+        })
+    };
+    let takeover_path = takeover::path(&options.control_socket);
+    let listener = bind(&options.control_socket)?;
+    let successors = bind(&takeover_path)?;
+    if let Some(old) = old {
+        Inherited::ready(old).map_err(StartError::TakeOver)?;
+        tracing::info!("took over from the process before");
+    }
     let control = Arc::new(Control {
         engine: engine.clone(),
         drain: Notify::new(),
     });
     let api = tokio::spawn(control::serve(listener, control.clone()));
     tracing::info!(workers = options.workers, socket = %options.control_socket.display(), "the proxy runs");
-    tokio::select! {
-        () = control.drain.notified() => {}
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    tracing::info!(grace_ms = options.grace.as_millis(), "the proxy ends: open connections may finish");
-    engine.drain(false);
+    let mut offer = tokio::spawn(takeover::offer(successors, engine.clone()));
+    let handed_over = tokio::select! {
+        _ = &mut offer => true,
+        () = control.drain.notified() => false,
+        _ = terminate.recv() => false,
+        _ = interrupt.recv() => false,
+    };
+    offer.abort();
+    tracing::info!(
+        handed_over,
+        grace_ms = options.grace.as_millis(),
+        "the proxy ends: open connections may finish"
+    );
+    engine.drain(handed_over);
     let ending = tokio::task::spawn_blocking({
         let engine = engine.clone();
         move || engine.join()
@@ -107,9 +139,12 @@ pub async fn run(options: Options) -> Result<(), StartError> {
         _ = interrupt.recv() => {}
     }
     api.abort();
-    // The socket may be another process's by now; only our own is removed by name.
-    if let Err(error) = std::fs::remove_file(&options.control_socket) {
-        tracing::debug!(%error, "the control socket was gone");
+    if !handed_over {
+        for path in [&options.control_socket, &takeover_path] {
+            if let Err(error) = std::fs::remove_file(path) {
+                tracing::debug!(%error, "a socket's file was gone");
+            }
+        }
     }
     Ok(())
 }

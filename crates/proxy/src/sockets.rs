@@ -33,6 +33,10 @@ fn open(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
 }
 
 impl Sockets {
+    pub fn new(sockets: Vec<TcpListener>) -> Self {
+        Self(sockets)
+    }
+
     /// As many as there are workers, at least.
     pub fn grow(mut self, address: SocketAddr, workers: usize) -> io::Result<Self> {
         while self.0.len() < workers {

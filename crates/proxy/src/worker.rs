@@ -28,6 +28,7 @@ pub struct Worker {
     pub instance: Arc<Instance>,
     /// Upgraded connections: they outlive the HTTP connection they came from.
     pub tunnels: TaskTracker,
+    pub scratch: tcp::Scratch,
 }
 
 /// Take connections from this socket.
@@ -61,6 +62,7 @@ pub fn spawn(
             index,
             instance,
             tunnels: TaskTracker::new(),
+            scratch: tcp::Scratch::default(),
         });
         let sweeper = tokio::spawn(sweep(index, table));
         let mut listeners = JoinSet::new();

@@ -6,6 +6,7 @@ mod report;
 use crate::cluster::NoFailover;
 use crate::engine::{Engine, Refused};
 use crate::file;
+use crate::takeover::Knowledge;
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
@@ -16,6 +17,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use nm_types::envelope::FieldProblem;
 use nm_types::proxy::FailoverRequest;
 use serde::Serialize;
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -151,7 +153,7 @@ fn put_config(engine: &Engine, text: &[u8]) -> Answer {
         Ok(config) => config,
         Err((field, message)) => return invalid(StatusCode::BAD_REQUEST, vec![FieldProblem { field, message }]),
     };
-    match engine.apply(&config, true, std::collections::HashMap::new()) {
+    match engine.apply(&config, true, HashMap::new(), &Knowledge::default()) {
         Ok(()) => json(StatusCode::OK, &serde_json::json!({"generation": config.generation})),
         Err(Refused::Invalid(problems)) => invalid(StatusCode::UNPROCESSABLE_ENTITY, problems),
         Err(why @ (Refused::Stale { .. } | Refused::Draining)) => failure(StatusCode::CONFLICT, "conflict", &why.to_string()),

@@ -5,7 +5,7 @@
 //! that alone says nothing against the member, which is tried once more over a new one.
 
 use super::connection::Client;
-use super::link::Link;
+use super::link::{Link, Unanswered};
 use super::request_body::{Progress, RequestBody};
 use crate::balance::Wish;
 use crate::cluster::Cluster;
@@ -194,39 +194,22 @@ async fn send(task: &Task<'_>, link: &mut Link, mut request: Request<RequestBody
         link.detach();
     }
     let patience = task.cluster.response_timeout;
-    let outcome = {
-        let mut exchange = std::pin::pin!(link.exchange(request));
-        let mut seen = 0;
-        loop {
-            match tokio::time::timeout(patience, exchange.as_mut()).await {
-                Ok(outcome) => break Some(outcome),
-                Err(_elapsed) => {
-                    // While the request's body moves, the member is not yet late.
-                    let now = task.progress.map_or(0, |p| p.bytes.load(Relaxed));
-                    if now == seen {
-                        break None;
-                    }
-                    seen = now;
-                }
-            }
-        }
-    };
-    match outcome {
-        Some(Ok(response)) => {
+    match link.exchange(request, patience, task.progress.map(|p| &**p)).await {
+        Ok(response) => {
             if task.progress.is_some_and(|p| !p.done.load(Relaxed)) {
                 // The answer came before the request was complete. Both go on by themselves.
                 link.detach();
             }
             Ok(response)
         }
-        Some(Err(mut error)) => {
+        Err(Unanswered::Failed(mut error)) => {
             let reason = chain(error.error());
             match error.take_message() {
                 Some(request) => Err(Miss::Unsent(Box::new(request), reason)),
                 None => Err(Miss::Sent(client_failure(task).unwrap_or(Failure::Broken), reason)),
             }
         }
-        None => {
+        Err(Unanswered::TimedOut) => {
             let reason = format!("no answer within {} ms", patience.as_millis());
             Err(Miss::Sent(client_failure(task).unwrap_or(Failure::TimedOut), reason))
         }

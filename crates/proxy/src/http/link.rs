@@ -4,7 +4,7 @@
 //! list. That saves two changes of task for each request. What came in meanwhile, such as the member's close, is seen
 //! when it is taken out again, before anything is sent.
 
-use super::request_body::RequestBody;
+use super::request_body::{Progress, RequestBody};
 use crate::instance::lock;
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -14,9 +14,11 @@ use hyper_util::rt::TokioIo;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Mutex;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
+use tokio::time::Sleep;
 
 /// Idle connections a worker keeps to one member.
 const IDLE_AT_MOST: usize = 4_096;
@@ -33,8 +35,16 @@ pub struct Link {
     driver: Option<Driver>,
     sender: SendRequest<RequestBody>,
     idle_since: Instant,
+    timer: Option<Pin<Box<Sleep>>>,
     /// It has carried a request before.
     pub used: bool,
+}
+
+/// Why a request has no answer.
+pub enum Unanswered {
+    /// An error that gives the request back says that nothing of it was sent.
+    Failed(Box<TrySendError<Request<RequestBody>>>),
+    TimedOut,
 }
 
 impl Link {
@@ -47,18 +57,52 @@ impl Link {
             driver: Some(driver),
             sender,
             idle_since: Instant::now(),
+            timer: None,
             used: false,
         }))
     }
 
-    /// Sends a request and waits for the head of its answer. An error that gives the request back says that nothing of it
-    /// was sent.
-    pub async fn exchange(&mut self, request: Request<RequestBody>) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
+    /// Sends a request and waits for the head of its answer, for `patience` from when the request's body last moved.
+    ///
+    /// The timer is the link's, and stays set from one request to the next: it is moved only when a deadline comes nearer or
+    /// it has run out, so most requests do not touch the runtime's timers.
+    pub async fn exchange(
+        &mut self,
+        request: Request<RequestBody>,
+        patience: Duration,
+        progress: Option<&Progress>,
+    ) -> Result<Response<Incoming>, Unanswered> {
+        let mut deadline = tokio::time::Instant::now() + patience;
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
         let mut answer = std::pin::pin!(self.sender.try_send_request(request));
         let driver = &mut self.driver;
+        let (mut armed, mut seen) = (false, 0);
         poll_fn(|cx| {
             drive(driver, cx);
-            answer.as_mut().poll(cx)
+            if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
+                return Poll::Ready(answer.map_err(|e| Unanswered::Failed(Box::new(e))));
+            }
+            loop {
+                if timer.is_elapsed() {
+                    let now = tokio::time::Instant::now();
+                    if now >= deadline {
+                        let moved = progress.map_or(0, |p| p.bytes.load(Relaxed));
+                        if moved == seen {
+                            return Poll::Ready(Err(Unanswered::TimedOut));
+                        }
+                        seen = moved;
+                        deadline = now + patience;
+                    }
+                    armed = false;
+                }
+                if timer.is_elapsed() || timer.deadline() > deadline {
+                    timer.as_mut().reset(deadline);
+                }
+                if armed || timer.as_mut().poll(cx).is_pending() {
+                    armed = true;
+                    return Poll::Pending;
+                }
+            }
         })
         .await
     }

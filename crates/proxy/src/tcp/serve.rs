@@ -1,6 +1,6 @@
 //! One TCP connection: a member is found, both are joined.
 
-use super::relay;
+use super::{relay, splice};
 use crate::access_log::Line;
 use crate::balance::{Wish, hash_address};
 use crate::cluster::Cluster;
@@ -38,7 +38,7 @@ pub async fn serve(
         shard.request(took, false);
         member_id = Some(in_flight.member().id.clone());
         if ahead.is_empty() || member.write_all(&ahead).await.is_ok() {
-            moved = relay::relay(&mut stream, &mut member, rules.tunnel_idle).await;
+            moved = splice::join(&mut stream, &mut member, rules.tunnel_idle, &worker.scratch).await;
             moved.from_client += ahead.len() as u64;
         }
         shard.bytes(moved.from_client, moved.to_client);

@@ -57,6 +57,17 @@ impl Member {
         .await
     }
 
+    /// Answers with all it is sent, as it is sent.
+    pub async fn http_stream(name: &str) -> Self {
+        Self::tcp(name, 0, Arc::default(), |stream| async move {
+            let service = service_fn(|request: Request<Incoming>| async { Ok::<_, Infallible>(Response::new(request.into_body())) });
+            let _ = hyper::server::conn::http1::Builder::new()
+                .serve_connection(TokioIo::new(stream), service)
+                .await;
+        })
+        .await
+    }
+
     pub async fn tcp<F>(name: &str, port: u16, seen: Arc<AtomicU64>, serve: impl Fn(TcpStream) -> F + Send + 'static) -> Self
     where
         F: Future<Output = ()> + Send + 'static,

@@ -381,7 +381,8 @@ mod tests {
             let mut document = document();
             let (parent, key) = pointer.rsplit_once('/').unwrap();
             document.pointer_mut(parent).unwrap()[key] = value;
-            assert_eq!(fields(document), [field], "{pointer}");
+            let found = fields(document);
+            assert!(found.iter().any(|f| f == field), "{pointer}: {found:?}");
         }
     }
 

@@ -16,6 +16,9 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 use tokio_rustls::server::TlsStream;
 
+/// Writes up to this size go out as one piece: for the kernel `send` is that much cheaper than `writev`.
+const JOINED_AT_MOST: usize = 2 << 10;
+
 /// A connection whose first bytes were read to see what it is.
 pub struct Prefixed {
     stream: TcpStream,
@@ -91,10 +94,23 @@ impl AsyncWrite for Prefixed {
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        let stream = Pin::new(&mut self.stream);
+        let total: usize = bufs.iter().map(|b| b.len()).sum();
+        if total > JOINED_AT_MOST {
+            return stream.poll_write_vectored(cx, bufs);
+        }
+        if let [one] = bufs {
+            return stream.poll_write(cx, one);
+        }
+        let (mut joined, mut length) = ([0; JOINED_AT_MOST], 0);
+        for buf in bufs {
+            joined[length..length + buf.len()].copy_from_slice(buf);
+            length += buf.len();
+        }
+        stream.poll_write(cx, &joined[..length])
     }
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        true
     }
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_flush(cx)

@@ -15,7 +15,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What is sent on, for whom, to whom.
 pub struct Task<'a> {
@@ -23,6 +23,7 @@ pub struct Task<'a> {
     pub cluster: &'a Arc<Cluster>,
     pub upgrade: bool,
     pub progress: Option<&'a Arc<Progress>>,
+    pub started: Instant,
 }
 
 /// A member's answer, and what it keeps busy.
@@ -76,24 +77,30 @@ pub async fn forward(task: &Task<'_>, request: Request<RequestBody>, mut wish: W
     let repeatable = request.body().is_empty() && is_idempotent(request.method());
     let mut request = request;
     let mut last = Failure::NoMember;
+    // The first try needs no clock of its own.
+    let mut now = task.started;
     while let Some(seat) = cluster.pick(&wish, instance) {
         let member = &cluster.seats[seat].member;
         let in_flight = member.begin();
         let mut pooled = member.shards[task.client.worker()]
             .idle
-            .take(repeatable)
+            .take(repeatable, now)
             .filter(|_| cluster.conf.send_proxy_protocol.is_none());
         let why = loop {
             let was_used = pooled.is_some();
             let link = match pooled.take() {
                 Some(link) => Ok(link),
-                None => Box::pin(open(task, member)).await,
+                None => {
+                    let opened = Box::pin(open(task, member)).await;
+                    now = Instant::now();
+                    opened
+                }
             };
             let missed = match link {
                 Err(why) => Miss::Unsent(Box::new(request), why),
                 Ok(mut link) => {
                     let spare = repeatable.then(|| copy(&request));
-                    match send(task, &mut link, request, member).await {
+                    match send(task, &mut link, request, member, now).await {
                         Ok(response) => {
                             return Ok(Answer {
                                 response,
@@ -135,6 +142,7 @@ pub async fn forward(task: &Task<'_>, request: Request<RequestBody>, mut wish: W
                 }
             }
         };
+        now = Instant::now();
         give_up_on(task, member, &why);
         count_failure(task, member);
         drop(in_flight);
@@ -184,7 +192,13 @@ async fn open(task: &Task<'_>, member: &Member) -> Result<Box<Link>, String> {
     Link::open(stream).await.map_err(|e| format!("can't speak HTTP to it: {e}"))
 }
 
-async fn send(task: &Task<'_>, link: &mut Link, mut request: Request<RequestBody>, member: &Member) -> Result<Response<Incoming>, Miss> {
+async fn send(
+    task: &Task<'_>,
+    link: &mut Link,
+    mut request: Request<RequestBody>,
+    member: &Member,
+    now: Instant,
+) -> Result<Response<Incoming>, Miss> {
     if !request.headers().contains_key(header::HOST)
         && let Ok(host) = HeaderValue::try_from(member.address.to_string())
     {
@@ -194,7 +208,7 @@ async fn send(task: &Task<'_>, link: &mut Link, mut request: Request<RequestBody
         link.detach();
     }
     let patience = task.cluster.response_timeout;
-    match link.exchange(request, patience, task.progress.map(|p| &**p)).await {
+    match link.exchange(request, now, patience, task.progress.map(|p| &**p)).await {
         Ok(response) => {
             if task.progress.is_some_and(|p| !p.done.load(Relaxed)) {
                 // The answer came before the request was complete. Both go on by themselves.

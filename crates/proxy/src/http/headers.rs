@@ -73,14 +73,15 @@ fn is_host(host: &[u8]) -> bool {
     !host.is_empty() && host.len() <= 255 && host.iter().all(right)
 }
 
-/// Removes what is meant for one hop only (RFC 9110, 7.6.1).
+/// Removes what is meant for one hop only (RFC 9110, 7.6.1); `Expect` too, as it is answered here.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    const FIXED: [HeaderName; 8] = [
+    const FIXED: [HeaderName; 9] = [
         header::CONNECTION,
         header::TRANSFER_ENCODING,
         header::UPGRADE,
         header::TE,
         header::TRAILER,
+        header::EXPECT,
         KEEP_ALIVE,
         PROXY_CONNECTION,
         HTTP2_SETTINGS,
@@ -150,6 +151,8 @@ fn parse_address(text: &str) -> Option<IpAddr> {
 /// Says who asked, how and for what; takes away what only a proxy may say and this client is none.
 pub fn set_forwarded(headers: &mut HeaderMap, client: &Client, host: &HeaderValue, rules: &Rules) {
     let trusted = !rules.trusted.is_empty() && rules.trusts(client.address.ip());
+    // Room for all of them at once, in place of growing twice.
+    headers.reserve(3);
     if !trusted {
         remove_claims(headers);
         headers.insert(FORWARDED_FOR, client.address_header.clone());

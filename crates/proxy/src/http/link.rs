@@ -6,6 +6,7 @@
 
 use super::request_body::{Progress, RequestBody};
 use crate::instance::lock;
+use crate::io::Prefixed;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
@@ -28,7 +29,7 @@ const IDLE_FOR: Duration = Duration::from_secs(30);
 /// likelier the member is just closing it.
 const FRESH_FOR: Duration = Duration::from_secs(1);
 
-type Driver = Connection<TokioIo<TcpStream>, RequestBody>;
+type Driver = Connection<TokioIo<Prefixed>, RequestBody>;
 
 pub struct Link {
     /// Nothing once the connection has ended.
@@ -51,7 +52,7 @@ impl Link {
     pub async fn open(stream: TcpStream) -> hyper::Result<Box<Self>> {
         let (sender, driver) = hyper::client::conn::http1::Builder::new()
             .max_headers(256)
-            .handshake(TokioIo::new(stream))
+            .handshake(TokioIo::new(Prefixed::new(stream)))
             .await?;
         Ok(Box::new(Self {
             driver: Some(driver),
@@ -69,10 +70,11 @@ impl Link {
     pub async fn exchange(
         &mut self,
         request: Request<RequestBody>,
+        now: Instant,
         patience: Duration,
         progress: Option<&Progress>,
     ) -> Result<Response<Incoming>, Unanswered> {
-        let mut deadline = tokio::time::Instant::now() + patience;
+        let mut deadline = tokio::time::Instant::from_std(now) + patience;
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
         let mut answer = std::pin::pin!(self.sender.try_send_request(request));
         let driver = &mut self.driver;
@@ -155,10 +157,10 @@ pub struct Idle(Mutex<Vec<Box<Link>>>);
 
 impl Idle {
     /// The connection that was used last, if one is still good.
-    pub fn take(&self, repeatable: bool) -> Option<Box<Link>> {
+    pub fn take(&self, repeatable: bool, now: Instant) -> Option<Box<Link>> {
         let mut links = lock(&self.0);
         while let Some(mut link) = links.pop() {
-            let idle = link.idle_since.elapsed();
+            let idle = now.saturating_duration_since(link.idle_since);
             if idle > IDLE_FOR || (!repeatable && idle > FRESH_FOR) {
                 // Those below are idle for even longer.
                 if idle > IDLE_FOR {
@@ -175,9 +177,9 @@ impl Idle {
         None
     }
 
-    pub fn put(&self, mut link: Box<Link>) {
+    pub fn put(&self, mut link: Box<Link>, now: Instant) {
         link.used = true;
-        link.idle_since = Instant::now();
+        link.idle_since = now;
         let mut links = lock(&self.0);
         if links.len() < IDLE_AT_MOST {
             links.push(link);

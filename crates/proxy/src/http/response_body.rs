@@ -168,6 +168,7 @@ impl FromMember {
         cluster: Arc<Cluster>,
         request: Option<Arc<Progress>>,
         worker: usize,
+        now: Instant,
     ) -> Self {
         let private = cluster.conf.send_proxy_protocol.is_some();
         let mut body = Self {
@@ -182,18 +183,18 @@ impl FromMember {
             bytes: 0,
             complete: false,
         };
-        body.give_back(worker);
+        body.give_back(worker, now);
         body.complete = body.incoming.is_end_stream();
         body
     }
 
     /// Gives the connection back as soon as the member has said everything, though the client may not have heard it yet.
-    fn give_back(&mut self, worker: usize) {
+    fn give_back(&mut self, worker: usize, now: Instant) {
         if self.link.as_ref().is_some_and(|link| link.is_ready())
             && let Some(link) = self.link.take()
             && !self.private
         {
-            self.in_flight.member().shards[worker].idle.put(link);
+            self.in_flight.member().shards[worker].idle.put(link, now);
         }
     }
 
@@ -232,8 +233,8 @@ impl FromMember {
         self.complete = true;
         if let Some(link) = &mut self.link {
             link.drive(cx);
+            self.give_back(worker, Instant::now());
         }
-        self.give_back(worker);
     }
 
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {

@@ -16,6 +16,7 @@ use hyper::body::{Body, Incoming};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
 
 const ACME: &str = "/.well-known/acme-challenge/";
 
@@ -87,7 +88,6 @@ async fn answer(client: &Arc<Client>, mut exchange: Exchange, request: Request<I
         .and_then(|_| parts.extensions.remove::<hyper::upgrade::OnUpgrade>());
     let had_sticky = wish.sticky;
     headers::strip_hop_by_hop(&mut parts.headers);
-    parts.headers.remove(header::EXPECT);
     headers::set_forwarded(&mut parts.headers, client, &host_value, &rules);
     if on_upgrade.is_some()
         && let Some(upgrade) = upgrade
@@ -102,11 +102,13 @@ async fn answer(client: &Arc<Client>, mut exchange: Exchange, request: Request<I
         cluster: &cluster,
         upgrade: on_upgrade.is_some(),
         progress: progress.as_ref(),
+        started: exchange.started,
     };
     match forward::forward(&task, Request::from_parts(parts, body), wish).await {
         Err(failure) => fail(&failure, &cluster, exchange),
         Ok(answer) => {
-            let took = exchange.started.elapsed();
+            let now = Instant::now();
+            let took = now.saturating_duration_since(exchange.started);
             let status = answer.response.status();
             let failed = status.is_server_error();
             let worker = client.worker();
@@ -125,7 +127,7 @@ async fn answer(client: &Arc<Client>, mut exchange: Exchange, request: Request<I
             if cluster.conf.sticky.is_some() && had_sticky != Some(seat.member.hash) {
                 set_cookie(&mut head.headers, seat.cookie.as_ref(), client.tls);
             }
-            let body = FromMember::new(incoming, answer.link, answer.in_flight, cluster, progress, worker);
+            let body = FromMember::new(incoming, answer.link, answer.in_flight, cluster, progress, worker, now);
             Response::from_parts(head, ResponseBody::member(body, exchange))
         }
     }

@@ -30,6 +30,7 @@ from report import options, report
 
 SMALL, MEDIUM, BULK = 100, 10 << 10, 4 << 20
 PROXY_CORE, OTHER_CORE = 0, 1
+TIMEOUT_SECONDS = 10
 
 
 def pinned(core, *command):
@@ -217,7 +218,7 @@ MILLISECONDS = {"us": 1e-3, "ms": 1, "s": 1e3, "m": 60e3}
 def load(side, kind, path, connections, seconds):
     """One run of wrk: what it saw and what it cost the proxy."""
     url = f"{'https' if kind == 'https' else 'http'}://127.0.0.1:{side.ports[kind]}{path}"
-    wrk = ["wrk", "-t2", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s", "--latency", url]
+    wrk = ["wrk", "-t2", f"-c{connections}", f"-d{seconds}s", "--timeout", f"{TIMEOUT_SECONDS}s", "--latency", url]
     before, peak = cpu_nanoseconds(side.process.pid), 0
     running = subprocess.Popen(pinned(OTHER_CORE, *wrk), stdout=subprocess.PIPE, text=True)
     while running.poll() is None:
@@ -230,8 +231,9 @@ def load(side, kind, path, connections, seconds):
     assert requests > 0, f"{side.name}: {url}: no answers\n{side.process.tail()}"
 
     def latency(percent):
-        number, unit = re.search(rf"^\s*{percent}%\s+([\d.]+)([a-z]+)$", text, re.M).groups()
-        return float(number) * MILLISECONDS[unit]
+        told = re.search(rf"^\s*{percent}%\s+([\d.]+)([a-z]+)\s*$", text, re.M)
+        # wrk tells none where nothing came in time.
+        return float(told[1]) * MILLISECONDS[told[2]] if told else TIMEOUT_SECONDS * 1e3
 
     return {
         "req_s": requests / seconds,

@@ -18,6 +18,7 @@ prepare() {
   ensure_rust
   ensure_docker
   ensure_images
+  ensure_balancers
   mkdir -p web/dist
   cargo build --locked "${flag[@]}" --bin neuralmesh
   cargo build --locked "${flag[@]}" -p nm-testing --example fleet

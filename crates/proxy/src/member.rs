@@ -1,17 +1,20 @@
 //! One member's lasting state: its health, what is in flight, its figures, its idle connections. A change of the
 //! configuration keeps it as long as id and address stay.
 
+use crate::cluster::Cluster;
 use crate::http::link::Idle;
 use crate::instance::{Instance, lock, wall_clock};
 use crate::stats::Stats;
 use nm_types::Timestamp;
-use nm_types::proxy::{Ejection, EventKind, MemberState};
+use nm_types::proxy::{EventKind, MemberState};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 const DOWN: u8 = 1;
 const EJECTED: u8 = 2;
+/// How long the last member of a cluster stays ejected.
+const LAST_AT_MOST_MS: u32 = 1_000;
 
 pub struct Member {
     pub id: Box<str>,
@@ -58,7 +61,11 @@ struct Ejected {
 /// What went wrong with a member in traffic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trouble {
-    Connection,
+    /// It can't be connected to.
+    Connect,
+    /// It broke off, or gave no answer in time.
+    Broken,
+    /// It answered 500 to 599.
     ServerError,
 }
 
@@ -141,19 +148,31 @@ impl Member {
         }
     }
 
-    /// Counts a failure; ejects the member where that is enough. `is_last` says that no other could take its place.
-    pub fn failed(&self, trouble: Trouble, reason: &str, rule: &Ejection, is_last: bool, instance: &Instance) {
+    /// Counts a failure; ejects the member where that is enough.
+    ///
+    /// The last member of a cluster is ejected only when it can't be connected to, and shortly: one request that makes
+    /// servers fail must not take a whole cluster away. With a health check an ejection for connections ends with the
+    /// check's first success; for answers, which a check may not see, it has its full time.
+    pub fn failed(&self, trouble: Trouble, reason: &str, cluster: &Cluster, instance: &Instance) {
+        let rule = &cluster.conf.ejection;
         let (counter, limit) = match trouble {
-            Trouble::Connection => (&self.connection_errors, rule.connection_errors),
+            Trouble::Connect | Trouble::Broken => (&self.connection_errors, rule.connection_errors),
             Trouble::ServerError => {
                 self.connection_errors.store(0, Relaxed);
                 (&self.server_errors, rule.server_errors)
             }
         };
         let seen = counter.fetch_add(1, Relaxed) + 1;
-        if limit == 0 || seen < u32::from(limit) || (trouble == Trouble::ServerError && is_last) {
+        if limit == 0 || seen < u32::from(limit) {
             return;
         }
+        let is_last = cluster.available() <= 1;
+        let time_ms = match trouble {
+            Trouble::Broken | Trouble::ServerError if is_last => return,
+            Trouble::Connect | Trouble::Broken if cluster.conf.health_check.is_some() => 0,
+            Trouble::Connect if is_last => rule.time_ms.min(LAST_AT_MOST_MS),
+            Trouble::Connect | Trouble::Broken | Trouble::ServerError => rule.time_ms,
+        };
         let mut health = lock(&self.health);
         if health.ejected.is_some() {
             return;
@@ -162,7 +181,7 @@ impl Member {
         let now = instance.now_ms();
         health.ejected = Some(Ejected {
             at_ms: now,
-            until_ms: now + u64::from(rule.time_ms),
+            until_ms: now + u64::from(time_ms),
         });
         self.flags.fetch_or(EJECTED, Relaxed);
         health.note(reason, instance);
@@ -233,7 +252,7 @@ impl Member {
         self.flags.fetch_and(!EJECTED, Relaxed);
         self.begin_ramp(slow_start_ms, instance);
         let reason = if has_check {
-            "the time of its ejection is over and its health check succeeds"
+            "its health check succeeds after its ejection"
         } else {
             "the time of its ejection is over"
         };

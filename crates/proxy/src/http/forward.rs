@@ -66,7 +66,7 @@ impl Failure {
 /// How one try ended without an answer.
 enum Miss {
     /// Nothing was sent; here it is again.
-    Unsent(Box<Request<RequestBody>>, String),
+    Unsent(Box<Request<RequestBody>>, Trouble, String),
     /// It may have been carried out.
     Sent(Failure, String),
 }
@@ -86,7 +86,7 @@ pub async fn forward(task: &Task<'_>, request: Request<RequestBody>, mut wish: W
             .idle
             .take(repeatable, now)
             .filter(|_| cluster.conf.send_proxy_protocol.is_none());
-        let why = loop {
+        let (trouble, why) = loop {
             let was_used = pooled.is_some();
             let link = match pooled.take() {
                 Some(link) => Ok(link),
@@ -97,7 +97,7 @@ pub async fn forward(task: &Task<'_>, request: Request<RequestBody>, mut wish: W
                 }
             };
             let missed = match link {
-                Err(why) => Miss::Unsent(Box::new(request), why),
+                Err(why) => Miss::Unsent(Box::new(request), Trouble::Connect, why),
                 Ok(mut link) => {
                     let spare = repeatable.then(|| copy(&request));
                     match send(task, &mut link, request, member, now).await {
@@ -117,7 +117,7 @@ pub async fn forward(task: &Task<'_>, request: Request<RequestBody>, mut wish: W
                                 // Another member would hang on the same request; who asks has waited long enough.
                                 Some(spare) if failure != Failure::TimedOut => {
                                     last = failure;
-                                    Miss::Unsent(Box::new(spare), why)
+                                    Miss::Unsent(Box::new(spare), Trouble::Broken, why)
                                 }
                                 Some(_) | None => Miss::Sent(failure, why),
                             }
@@ -127,15 +127,15 @@ pub async fn forward(task: &Task<'_>, request: Request<RequestBody>, mut wish: W
                 }
             };
             match missed {
-                Miss::Unsent(again, _) if was_used => request = *again,
-                Miss::Unsent(again, why) => {
+                Miss::Unsent(again, ..) if was_used => request = *again,
+                Miss::Unsent(again, trouble, why) => {
                     request = *again;
-                    break why;
+                    break (trouble, why);
                 }
                 Miss::Sent(failure, why) => {
                     // A connection that was idle may break without the member being ill; one that hangs tells.
                     if !was_used || failure == Failure::TimedOut {
-                        give_up_on(task, member, &why);
+                        give_up_on(task, member, Trouble::Broken, &why);
                     }
                     count_failure(task, member);
                     return Err(failure);
@@ -143,7 +143,7 @@ pub async fn forward(task: &Task<'_>, request: Request<RequestBody>, mut wish: W
             }
         };
         now = Instant::now();
-        give_up_on(task, member, &why);
+        give_up_on(task, member, trouble, &why);
         count_failure(task, member);
         drop(in_flight);
         wish.tried.add(seat);
@@ -154,15 +154,8 @@ pub async fn forward(task: &Task<'_>, request: Request<RequestBody>, mut wish: W
     Err(last)
 }
 
-fn give_up_on(task: &Task<'_>, member: &Member, why: &str) {
-    let is_last = task.cluster.available() <= 1;
-    member.failed(
-        Trouble::Connection,
-        why,
-        &task.cluster.conf.ejection,
-        is_last,
-        task.client.instance(),
-    );
+fn give_up_on(task: &Task<'_>, member: &Member, trouble: Trouble, why: &str) {
+    member.failed(trouble, why, task.cluster, task.client.instance());
 }
 
 fn count_failure(task: &Task<'_>, member: &Member) {
@@ -219,7 +212,7 @@ async fn send(
         Err(Unanswered::Failed(mut error)) => {
             let reason = chain(error.error());
             match error.take_message() {
-                Some(request) => Err(Miss::Unsent(Box::new(request), reason)),
+                Some(request) => Err(Miss::Unsent(Box::new(request), Trouble::Broken, reason)),
                 None => Err(Miss::Sent(client_failure(task).unwrap_or(Failure::Broken), reason)),
             }
         }

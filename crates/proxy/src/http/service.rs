@@ -136,9 +136,8 @@ async fn answer(client: &Arc<Client>, mut exchange: Exchange, request: Request<I
 fn note_health(in_flight: &InFlight, status: StatusCode, cluster: &Cluster, client: &Client) {
     let member = in_flight.member();
     if status.is_server_error() && cluster.conf.ejection.server_errors > 0 {
-        let is_last = cluster.available() <= 1;
         let reason = format!("{} answers in a row were 500 to 599", cluster.conf.ejection.server_errors);
-        member.failed(Trouble::ServerError, &reason, &cluster.conf.ejection, is_last, client.instance());
+        member.failed(Trouble::ServerError, &reason, cluster, client.instance());
     } else {
         member.succeeded();
     }
@@ -170,14 +169,13 @@ fn fail(failure: &Failure, cluster: &Arc<Cluster>, mut exchange: Exchange) -> Re
     response
 }
 
-/// Seconds until a member may be back: a check's interval, or else an ejection's time.
+/// Seconds until a member may be back: a check's interval, or as long as the last one stays ejected.
 fn retry_after(cluster: &Cluster) -> u32 {
-    let ms = cluster
+    cluster
         .conf
         .health_check
         .as_ref()
-        .map_or(cluster.conf.ejection.time_ms, |c| c.interval_ms);
-    ms.div_ceil(1_000).max(1)
+        .map_or(1, |check| check.interval_ms.div_ceil(1_000))
 }
 
 fn refuse(refusal: Refusal, exchange: Exchange) -> Response<ResponseBody> {

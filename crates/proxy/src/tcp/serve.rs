@@ -79,8 +79,7 @@ async fn connect(client: SocketAddr, local: SocketAddr, cluster: &Cluster, worke
                 return Some((stream, in_flight));
             }
             Err(why) => {
-                let is_last = cluster.available() <= 1;
-                member.failed(Trouble::Connection, &why, &cluster.conf.ejection, is_last, &worker.instance);
+                member.failed(Trouble::Connect, &why, cluster, &worker.instance);
                 member.shards[worker.index].stats.request(std::time::Duration::ZERO, true);
                 wish.tried.add(seat);
                 if wish.tried.count() > usize::from(cluster.conf.retries) {

@@ -107,6 +107,7 @@ class Load:
 
 MEMBER = ThreadingHTTPServer(("127.0.0.1", 0), Member)
 MEMBER.daemon_threads = True
+MEMBER.handle_error = lambda *_: None  # a proxy that ends cuts its idle connections
 threading.Thread(target=MEMBER.serve_forever, daemon=True).start()
 DOCUMENT = {
     "generation": 1,

@@ -10,7 +10,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::collections::HashMap;
 use std::fs::OpenOptions;
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -104,6 +104,7 @@ pub async fn run(options: Options) -> Result<(), StartError> {
     let takeover_path = takeover::path(&options.control_socket);
     let listener = bind(&options.control_socket)?;
     let successors = bind(&takeover_path)?;
+    let ours = [&options.control_socket, &takeover_path].map(|path| (path, inode(path)));
     if let Some(old) = old {
         Inherited::ready(old).map_err(StartError::TakeOver)?;
         tracing::info!("took over from the process before");
@@ -139,14 +140,20 @@ pub async fn run(options: Options) -> Result<(), StartError> {
         _ = interrupt.recv() => {}
     }
     api.abort();
-    if !handed_over {
-        for path in [&options.control_socket, &takeover_path] {
-            if let Err(error) = std::fs::remove_file(path) {
-                tracing::debug!(%error, "a socket's file was gone");
-            }
+    // Another process may have put its own sockets in their place meanwhile.
+    for (path, before) in ours {
+        if before.is_some()
+            && inode(path) == before
+            && let Err(error) = std::fs::remove_file(path)
+        {
+            tracing::warn!(%error, path = %path.display(), "the socket's file stays behind");
         }
     }
     Ok(())
+}
+
+fn inode(path: &Path) -> Option<u64> {
+    std::fs::metadata(path).ok().map(|m| m.ino())
 }
 
 /// Each connection takes two file descriptors; as many as the system allows are asked for.

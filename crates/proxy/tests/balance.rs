@@ -9,7 +9,6 @@ use kit::{Connection, Load, Proxy, eventually, request};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::SeqCst;
 use tokio::sync::Notify;
 
 /// Who answered how often, over one connection.
@@ -93,7 +92,12 @@ async fn least_connections_goes_round_who_is_busy_and_takes_turns_otherwise() {
         let mut connection = Connection::open(proxy.address()).await;
         hanging.push(tokio::spawn(async move { connection.get("/slow").await }));
     }
-    eventually("some hang", async || slow.seen.load(SeqCst) > 100).await;
+    // Those that still wait are all counted at the slow member, and the others are done.
+    eventually("some hang", async || {
+        let waiting = hanging.iter().filter(|h| !h.is_finished()).count();
+        waiting > 0 && proxy.status().await["clusters"][0]["members"][0]["active"] == waiting
+    })
+    .await;
     let busy = tally(&proxy, 200).await;
     assert_eq!(busy.get("slow"), None, "{busy:?}");
     release.notify_waiters();

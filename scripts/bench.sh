@@ -18,6 +18,7 @@ prepare() {
   ensure_rust
   ensure_docker
   ensure_images
+  ensure_balancers
   mkdir -p web/dist
   cargo build --locked "${flag[@]}" --bin neuralmesh --example fleet
   export NM_BINARY=${CARGO_TARGET_DIR:-$NM_ROOT/target}/$profile/neuralmesh

@@ -166,6 +166,7 @@ prepare() {
   if [ -z "$QUICK" ]; then
     ensure_docker
     ensure_images
+    ensure_balancers
     ensure_postgres
     ensure_registry
     registry_push busybox:latest

@@ -2,7 +2,7 @@
 
 use crate::commands::*;
 use crate::output::Format;
-use crate::run;
+use crate::{proxy, run};
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -29,6 +29,8 @@ pub enum Command {
     Server(run::ServerArgs),
     /// Run this machine as a node of a control plane elsewhere
     Agent(run::AgentArgs),
+    /// Run a node's load balancer; the agent starts it
+    Proxy(proxy::ProxyArgs),
     /// Sign in at a control plane, and make it the one that commands go to
     Login(login::LoginArgs),
     /// Sign out, and forget the login

@@ -11,6 +11,7 @@ mod input;
 mod install;
 mod output;
 mod prompt;
+mod proxy;
 mod run;
 mod serve;
 mod telemetry;

@@ -28,6 +28,8 @@ use tracing_subscriber::util::SubscriberInitExt;
 pub const CONTROL_PLANE: &str = "neuralmesh";
 /// `service.name` of an agent.
 pub const AGENT: &str = "neuralmesh-agent";
+/// `service.name` of a load balancer.
+pub const PROXY: &str = "neuralmesh-proxy";
 
 /// How long a collector may take for a batch; the library gives up by `OTEL_EXPORTER_OTLP_TIMEOUT`, 10 s by default.
 const SEND_DEADLINE: Duration = Duration::from_secs(60);

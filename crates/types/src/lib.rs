@@ -20,6 +20,7 @@ pub mod node;
 pub mod node_event;
 pub mod operation;
 pub mod placement;
+pub mod proxy;
 pub mod registry;
 pub mod server;
 pub mod stats;

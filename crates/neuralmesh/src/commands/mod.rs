@@ -22,7 +22,7 @@ pub mod volumes;
 
 use crate::cli::{ClientArgs, Command};
 use crate::context::Context;
-use crate::{hello, serve};
+use crate::{hello, proxy, serve};
 
 /// Runs a command; answers the program's exit code.
 pub async fn dispatch(command: Command) -> anyhow::Result<u8> {
@@ -30,6 +30,7 @@ pub async fn dispatch(command: Command) -> anyhow::Result<u8> {
         Command::Up(args) => serve::up(args).await.map(|()| 0),
         Command::Server(args) => serve::server(args).await.map(|()| 0),
         Command::Agent(args) => serve::agent(args).await.map(|()| 0),
+        Command::Proxy(args) => proxy::run(args).await.map(|()| 0),
         Command::Hello(args) => hello::server::run(args.listen).await.map(|()| 0),
         Command::Login(args) => login::login(args).await,
         Command::Logout(args) => login::logout(args).await,

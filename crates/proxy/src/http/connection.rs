@@ -1,0 +1,243 @@
+//! A client's connection: its protocol, its deadlines, its requests one after another or at once.
+
+use super::service;
+use crate::instance::Instance;
+use crate::io::{ClientStream, Prefixed};
+use crate::listener::{Listener, Rules};
+use crate::worker::Worker;
+use http::HeaderValue;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use std::future::{Future, poll_fn};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::time::{Instant, Sleep};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// HTTP/2's connection preface (RFC 9113, 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Requests at once on one HTTP/2 connection.
+const STREAMS: u32 = 128;
+const STREAM_WINDOW: u32 = 256 << 10;
+const CONNECTION_WINDOW: u32 = 1 << 20;
+const PING_EVERY: Duration = Duration::from_secs(20);
+
+/// What the requests of one connection have in common.
+pub struct Client {
+    pub listener: Arc<Listener>,
+    worker: Arc<Worker>,
+    /// The peer, or whom its PROXY protocol header names.
+    pub address: SocketAddr,
+    pub address_header: HeaderValue,
+    /// Where it connected to.
+    pub local: SocketAddr,
+    pub tls: bool,
+    http2: bool,
+    in_flight: AtomicU32,
+    /// Requests that have ended.
+    ended: AtomicU32,
+    /// Bytes came since the last request ended.
+    reading: Arc<AtomicBool>,
+}
+
+/// What a connection is waiting for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// An answer is being made.
+    Busy,
+    /// A request has begun to come.
+    Head,
+    /// The next request.
+    Idle,
+}
+
+impl Client {
+    pub fn worker(&self) -> usize {
+        self.worker.index
+    }
+    pub fn instance(&self) -> &Instance {
+        &self.worker.instance
+    }
+    pub fn tracker(&self) -> &TaskTracker {
+        &self.worker.tunnels
+    }
+    pub fn is_http2(&self) -> bool {
+        self.http2
+    }
+    pub fn begin(&self) {
+        self.in_flight.fetch_add(1, Relaxed);
+    }
+    pub fn end(&self) {
+        self.reading.store(false, Relaxed);
+        self.ended.store(self.ended.load(Relaxed).wrapping_add(1), Relaxed);
+        self.in_flight.fetch_sub(1, Relaxed);
+    }
+
+    fn phase(&self) -> Phase {
+        if self.in_flight.load(Relaxed) > 0 {
+            Phase::Busy
+        } else if self.reading.load(Relaxed) && !self.http2 {
+            Phase::Head
+        } else {
+            Phase::Idle
+        }
+    }
+}
+
+/// Serves a connection until its end. Its TLS handshake and first bytes have the listener's header timeout.
+pub async fn serve(
+    mut stream: Prefixed,
+    address: SocketAddr,
+    local: SocketAddr,
+    listener: Arc<Listener>,
+    rules: Arc<Rules>,
+    worker: Arc<Worker>,
+    stop: CancellationToken,
+) {
+    let first = Instant::now() + rules.header_timeout;
+    let opened = tokio::time::timeout_at(first, async {
+        match &rules.tls {
+            Some((_, tls)) => {
+                let stream = tls.accept(stream).await?;
+                let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                std::io::Result::Ok((ClientStream::tls(stream, rules.body_idle), http2))
+            }
+            None => {
+                let http2 = stream.begins_with(PREFACE).await?;
+                Ok((ClientStream::plain(stream, rules.body_idle), http2))
+            }
+        }
+    });
+    let Ok(Ok((stream, http2))) = opened.await else { return };
+    let client = Arc::new(Client {
+        address_header: HeaderValue::try_from(address.ip().to_canonical().to_string()).unwrap_or(HeaderValue::from_static("unknown")),
+        listener,
+        worker,
+        address,
+        local,
+        tls: rules.tls.is_some(),
+        http2,
+        in_flight: AtomicU32::new(0),
+        ended: AtomicU32::new(0),
+        reading: stream.reading(),
+    });
+    let io = TokioIo::new(stream);
+    let for_requests = client.clone();
+    let service = service_fn(move |request| service::serve(for_requests.clone(), request));
+    let max_header = rules.limits.max_header_bytes as usize;
+    let watch = Watch::new(client, &rules, first);
+    // Rules are read anew for each request; a connection must not hold old ones.
+    drop(rules);
+    if http2 {
+        let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(STREAMS)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_header_list_size(max_header as u32)
+            .max_send_buf_size(64 << 10)
+            .keep_alive_interval(PING_EVERY)
+            .keep_alive_timeout(PING_EVERY)
+            .serve_connection(io, service);
+        let mut connection = std::pin::pin!(connection);
+        let mut stopping = false;
+        let mut stopped = std::pin::pin!(stop.cancelled());
+        watch
+            .run(|cx| {
+                if !stopping && stopped.as_mut().poll(cx).is_ready() {
+                    stopping = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+                connection.as_mut().poll(cx).map(|_ended| ())
+            })
+            .await;
+    } else {
+        let connection = hyper::server::conn::http1::Builder::new()
+            .header_read_timeout(None)
+            .max_header_size(max_header)
+            .max_headers(128)
+            .serve_connection(io, service)
+            .with_upgrades();
+        let mut connection = std::pin::pin!(connection);
+        watch.run(|cx| connection.as_mut().poll(cx).map(|_ended| ())).await;
+    }
+}
+
+/// A connection's one timer. It is set anew only when a deadline comes nearer, so that a busy connection hardly ever
+/// touches it.
+struct Watch {
+    client: Arc<Client>,
+    header_timeout: Duration,
+    keep_alive: Duration,
+    phase: Phase,
+    /// Requests that had ended when the deadline was set.
+    ended: u32,
+    deadline: Option<Instant>,
+    timer: Pin<Box<Sleep>>,
+    /// The timer knows whom to wake.
+    armed: bool,
+}
+
+impl Watch {
+    fn new(client: Arc<Client>, rules: &Rules, first: Instant) -> Self {
+        Self {
+            client,
+            header_timeout: rules.header_timeout,
+            keep_alive: rules.keep_alive,
+            // The first request has begun with the connection.
+            phase: Phase::Head,
+            ended: 0,
+            deadline: Some(first),
+            timer: Box::pin(tokio::time::sleep_until(first)),
+            armed: false,
+        }
+    }
+
+    async fn run(mut self, mut connection: impl FnMut(&mut Context<'_>) -> Poll<()>) {
+        poll_fn(|cx| {
+            if connection(cx).is_ready() {
+                return Poll::Ready(());
+            }
+            let phase = self.client.phase();
+            let ended = self.client.ended.load(Relaxed);
+            let begun = ended > 0 || phase == Phase::Busy;
+            if begun && (phase != self.phase || ended != self.ended) {
+                (self.phase, self.ended) = (phase, ended);
+                self.deadline = match phase {
+                    Phase::Busy => None,
+                    Phase::Head => Some(Instant::now() + self.header_timeout),
+                    Phase::Idle => Some(Instant::now() + self.keep_alive),
+                };
+            }
+            self.poll_deadline(cx)
+        })
+        .await;
+    }
+
+    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(deadline) = self.deadline else {
+            return Poll::Pending;
+        };
+        loop {
+            if self.timer.is_elapsed() {
+                if Instant::now() >= deadline {
+                    return Poll::Ready(());
+                }
+                self.armed = false;
+            }
+            if !self.armed || self.timer.deadline() > deadline {
+                self.timer.as_mut().reset(deadline);
+                self.armed = true;
+                if self.timer.as_mut().poll(cx).is_ready() {
+                    continue;
+                }
+            }
+            return Poll::Pending;
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! HTTP: from a client's connection to a member's and back.
+//!
+//! - `connection`: a client's connection, its protocol and its deadlines
+//! - `service`: one request: judged, routed, answered
+//! - `forward`: tries at members until one answers
+//! - `link`: a connection to a member, and those that wait for the next request
+//! - `request_body`, `response_body`: bodies on their way, counted and timed
+//! - `headers`: what is removed, added and believed
+//! - `tunnel`: WebSocket and other upgrades
+
+pub mod connection;
+mod forward;
+mod headers;
+pub mod link;
+mod request_body;
+mod response_body;
+mod service;
+mod tunnel;

@@ -1,0 +1,310 @@
+//! An answer's body on its way to a client: counted, timed, and at its end the member's connection goes back to the idle
+//! ones.
+
+use super::connection::Client;
+use super::link::Link;
+use super::request_body::Progress;
+use crate::access_log::Line;
+use crate::cluster::Cluster;
+use crate::instance::wall_clock;
+use crate::member::InFlight;
+use bytes::Bytes;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use nm_types::Timestamp;
+use std::future::Future;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+use tokio::time::Sleep;
+
+pub struct ResponseBody {
+    source: Source,
+    /// Ends the exchange when the body is dropped.
+    end: Exchange,
+}
+
+enum Source {
+    /// Our own words.
+    Own(Option<Bytes>),
+    Member(FromMember),
+}
+
+pub struct FromMember {
+    incoming: Incoming,
+    /// Nothing once it was given back.
+    link: Option<Box<Link>>,
+    in_flight: InFlight,
+    cluster: Arc<Cluster>,
+    /// How far the request has come, where it has a body.
+    request: Option<Arc<Progress>>,
+    /// The connection is this client's alone.
+    private: bool,
+    timer: Option<Pin<Box<Sleep>>>,
+    waiting: bool,
+    bytes: u64,
+    complete: bool,
+}
+
+/// One request and its answer, from the head of the one to the end of the other.
+pub struct Exchange {
+    pub client: Arc<Client>,
+    pub started: Instant,
+    log: Option<Box<LogEntry>>,
+}
+
+struct LogEntry {
+    time: Timestamp,
+    client: IpAddr,
+    method: http::Method,
+    host: String,
+    path: String,
+    status: u16,
+    cluster: Option<String>,
+    member: Option<String>,
+    bytes_in: u64,
+    bytes_out: u64,
+    complete: bool,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum AnswerError {
+    #[error("the member did not go on with its answer in time")]
+    Stalled,
+    #[error("read the member's answer")]
+    Member(#[source] hyper::Error),
+}
+
+impl Exchange {
+    pub fn begin(client: Arc<Client>) -> Self {
+        client.begin();
+        Self {
+            client,
+            started: Instant::now(),
+            log: None,
+        }
+    }
+
+    /// Remembers the request for the access log.
+    pub fn log(&mut self, client: IpAddr, method: &http::Method, host: &str, path: &str) {
+        self.log = Some(Box::new(LogEntry {
+            time: wall_clock(),
+            client,
+            method: method.clone(),
+            host: host.to_owned(),
+            path: path.to_owned(),
+            status: 0,
+            cluster: None,
+            member: None,
+            bytes_in: 0,
+            bytes_out: 0,
+            complete: true,
+        }));
+    }
+
+    pub fn log_status(&mut self, status: u16) {
+        if let Some(log) = &mut self.log {
+            log.status = status;
+        }
+    }
+
+    pub fn log_cluster(&mut self, cluster: &str) {
+        if let Some(log) = &mut self.log {
+            log.cluster = Some(cluster.to_owned());
+        }
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.client.end();
+        if let Some(log) = &self.log {
+            self.client.instance().access_log.write(&Line {
+                time: log.time,
+                listener: &self.client.listener.id,
+                client: log.client,
+                method: Some(log.method.as_str()),
+                host: Some(&log.host),
+                path: Some(&log.path),
+                status: Some(log.status),
+                cluster: log.cluster.as_deref(),
+                member: log.member.as_deref(),
+                bytes_in: log.bytes_in,
+                bytes_out: log.bytes_out,
+                duration_ms: self.started.elapsed().as_secs_f64() * 1e3,
+                complete: log.complete,
+            });
+        }
+    }
+}
+
+impl ResponseBody {
+    pub fn own(text: impl Into<Bytes>, mut end: Exchange) -> Self {
+        let text = text.into();
+        if let Some(log) = &mut end.log {
+            log.bytes_out = text.len() as u64;
+        }
+        Self {
+            source: Source::Own(Some(text).filter(|t| !t.is_empty())),
+            end,
+        }
+    }
+
+    pub fn member(body: FromMember, end: Exchange) -> Self {
+        Self {
+            source: Source::Member(body),
+            end,
+        }
+    }
+}
+
+impl FromMember {
+    pub fn new(
+        incoming: Incoming,
+        link: Box<Link>,
+        in_flight: InFlight,
+        cluster: Arc<Cluster>,
+        request: Option<Arc<Progress>>,
+        worker: usize,
+        now: Instant,
+    ) -> Self {
+        let private = cluster.conf.send_proxy_protocol.is_some();
+        let mut body = Self {
+            incoming,
+            link: Some(link),
+            in_flight,
+            cluster,
+            request,
+            private,
+            timer: None,
+            waiting: false,
+            bytes: 0,
+            complete: false,
+        };
+        body.give_back(worker, now);
+        body.complete = body.incoming.is_end_stream();
+        body
+    }
+
+    /// Gives the connection back as soon as the member has said everything, though the client may not have heard it yet.
+    fn give_back(&mut self, worker: usize, now: Instant) {
+        if self.link.as_ref().is_some_and(|link| link.is_ready())
+            && let Some(link) = self.link.take()
+            && !self.private
+        {
+            self.in_flight.member().shards[worker].idle.put(link, now);
+        }
+    }
+
+    fn poll_frame(&mut self, worker: usize, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
+        if let Some(link) = &mut self.link {
+            link.drive(cx);
+        }
+        loop {
+            let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(cx) else {
+                ready!(self.poll_timer(cx));
+                return Poll::Ready(Some(Err(AnswerError::Stalled)));
+            };
+            self.waiting = false;
+            return Poll::Ready(match frame {
+                None => {
+                    self.finish(worker, cx);
+                    None
+                }
+                Some(Err(e)) => Some(Err(AnswerError::Member(e))),
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => {
+                        self.bytes += data.len() as u64;
+                        if self.incoming.is_end_stream() {
+                            self.finish(worker, cx);
+                        }
+                        Some(Ok(Frame::data(data)))
+                    }
+                    // Trailers belong to one hop.
+                    Err(_trailers) => continue,
+                },
+            });
+        }
+    }
+
+    fn finish(&mut self, worker: usize, cx: &mut Context<'_>) {
+        self.complete = true;
+        if let Some(link) = &mut self.link {
+            link.drive(cx);
+            self.give_back(worker, Instant::now());
+        }
+    }
+
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.waiting {
+            self.waiting = true;
+            let at = tokio::time::Instant::now() + self.cluster.response_timeout;
+            match &mut self.timer {
+                Some(timer) => timer.as_mut().reset(at),
+                None => self.timer = Some(Box::pin(tokio::time::sleep_until(at))),
+            }
+        }
+        match &mut self.timer {
+            Some(timer) => timer.as_mut().poll(cx),
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = AnswerError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
+        let this = &mut *self;
+        match &mut this.source {
+            Source::Own(text) => Poll::Ready(text.take().map(|t| Ok(Frame::data(t)))),
+            Source::Member(body) => body.poll_frame(this.end.client.worker(), cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.source {
+            Source::Own(text) => text.is_none(),
+            Source::Member(body) => body.incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            Source::Own(text) => SizeHint::with_exact(text.as_ref().map_or(0, |t| t.len() as u64)),
+            Source::Member(body) => body.incoming.size_hint(),
+        }
+    }
+}
+
+impl Drop for ResponseBody {
+    fn drop(&mut self) {
+        let Source::Member(body) = &mut self.source else { return };
+        let worker = self.end.client.worker();
+        let bytes_in = body.request.as_ref().map_or(0, |r| r.bytes.load(Relaxed));
+        let (member, cluster) = (body.in_flight.member(), &body.cluster.state.stats[worker]);
+        let shard = &member.shards[worker].stats;
+        shard.bytes(bytes_in, body.bytes);
+        cluster.bytes(bytes_in, body.bytes);
+        // A client that went away is no failure of the member's.
+        if !body.complete && body.failed() {
+            shard.broke_off();
+            cluster.broke_off();
+        }
+        if let Some(log) = &mut self.end.log {
+            log.cluster = Some(body.cluster.conf.id.clone());
+            log.member = Some(member.id.to_string());
+            (log.bytes_in, log.bytes_out, log.complete) = (bytes_in, body.bytes, body.complete);
+        }
+    }
+}
+
+impl FromMember {
+    /// Whether the member, not the client, broke it off.
+    fn failed(&self) -> bool {
+        self.timer.as_ref().is_some_and(|t| t.is_elapsed()) || self.link.as_ref().is_some_and(|l| l.has_ended())
+    }
+}

@@ -1,0 +1,199 @@
+//! A worker: one thread with a runtime of its own, which takes connections and serves them to their end. Nothing moves from
+//! one worker to another.
+
+use crate::http::connection;
+use crate::instance::Instance;
+use crate::io::Prefixed;
+use crate::listener::{Listener, Rules, Table, Target};
+use crate::tcp;
+use arc_swap::ArcSwap;
+use nm_types::proxy::Protocol;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// How often idle connections to members are looked through.
+const SWEEP_EVERY: Duration = Duration::from_secs(5);
+
+pub struct Worker {
+    pub index: usize,
+    pub instance: Arc<Instance>,
+    /// Upgraded connections: they outlive the HTTP connection they came from.
+    pub tunnels: TaskTracker,
+    pub scratch: tcp::Scratch,
+}
+
+/// Take connections from this socket.
+pub struct Listen {
+    pub listener: Arc<Listener>,
+    pub socket: std::net::TcpListener,
+    pub stop: Stop,
+}
+
+/// How listening ends. Both are tokens of their own, as a socket that goes on elsewhere must not be emptied here.
+#[derive(Clone)]
+pub struct Stop {
+    /// Take no more.
+    pub accepting: CancellationToken,
+    /// The socket is closed for good: those who wait in its queue are served first.
+    pub closing: CancellationToken,
+    pub grace: Duration,
+}
+
+/// Starts a worker. It ends when the sender is dropped, its listeners were stopped and their connections have ended.
+pub fn spawn(
+    index: usize,
+    instance: Arc<Instance>,
+    table: Arc<ArcSwap<Table>>,
+    mut commands: mpsc::UnboundedReceiver<Listen>,
+    grace: Duration,
+) -> io::Result<JoinHandle<()>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let work = async move {
+        let worker = Arc::new(Worker {
+            index,
+            instance,
+            tunnels: TaskTracker::new(),
+            scratch: tcp::Scratch::default(),
+        });
+        let sweeper = tokio::spawn(sweep(index, table));
+        let mut listeners = JoinSet::new();
+        loop {
+            tokio::select! {
+                command = commands.recv() => match command {
+                    Some(listen) => drop(listeners.spawn(accept(listen, worker.clone()))),
+                    None => break,
+                },
+                Some(_) = listeners.join_next() => {}
+            }
+        }
+        while listeners.join_next().await.is_some() {}
+        worker.tunnels.close();
+        // What has not ended by then is cut off with the process.
+        let _ = tokio::time::timeout(grace, worker.tunnels.wait()).await;
+        sweeper.abort();
+    };
+    std::thread::Builder::new().name(format!("proxy-{index}")).spawn(move || {
+        runtime.block_on(work);
+        runtime.shutdown_background();
+    })
+}
+
+async fn sweep(worker: usize, table: Arc<ArcSwap<Table>>) {
+    let mut ticks = tokio::time::interval(SWEEP_EVERY);
+    loop {
+        ticks.tick().await;
+        for cluster in table.load().clusters.values() {
+            for seat in &cluster.seats {
+                seat.member.shards[worker].idle.sweep();
+            }
+        }
+    }
+}
+
+async fn accept(listen: Listen, worker: Arc<Worker>) {
+    let Listen { listener, socket, stop } = listen;
+    let mut connections = JoinSet::new();
+    let socket = match TcpListener::from_std(socket) {
+        Ok(socket) => socket,
+        Err(error) => {
+            tracing::error!(listener = listener.id, %error, "can't take connections");
+            return;
+        }
+    };
+    loop {
+        tokio::select! {
+            biased;
+            accepted = socket.accept() => match accepted {
+                Ok((stream, peer)) => take(stream, peer, &listener, &worker, &stop, &mut connections),
+                Err(error) => pause_after(&error, &listener).await,
+            },
+            Some(_) = connections.join_next() => {}
+            () = stop.accepting.cancelled() => break,
+        }
+    }
+    if stop.closing.is_cancelled() {
+        // Those whose connection the kernel has made already: a socket that closes would reset them.
+        while let Some(Ok((stream, peer))) = futures_util::FutureExt::now_or_never(socket.accept()) {
+            take(stream, peer, &listener, &worker, &stop, &mut connections);
+        }
+    }
+    drop(socket);
+    let all = async { while connections.join_next().await.is_some() {} };
+    if tokio::time::timeout(stop.grace, all).await.is_err() {
+        tracing::info!(
+            listener = listener.id,
+            open = connections.len(),
+            "connections were cut off: their time to end is over"
+        );
+    }
+    connections.shutdown().await;
+}
+
+/// Without free file descriptors the queue stays as it is; to ask again at once would only burn the CPU.
+async fn pause_after(error: &io::Error, listener: &Listener) {
+    if matches!(error.raw_os_error(), Some(23 | 24 | 12 | 105)) {
+        tracing::warn!(listener = listener.id, %error, "can't take more connections now");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+fn take(stream: TcpStream, peer: SocketAddr, listener: &Arc<Listener>, worker: &Arc<Worker>, stop: &Stop, connections: &mut JoinSet<()>) {
+    let rules = listener.rules.load_full();
+    let open = listener.open.fetch_add(1, Relaxed);
+    let guard = Open(listener.clone());
+    listener.accepted.fetch_add(1, Relaxed);
+    if open >= u64::from(rules.limits.max_connections) {
+        listener.refused.fetch_add(1, Relaxed);
+        return;
+    }
+    connections.spawn(serve(stream, peer, guard, rules, worker.clone(), stop.accepting.clone()));
+}
+
+/// One open connection.
+struct Open(Arc<Listener>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Relaxed);
+    }
+}
+
+async fn serve(stream: TcpStream, peer: SocketAddr, open: Open, rules: Arc<Rules>, worker: Arc<Worker>, stop: CancellationToken) {
+    let listener = open.0.clone();
+    if stream.set_nodelay(true).is_err() {
+        return;
+    }
+    let local = if listener.address.ip().is_unspecified() {
+        stream.local_addr().unwrap_or(listener.address)
+    } else {
+        listener.address
+    };
+    let mut stream = Prefixed::new(stream);
+    let mut client = peer;
+    if rules.accept_proxy_protocol {
+        if !rules.trusts(peer.ip()) {
+            return;
+        }
+        match tokio::time::timeout(rules.header_timeout, stream.proxy_header()).await {
+            Ok(Ok(named)) => client = named.unwrap_or(peer),
+            Ok(Err(_)) | Err(_) => return,
+        }
+    }
+    match rules.protocol {
+        Protocol::Http => connection::serve(stream, client, local, listener, rules, worker, stop).await,
+        Protocol::Tcp => {
+            let Target::Tcp(cluster) = &rules.target else { return };
+            tcp::serve(stream, client, local, &listener, &rules, cluster, &worker).await;
+        }
+    }
+    drop(open);
+}

@@ -200,7 +200,9 @@ mod tests {
     use std::time::SystemTime;
 
     const NODE: &str = "node_1770000000000_abcdefghi";
-    const TOKEN_SECRET: &str = "planted-secret-of-a-join-token-0123456789ab";
+    const TOKEN_SECRET: &str = "planted-secret-of-a-join-token-0123456789a8";
+    /// Nobody listens there.
+    const NOBODY: &str = "https://127.0.0.1:1";
 
     /// A machine below a folder, with a `systemctl` that writes down what it is asked.
     fn machine() -> (tempfile::TempDir, Places) {
@@ -215,7 +217,7 @@ mod tests {
 
     fn args(join: Option<&str>) -> InstallArgs {
         InstallArgs {
-            servers: vec!["https://mesh.example.com:7443".into(), "https://other.example.com".into()],
+            servers: vec![NOBODY.into(), "https://other.example.com".into()],
             join: join.map(str::to_owned),
             machine: MachineArgs {
                 docker_socket: "/var/run/docker.sock".into(),
@@ -265,7 +267,7 @@ mod tests {
         );
         let settings = std::fs::read_to_string(&places.settings).unwrap();
         assert!(
-            settings.contains("NEURALMESH_AGENT_SERVER=https://mesh.example.com:7443,https://other.example.com:7443\n"),
+            settings.contains("NEURALMESH_AGENT_SERVER=https://127.0.0.1:1,https://other.example.com:7443\n"),
             "{settings}"
         );
         assert!(settings.contains("NEURALMESH_NAME=alder\n"), "{settings}");
@@ -296,7 +298,7 @@ mod tests {
         let (root, places) = machine();
         let error = install(&args(Some("nm1.x.y")), &places).await.unwrap_err().to_string();
         assert!(
-            error.contains("neuralmesh agent --server https://mesh.example.com:7443") && error.contains("NEURALMESH_JOIN"),
+            error.contains("neuralmesh agent --server https://127.0.0.1:1") && error.contains("NEURALMESH_JOIN"),
             "{error}"
         );
         assert_eq!(files(root.path()), [root.path().join("systemctl")]);

@@ -283,9 +283,14 @@ impl Docker {
         if spec.volumes.is_empty() {
             return Ok(Vec::new());
         }
+        let behind = self.behind_volumes(spec).await?;
         let (docker, volumes, root) = (self.clone(), spec.volumes.clone(), facts.root_dir.clone());
         // It looks at the disk.
         let judged = tokio::task::spawn_blocking(move || {
+            for (i, path) in behind {
+                let judged = docker.policy.check(&path, &root);
+                judged.map_err(|e| e.field(format!("volumes[{i}].host")))?;
+            }
             let mut out = Vec::with_capacity(volumes.len());
             for (i, volume) in volumes.iter().enumerate() {
                 let mode = match volume.mode {
@@ -310,6 +315,19 @@ impl Docker {
         judged
             .await
             .map_err(|e| AgentError::new(Code::Internal, format!("The mounts could not be judged: {e}.")))?
+    }
+
+    /// The paths of this machine that named volumes of the spec are in truth: somebody made them in Docker with the option
+    /// `device`. With the number of each in the spec.
+    async fn behind_volumes(&self, spec: &ContainerSpec) -> Result<Vec<(usize, String)>, AgentError> {
+        let mut out = Vec::new();
+        for (i, volume) in spec.volumes.iter().enumerate() {
+            let Some(MountSource::Volume(name)) = &volume.host else { continue };
+            let found = self.volume(name.as_str()).await.map_err(|e| self.explain(e))?;
+            let device = found.and_then(|volume| volume.options.get("device").cloned());
+            out.extend(device.filter(|device| device.starts_with('/')).map(|device| (i, device)));
+        }
+        Ok(out)
     }
 
     /// The spec's devices, each where it really is, once the node's policy has let the container have all it asks for.

@@ -60,6 +60,16 @@ impl Docker {
         Ok(self.volume_view(volume))
     }
 
+    /// `None` where there is none.
+    pub(super) async fn volume(&self, name: &str) -> Result<Option<Volume>, DockerError> {
+        let call = Call::get("look at a volume", format!("/volumes/{}", segment(name))).deadline(DEADLINE);
+        match self.client.json(call).await {
+            Ok(volume) => Ok(Some(volume)),
+            Err(DockerError::Refused { status: 404, .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     pub async fn remove_volume(&self, name: &str) -> Result<(), AgentError> {
         self.engine().await?;
         let missing = || AgentError::new(Code::VolumeNotFound, format!("The node has no volume `{name}`."));

@@ -192,6 +192,24 @@ async fn paths_of_the_system_are_not_mounted() {
         )
         .await;
     }
+    // A volume that is such a folder in truth.
+    let disguise = rig.name("disguise");
+    docker(&[
+        "volume",
+        "create",
+        "-o",
+        "type=none",
+        "-o",
+        "o=bind",
+        "-o",
+        "device=/etc",
+        &disguise,
+    ])
+    .await;
+    let volumes = json!({"volumes": [{"container": "/x", "host": disguise}]});
+    let code = Code::Forbidden;
+    refused(&rig, "disguised", volumes, false, code, Some("volumes[0].host"), &["/etc"]).await;
+    docker(&["volume", "rm", &disguise]).await;
     // A folder that was fine becomes a link while the container is stopped.
     let (victim, moved) = (base.join("victim"), base.join("moved"));
     std::fs::create_dir(&victim).unwrap();

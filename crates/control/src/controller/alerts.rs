@@ -28,10 +28,17 @@ const LAST: Duration = Duration::from_secs(3);
 pub fn listen(app: App) -> impl Future<Output = ()> + Send {
     // From now on, and not from when the task comes to run: nothing that happens in between is missed.
     let (feed, links, checks) = (app.store.watch(), app.fleet.links().events(), app.health.subscribe());
-    follow(app, feed, links, checks)
+    let containers = app.index.changes();
+    follow(app, feed, links, checks, containers)
 }
 
-async fn follow(app: App, mut feed: Watch, mut links: Receiver<LinkEvent>, mut checks: Receiver<(ServerRef, HealthView)>) {
+async fn follow(
+    app: App,
+    mut feed: Watch,
+    mut links: Receiver<LinkEvent>,
+    mut checks: Receiver<(ServerRef, HealthView)>,
+    mut containers: Receiver<ContainerId>,
+) {
     let mut stop = app.stop.clone();
     loop {
         tokio::select! {
@@ -46,6 +53,13 @@ async fn follow(app: App, mut feed: Watch, mut links: Receiver<LinkEvent>, mut c
             },
             event = links.recv() => match event {
                 Ok(event) => app.alerts.observe(Observation::Node(event.node)),
+                Err(RecvError::Lagged(_)) => app.alerts.observe(Observation::Everything),
+                Err(RecvError::Closed) => return,
+            },
+            // The feed tells of a removal before the index has taken it in: what was looked at then is still there.
+            container = containers.recv() => match container {
+                Ok(id) if app.index.get(&id).is_none() => app.alerts.observe(Observation::Container(id)),
+                Ok(_) => {}
                 Err(RecvError::Lagged(_)) => app.alerts.observe(Observation::Everything),
                 Err(RecvError::Closed) => return,
             },

@@ -264,7 +264,9 @@ async fn killed_in_a_move(database: Database) {
         alder.mend();
         plane.reopen().await;
         on_node(&api, &web, &birch).await;
-        alder.ready(&plane).await;
+        for node in all {
+            node.ready(&plane).await;
+        }
         eventually(&format!("it is there once, {stage:?}"), async || {
             (copies(&all, &web.id) == [(birch.node.to_string(), ContainerStatus::Running)]).then_some(())
         })

@@ -92,6 +92,18 @@ def _():
         mesh.client.post(f"/api/containers/{ours['id']}/stop").expect(200)
         assert docker.inspect(copy)["State"]["Running"], "the copy was stopped instead"
         mesh.client.post(f"/api/containers/{ours['id']}/start").expect(200)
+        # Nor does it take the place of one that is gone.
+        gone = mesh.client.post("/api/containers", {"name": f"{PREFIX}gone", "image": IMAGE, "command": ["sleep", "600"]}).expect(201).data["id"]
+        docker.request("POST", f"/commit?container={PREFIX}gone&repo={repo}&tag=gone", {})
+        docker.remove(f"{PREFIX}gone")
+        docker.create(f"{PREFIX}heir", f"{repo}:gone", ["sleep", "600"])
+        docker.start(f"{PREFIX}heir")
+        soon(lambda: row(f"{PREFIX}heir"), "the heir")
+        assert row(f"{PREFIX}heir")["managed"] is False
+        mesh.client.remove(gone)
+        assert docker.inspect(f"{PREFIX}heir")["State"]["Running"], "the heir was removed instead"
+        docker.remove(f"{PREFIX}heir")
+        docker.request("DELETE", f"/images/{repo}:gone")
     finally:
         docker.remove(copy)
         docker.request("DELETE", f"/images/{image}")

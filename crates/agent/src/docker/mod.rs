@@ -64,6 +64,8 @@ pub struct Inner {
     stops: Semaphore,
     pulls: Semaphore,
     locks: Locks,
+    /// By image, the label of ours that it has.
+    image_labels: Mutex<HashMap<String, Option<String>>>,
 }
 
 impl std::ops::Deref for Docker {
@@ -86,6 +88,7 @@ impl Docker {
             stops: Semaphore::new(STOPS),
             pulls: Semaphore::new(PULLS),
             locks: Locks::default(),
+            image_labels: Mutex::default(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -138,24 +141,28 @@ impl Docker {
         if let Some(record) = self.hub.find(key) {
             return Ok(record);
         }
-        let docker_id = match key {
-            ContainerKey::Docker(id) => Some(id.to_string()),
-            ContainerKey::Ours(id) => self.find_by_label(id).await.map_err(|e| self.explain(e))?,
+        let record = match key {
+            ContainerKey::Docker(id) => self.look_now(id).await,
+            ContainerKey::Ours(id) => self.find_by_label(id).await,
         };
-        let record = match docker_id {
-            Some(id) => self.look_now(&id).await.map_err(|e| self.explain(e))?,
-            None => None,
-        };
+        let record = record.map_err(|e| self.explain(e))?;
         record.ok_or_else(|| AgentError::new(Code::ContainerNotFound, format!("The node has no container {}.", key.as_str())))
     }
 
-    async fn find_by_label(&self, id: &ContainerId) -> Result<Option<String>, DockerError> {
+    /// The one that is marked so; not one that has the label of its image.
+    async fn find_by_label(&self, id: &ContainerId) -> Result<Option<Record>, DockerError> {
         let filters = serde_json::json!({ "label": [format!("{}={id}", labels::ID)] }).to_string();
         let call = Call::get("find a container", "/containers/json")
             .flag("all", true)
             .query("filters", filters);
         let found: Vec<wire::Listed> = self.client.json(call).await?;
-        Ok(found.into_iter().next().map(|c| c.id))
+        for listed in found {
+            let record = self.look_now(&listed.id).await?;
+            if let Some(record) = record.filter(|r| r.observed.id.as_ref() == Some(id)) {
+                return Ok(Some(record));
+            }
+        }
+        Ok(None)
     }
 }
 

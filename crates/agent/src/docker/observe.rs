@@ -28,8 +28,6 @@ pub struct Known<'a> {
     pub given: Option<&'a ContainerName>,
     /// Its last log lines, where they were fetched.
     pub tail: &'a [String],
-    /// Its label is another container's, of which it was copied: `docker commit` keeps labels.
-    pub copied: bool,
 }
 
 /// What the agent itself needs to know of a container, beside what it reports.
@@ -97,12 +95,7 @@ pub fn observe(doc: Inspect, known: &Known<'_>) -> (ObservedContainer, Detail) {
     let message = facts.message();
 
     let raw_name = doc.name.trim_start_matches('/');
-    let id = doc
-        .config
-        .labels
-        .get(labels::ID)
-        .and_then(|id| ContainerId::parse(id).ok())
-        .filter(|_| !known.copied);
+    let id = doc.config.labels.get(labels::ID).and_then(|id| ContainerId::parse(id).ok());
     let name = id
         .as_ref()
         .and_then(|_| shown_name(raw_name, known.given, doc.config.labels.get(labels::NAME)))

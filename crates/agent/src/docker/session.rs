@@ -4,9 +4,11 @@
 use super::client::{Call, DockerError, segment};
 use super::explain::explain;
 use super::hub::{Facts, now_nanos};
-use super::wire::{Event, Info, Inspect, Listed, Network, Version};
+use super::wire::{Event, ImageLabels, Info, Inspect, Listed, Network, Version};
 use super::{Docker, LOOKS};
 use futures_util::{Stream, StreamExt, TryStreamExt};
+use nm_link::contract::labels;
+use std::sync::PoisonError;
 use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -119,12 +121,17 @@ async fn look_at_all(docker: &Docker) -> Result<Vec<(Inspect, i64)>, DockerError
 /// One look at a container; `None` where it is gone.
 async fn look(docker: &Docker, id: &str) -> Result<Option<(Inspect, i64)>, DockerError> {
     let seen_at = now_nanos();
-    match docker
-        .client
-        .json(Call::get("describe a container", format!("/containers/{}/json", segment(id))))
-        .await
-    {
-        Ok(doc) => Ok(Some((doc, seen_at))),
+    let call = Call::get("describe a container", format!("/containers/{}/json", segment(id)));
+    match docker.client.json::<Inspect>(call).await {
+        Ok(mut doc) => {
+            // A label that its image has, too, came from there: `docker commit` keeps labels. It is no mark of ours then.
+            if let Some(label) = doc.config.labels.get(labels::ID)
+                && docker.image_label(&doc.image).await?.as_ref() == Some(label)
+            {
+                doc.config.labels.remove(labels::ID);
+            }
+            Ok(Some((doc, seen_at)))
+        }
         Err(DockerError::Refused { status: 404, .. }) => Ok(None),
         Err(e) => Err(e),
     }
@@ -198,6 +205,26 @@ impl Docker {
                 None
             }
         })
+    }
+
+    /// The label of ours that an image has. Images never change, so each is asked for once.
+    async fn image_label(&self, image: &str) -> Result<Option<String>, DockerError> {
+        if let Some(known) = self.image_labels.lock().unwrap_or_else(PoisonError::into_inner).get(image) {
+            return Ok(known.clone());
+        }
+        let call = Call::get("describe an image", format!("/images/{}/json", segment(image)));
+        let mut found = match self.client.json::<ImageLabels>(call).await {
+            Ok(image) => image.config.labels,
+            // Somebody removed it under its container.
+            Err(DockerError::Refused { status: 404, .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let label = found.remove(labels::ID);
+        self.image_labels
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(image.to_owned(), label.clone());
+        Ok(label)
     }
 
     /// Docker's own document of a container.

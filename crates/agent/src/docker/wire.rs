@@ -249,6 +249,21 @@ pub struct InspectConfig {
     pub stop_timeout: Option<i64>,
 }
 
+/// As much of an image's document as its labels.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct ImageLabels {
+    #[serde(deserialize_with = "or_default")]
+    pub config: ImageConfig,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct ImageConfig {
+    #[serde(default, deserialize_with = "or_default")]
+    pub labels: BTreeMap<String, String>,
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct InspectHostConfig {

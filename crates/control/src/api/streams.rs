@@ -249,7 +249,8 @@ async fn noted(app: &App, actor: &Actor, meta: &Meta, action: &str, id: &str, pa
 
 /// Refuses what is compressed: Docker would unpack it by itself, to any size.
 async fn plain_tar(body: Body) -> ApiResult<Body> {
-    const PACKED: [&[u8]; 5] = [b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"\x5d\x00\x00"];
+    // What Docker's engine knows: gzip, bzip2, xz, and zstd with its skippable frames.
+    const PACKED: [&[u8]; 4] = [b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd"];
     const LONGEST: usize = 5;
     let mut stream = body.into_data_stream();
     let mut head = BytesMut::new();
@@ -258,7 +259,8 @@ async fn plain_tar(body: Body) -> ApiResult<Body> {
     {
         head.extend_from_slice(&piece.map_err(|_| ApiError::bad_request("body_broken", "the body broke off before its end"))?);
     }
-    if PACKED.iter().any(|magic| head.starts_with(magic)) {
+    let skippable = matches!(head.as_ref(), [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..]);
+    if skippable || PACKED.iter().any(|magic| head.starts_with(magic)) {
         return Err(ApiError::new(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
             "unsupported_media_type",

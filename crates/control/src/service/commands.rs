@@ -112,10 +112,7 @@ impl Containers {
             .map_err(ApiError::from)?;
         self.index.change(&record.id, |r| {
             r.state.missing = false;
-            r.state.observed = Some(match r.state.observed.take() {
-                Some(watched) => watched.newest(observed),
-                None => observed,
-            });
+            r.state.answered(observed);
             true
         });
         self.persist(std::slice::from_ref(&record.id)).await?;

@@ -320,11 +320,7 @@ impl Containers {
     async fn write_made(self, tx: &mut Tx, id: ContainerId, observed: ObservedContainer) -> Result<(), StoreError> {
         let made = self.index.change(&id, |r| {
             r.state.phase = Phase::Ready;
-            // The watch may have seen something newer meanwhile, and may as well be behind.
-            r.state.observed = Some(match r.state.observed.take() {
-                Some(watched) => watched.newest(observed),
-                None => observed,
-            });
+            r.state.answered(observed);
             true
         });
         // Removed since, when this is written a second time.

@@ -101,12 +101,29 @@ pub async fn claimed(tx: &mut Tx, actor: &Actor, key: &str, fingerprint: &str) -
     }
 }
 
+/// As [`begin`], for requests that are carried out within this transaction: the answer of the first such request, if there was
+/// one. Without a key each request is the first.
+pub async fn answered<T: DeserializeOwned>(
+    tx: &mut Tx,
+    actor: &Actor,
+    key: Option<&str>,
+    fingerprint: impl FnOnce() -> String,
+) -> ApiResult<Option<T>> {
+    let Some(key) = key else { return Ok(None) };
+    match begin(tx, actor, key, &fingerprint()).await? {
+        Begun::New => Ok(None),
+        Begun::Replay(answer) => answer.read().map(Some),
+        Begun::Operation(_) => Err(ApiError::internal()),
+    }
+}
+
 /// Notes the operation that carries the request out.
 pub async fn carried_by(tx: &mut Tx, actor: &Actor, key: &str, operation: &OperationId) -> ApiResult<()> {
     Ok(tx.idempotency_operation(&owner(actor), key, operation.as_str()).await?)
 }
 
-/// Keeps the answer for a repeated request, sealed.
-pub async fn keep<T: Serialize>(tx: &mut Tx, actor: &Actor, key: &str, answer: &T) -> ApiResult<()> {
+/// Keeps the answer for a repeated request, sealed; nothing without a key.
+pub async fn keep<T: Serialize>(tx: &mut Tx, actor: &Actor, key: Option<&str>, answer: &T) -> ApiResult<()> {
+    let Some(key) = key else { return Ok(()) };
     Ok(tx.idempotency_finish(&owner(actor), key, 201, &Secret::json(answer)?).await?)
 }

@@ -34,25 +34,34 @@ where
             inner: member,
             read: &to_client,
         };
-        let mut copy = std::pin::pin!(tokio::io::copy_bidirectional_with_sizes(&mut client, &mut member, BUFFER, BUFFER));
-        let mut seen = 0;
-        loop {
-            match tokio::time::timeout(idle, copy.as_mut()).await {
-                Ok(result) => break result.is_ok(),
-                Err(_elapsed) => {
-                    let now = from_client.load(Relaxed) + to_client.load(Relaxed);
-                    if now == seen {
-                        break false;
-                    }
-                    seen = now;
-                }
-            }
-        }
+        let copy = tokio::io::copy_bidirectional_with_sizes(&mut client, &mut member, BUFFER, BUFFER);
+        while_it_moves(copy, idle, &from_client, &to_client).await
     };
     Moved {
         from_client: from_client.into_inner(),
         to_client: to_client.into_inner(),
         complete,
+    }
+}
+
+/// Whether `copy` ends well; it is given up once neither count has grown for `idle`.
+pub(super) async fn while_it_moves<T>(
+    copy: impl Future<Output = io::Result<T>>,
+    idle: Duration,
+    from_client: &AtomicU64,
+    to_client: &AtomicU64,
+) -> bool {
+    let mut copy = std::pin::pin!(copy);
+    let mut seen = 0;
+    loop {
+        if let Ok(result) = tokio::time::timeout(idle, copy.as_mut()).await {
+            return result.is_ok();
+        }
+        let now = from_client.load(Relaxed) + to_client.load(Relaxed);
+        if now == seen {
+            return false;
+        }
+        seen = now;
     }
 }
 

@@ -4,7 +4,7 @@
 //! it is silent. Once a direction is seen to be bulk, its bytes stay in the kernel (`splice`, by a pipe), which costs a
 //! fraction; the pipe's two file descriptors are given back when the flow is over.
 
-use super::relay::Moved;
+use super::relay::{Moved, while_it_moves};
 use crate::instance::lock;
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 use socket2::SockRef;
@@ -58,20 +58,7 @@ pub async fn join(client: &mut TcpStream, member: &mut TcpStream, idle: Duration
                 Poll::Pending
             }
         });
-        let mut both = std::pin::pin!(both);
-        let mut seen = 0;
-        loop {
-            match tokio::time::timeout(idle, both.as_mut()).await {
-                Ok(result) => break result.is_ok(),
-                Err(_elapsed) => {
-                    let now = from_client.load(Relaxed) + to_client.load(Relaxed);
-                    if now == seen {
-                        break false;
-                    }
-                    seen = now;
-                }
-            }
-        }
+        while_it_moves(both, idle, &from_client, &to_client).await
     };
     Moved {
         from_client: from_client.into_inner(),

@@ -119,8 +119,9 @@ impl Hub {
         let Some(ours) = event.actor.attributes.get(labels::ID).and_then(|l| ContainerId::parse(l).ok()) else {
             return;
         };
-        // Its label may be a copy of another's.
-        if world.ours.get(&ours).is_some_and(|holder| *holder != event.actor.id) {
+        // Its label may be its image's, and so no mark of ours.
+        let known = world.containers.get(&event.actor.id);
+        if known.is_some_and(|record| record.observed.id.as_ref() != Some(&ours)) {
             return;
         }
         if let Err(error) = self.fence.note(&ours, desired, now()) {

@@ -79,15 +79,6 @@ struct World {
     last_event: i64,
 }
 
-impl World {
-    /// Whether the label of the container `docker_id` is that of another one which is older.
-    fn is_copy(&self, ours: &ContainerId, docker_id: &str, created: &str) -> bool {
-        let holder = self.ours.get(ours).filter(|holder| *holder != docker_id);
-        let holder = holder.and_then(|holder| self.containers.get(holder));
-        holder.is_some_and(|holder| Timestamp::parse(created).is_none_or(|created| holder.observed.created <= created))
-    }
-}
-
 pub struct Hub {
     world: Mutex<World>,
     events: broadcast::Sender<Arc<WatchEvent>>,
@@ -224,7 +215,7 @@ impl Hub {
     }
 
     /// The engine answers, and this is everything on it.
-    pub fn up(&self, facts: Facts, mut docs: Vec<(Inspect, i64)>, networks: HashSet<String>) {
+    pub fn up(&self, facts: Facts, docs: Vec<(Inspect, i64)>, networks: HashSet<String>) {
         let mut world = self.lock();
         let kept: HashSet<String> = docs.iter().map(|(doc, _)| doc.id.clone()).collect();
         let lost: Vec<String> = world.containers.keys().filter(|id| !kept.contains(*id)).cloned().collect();
@@ -232,8 +223,6 @@ impl Hub {
             self.forget(&mut world, &id);
         }
         self.stats.keep_only(&kept);
-        // The oldest first: what was copied is known before its copies.
-        docs.sort_by(|(a, _), (b, _)| a.created.cmp(&b.created));
         for (doc, seen_at) in docs {
             self.enter(&mut world, doc, seen_at);
         }
@@ -394,8 +383,6 @@ impl Hub {
         }
         let finished = Timestamp::parse(&doc.state.finished_at);
         let ours = doc.config.labels.get(labels::ID).and_then(|l| ContainerId::parse(l).ok());
-        let copied = ours.as_ref().is_some_and(|ours| world.is_copy(ours, &id, &doc.created));
-        let ours = ours.filter(|_| !copied);
         let held = ours.as_ref().and_then(|id| self.fence.get(id));
         let tail = old.and_then(|r| r.tail.clone()).filter(|(at, _)| *at == finished);
         let asked = if world.asked.contains(&id) {
@@ -412,7 +399,6 @@ impl Hub {
             oom: world.oom.contains_key(&id),
             given: held.as_ref().map(|h| &h.name),
             tail: tail.as_ref().map_or(&[], |(_, lines)| lines),
-            copied,
         };
         let (observed, detail) = observe::observe(doc, &known);
         if detail.pid > 0 {

@@ -8,7 +8,7 @@ use crate::api::error::{ApiError, ApiResult};
 use crate::api::extract::Meta;
 use crate::service::audit::audit;
 use crate::service::auth::Actor;
-use crate::service::idempotency::{self, Begun};
+use crate::service::idempotency;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use nm_store::{Kind, NewResource, Patch, Resource, Secret};
@@ -315,12 +315,9 @@ impl Alerts {
         self.may_reach(&config, &secrets)?;
         let now = self.clock.now();
         let mut tx = self.store.begin(now).await?;
-        if let Some(key) = &meta.idempotency_key {
-            match idempotency::begin(&mut tx, actor, key, &self.fingerprints.of(meta, &[body])).await? {
-                Begun::New => {}
-                Begun::Replay(answer) => return answer.read(),
-                Begun::Operation(_) => return Err(ApiError::internal()),
-            }
+        let key = meta.idempotency_key.as_deref();
+        if let Some(answer) = idempotency::answered(&mut tx, actor, key, || self.fingerprints.of(meta, &[body])).await? {
+            return Ok(answer);
         }
         rows::room(&mut tx, Kind::AlertChannel, MOST, "channels").await?;
         let id = ChannelId::fresh(now.0);
@@ -337,9 +334,7 @@ impl Alerts {
             view: view(&row, &secrets.names())?,
         };
         let answer = (created, row.revision);
-        if let Some(key) = &meta.idempotency_key {
-            idempotency::keep(&mut tx, actor, key, &answer).await?;
-        }
+        idempotency::keep(&mut tx, actor, key, &answer).await?;
         self.settle(tx).await?;
         Ok(answer)
     }

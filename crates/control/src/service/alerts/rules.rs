@@ -5,7 +5,7 @@ use crate::api::error::{ApiError, ApiResult};
 use crate::api::extract::Meta;
 use crate::service::audit::audit;
 use crate::service::auth::Actor;
-use crate::service::idempotency::{self, Begun};
+use crate::service::idempotency;
 use nm_plan::alerts::Pace;
 use nm_store::{Kind, NewResource, Patch, Resource};
 use nm_types::alert::{
@@ -161,12 +161,9 @@ impl Alerts {
         rows::not_an_id(&name, AlertRuleId::PREFIX)?;
         let now = self.clock.now();
         let mut tx = self.store.begin(now).await?;
-        if let Some(key) = &meta.idempotency_key {
-            match idempotency::begin(&mut tx, actor, key, &self.fingerprints.of(meta, &[body])).await? {
-                Begun::New => {}
-                Begun::Replay(answer) => return answer.read(),
-                Begun::Operation(_) => return Err(ApiError::internal()),
-            }
+        let key = meta.idempotency_key.as_deref();
+        if let Some(answer) = idempotency::answered(&mut tx, actor, key, || self.fingerprints.of(meta, &[body])).await? {
+            return Ok(answer);
         }
         rows::room(&mut tx, Kind::AlertRule, MOST, "alert rules").await?;
         let id = AlertRuleId::fresh(now.0);
@@ -177,9 +174,7 @@ impl Alerts {
         let detail = json!({ "name": name, "spec": spec });
         tx.audit(audit(actor, meta, "alertRule.create", Some(id.as_str()), detail)).await?;
         let made = versioned(&row)?;
-        if let Some(key) = &meta.idempotency_key {
-            idempotency::keep(&mut tx, actor, key, &made).await?;
-        }
+        idempotency::keep(&mut tx, actor, key, &made).await?;
         self.settle(tx).await?;
         Ok(made)
     }

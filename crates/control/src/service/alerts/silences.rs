@@ -5,7 +5,7 @@ use crate::api::error::{ApiError, ApiResult};
 use crate::api::extract::Meta;
 use crate::service::audit::audit;
 use crate::service::auth::Actor;
-use crate::service::idempotency::{self, Begun};
+use crate::service::idempotency;
 use nm_plan::alerts::Silence;
 use nm_store::{Kind, NewResource, Patch, Resource};
 use nm_types::alert::{AlertMatcher, AlertNote, AlertServerKey, AlertSilenceUpdate, AlertSilenceView, NewAlertSilence};
@@ -116,12 +116,9 @@ impl Alerts {
         };
         spec.check(now)?;
         let mut tx = self.store.begin(now).await?;
-        if let Some(key) = &meta.idempotency_key {
-            match idempotency::begin(&mut tx, actor, key, &self.fingerprints.of(meta, &[body])).await? {
-                Begun::New => {}
-                Begun::Replay(answer) => return answer.read(),
-                Begun::Operation(_) => return Err(ApiError::internal()),
-            }
+        let key = meta.idempotency_key.as_deref();
+        if let Some(answer) = idempotency::answered(&mut tx, actor, key, || self.fingerprints.of(meta, &[body])).await? {
+            return Ok(answer);
         }
         rows::room(&mut tx, Kind::AlertSilence, MOST, "silences").await?;
         let id = SilenceId::fresh(now.0);
@@ -135,9 +132,7 @@ impl Alerts {
         ))
         .await?;
         let made = self.silence_view(&row)?;
-        if let Some(key) = &meta.idempotency_key {
-            idempotency::keep(&mut tx, actor, key, &made).await?;
-        }
+        idempotency::keep(&mut tx, actor, key, &made).await?;
         self.settle(tx).await?;
         Ok(made)
     }

@@ -5,7 +5,7 @@ use super::{API_TOKEN, Actor, Auth, Credential, fresh_token, holds, is_whole};
 use crate::api::error::{ApiError, ApiResult};
 use crate::api::extract::Meta;
 use crate::service::audit::audit;
-use crate::service::idempotency::{self, Begun};
+use crate::service::idempotency;
 use nm_store::{ApiToken, TokenRow};
 use nm_types::auth::{CreatedToken, NewToken, Role, Scope, TokenView};
 use nm_types::{Timestamp, TokenId};
@@ -75,12 +75,9 @@ impl Auth {
         let crowded = self.store.tokens(Some(&actor.user), None, PER_USER).await?.len() >= most;
         let (token, hash) = fresh_token(API_TOKEN)?;
         let mut tx = self.store.begin(now).await?;
-        if let Some(key) = &meta.idempotency_key {
-            match idempotency::begin(&mut tx, actor, key, &fingerprint).await? {
-                Begun::New => {}
-                Begun::Replay(answer) => return answer.read(),
-                Begun::Operation(_) => return Err(ApiError::internal()),
-            }
+        let key = meta.idempotency_key.as_deref();
+        if let Some(answer) = idempotency::answered(&mut tx, actor, key, || fingerprint).await? {
+            return Ok(answer);
         }
         if crowded {
             return Err(ApiError::conflict(
@@ -101,9 +98,7 @@ impl Auth {
         let detail = json!({ "name": view.name, "role": view.role, "scopes": view.scopes, "expires": view.expires });
         tx.audit(audit(actor, meta, "token.create", Some(view.id.as_str()), detail)).await?;
         let created = CreatedToken { token, view };
-        if let Some(key) = &meta.idempotency_key {
-            idempotency::keep(&mut tx, actor, key, &created).await?;
-        }
+        idempotency::keep(&mut tx, actor, key, &created).await?;
         self.commit(tx, []).await?;
         Ok(created)
     }

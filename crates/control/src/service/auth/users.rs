@@ -6,7 +6,7 @@ use super::{Actor, Auth, is_whole};
 use crate::api::error::{ApiError, ApiResult};
 use crate::api::extract::Meta;
 use crate::service::audit::{ANONYMOUS, audit};
-use crate::service::idempotency::{self, Begun};
+use crate::service::idempotency;
 use nm_store::{StoreError, Tx, Unique, User, UserPatch, UserRow};
 use nm_types::UserId;
 use nm_types::auth::{NewUser, Role, UserUpdate, UserView};
@@ -76,12 +76,9 @@ impl Auth {
         let password_hash = self.passwords.hash(&password.0).await?;
         let now = self.clock.now();
         let mut tx = self.store.begin(now).await?;
-        if let Some(key) = &meta.idempotency_key {
-            match idempotency::begin(&mut tx, actor, key, &fingerprint).await? {
-                Begun::New => {}
-                Begun::Replay(answer) => return answer.read(),
-                Begun::Operation(_) => return Err(ApiError::internal()),
-            }
+        let key = meta.idempotency_key.as_deref();
+        if let Some(answer) = idempotency::answered(&mut tx, actor, key, || fingerprint).await? {
+            return Ok(answer);
         }
         let row = UserRow {
             id: UserId::fresh(now.0),
@@ -105,9 +102,7 @@ impl Auth {
         ))
         .await?;
         let made = versioned(user);
-        if let Some(key) = &meta.idempotency_key {
-            idempotency::keep(&mut tx, actor, key, &made).await?;
-        }
+        idempotency::keep(&mut tx, actor, key, &made).await?;
         self.commit(tx, []).await?;
         Ok(made)
     }

@@ -67,6 +67,16 @@ impl State {
     }
 }
 
+impl State {
+    /// What a command's answer says: the watch may have seen what came after, and may as well be behind.
+    pub fn answered(&mut self, answer: ObservedContainer) {
+        self.observed = Some(match self.observed.take() {
+            Some(watched) => watched.newest(answer),
+            None => answer,
+        });
+    }
+}
+
 /// One container, whole.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Record {

@@ -18,6 +18,7 @@ mod placement;
 mod policy;
 mod privileges;
 mod reconcile;
+mod refusals;
 mod secrets;
 mod servers;
 mod spec;

@@ -2,6 +2,7 @@
 
 mod alerts;
 mod commands;
+mod doctor;
 mod fake;
 mod health;
 mod login;

@@ -3,6 +3,7 @@
 //! Everything changes under one lock, and what is told goes out under the same, so that the watch hears of things in the
 //! order they happened.
 
+mod by_hand;
 mod things;
 
 use super::Seen;
@@ -11,15 +12,12 @@ use super::upgrade::Upgrade;
 use nm_link::contract::{
     Action, AgentError, AgentErrorCode, Command, ContainerKey, CreateContainer, LogQuery, RegistryLogin, RemoveContainer, WatchEvent,
 };
-use nm_types::container::{
-    Attachment, ContainerHealth, ContainerSpec, ContainerStatus, ForeignSpec, LogLine, LogStream, ObservedContainer, PortMapping,
-};
+use nm_types::container::{Attachment, ContainerSpec, ContainerStatus, LogLine, LogStream, ObservedContainer, PortMapping};
 use nm_types::image::ImageView;
 use nm_types::network::NetworkView;
 use nm_types::node::{DockerInfo, NodeInfo};
-use nm_types::stats::{ContainerStats, Usage};
+use nm_types::stats::ContainerStats;
 use nm_types::text::{ImageRef, Labels};
-use nm_types::units::MemoryLimit;
 use nm_types::volume::VolumeView;
 use nm_types::{ContainerId, OperationId, Timestamp};
 use std::collections::{BTreeMap, HashSet};
@@ -528,125 +526,5 @@ impl World {
             .iter()
             .map(|(path, bytes)| (path.clone(), *bytes))
             .collect()
-    }
-    pub(super) fn exit_at_once(&self, code: i64, lines: &[&str]) {
-        self.lock().exit_at_once = Some((code, lines.iter().map(|l| (*l).to_owned()).collect()));
-    }
-    pub(super) fn unknown_image(&self, image: &str) {
-        let image = ImageRef::parse(image).expect("an image's name");
-        self.lock().unknown_images.insert(image.with_tag());
-    }
-    pub(super) fn last_login(&self) -> Option<RegistryLogin> {
-        self.lock().last_login.clone()
-    }
-    pub(super) fn run_foreign(&self, name: &str, image: &str, foreign: ForeignSpec) -> String {
-        let docker_id = fresh_hex();
-        let observed = ObservedContainer {
-            docker_id: docker_id.clone(),
-            id: None,
-            name: name.into(),
-            image: image.into(),
-            status: ContainerStatus::Running,
-            exit_code: None,
-            oom_killed: false,
-            message: None,
-            health: None,
-            created: now(),
-            started: Some(now()),
-            finished: None,
-            restarts: 0,
-            ports: Vec::new(),
-            networks: Vec::new(),
-            foreign: Some(foreign),
-        };
-        self.lock().put(observed, None, None, 0);
-        docker_id
-    }
-    pub(super) fn rm(&self, key: &str) {
-        let mut inner = self.lock();
-        let docker_id = inner.find(key).expect("it is there");
-        inner.rm(&docker_id);
-    }
-    pub(super) fn set_status(&self, key: &str, status: ContainerStatus) {
-        let mut inner = self.lock();
-        let docker_id = inner.find(key).expect("it is there");
-        match status {
-            ContainerStatus::Running if !inner.containers[&docker_id].runs() => inner.start(&docker_id).expect("it starts"),
-            ContainerStatus::Running | ContainerStatus::Paused | ContainerStatus::Created => {
-                inner.held(&docker_id).expect("it is there").observed.status = status;
-            }
-            ContainerStatus::Stopped => inner.held(&docker_id).expect("it is there").ended(status, 143),
-            ContainerStatus::Exited => inner.held(&docker_id).expect("it is there").ended(status, 1),
-        }
-        inner.changed(&docker_id);
-    }
-    pub(super) fn set_health(&self, key: &str, health: ContainerHealth) {
-        let mut inner = self.lock();
-        let docker_id = inner.find(key).expect("it is there");
-        inner.held(&docker_id).expect("it is there").observed.health = Some(health);
-        inner.changed(&docker_id);
-    }
-    pub(super) fn rename(&self, key: &str, name: &str) {
-        let mut inner = self.lock();
-        let docker_id = inner.find(key).expect("it is there");
-        inner.held(&docker_id).expect("it is there").observed.name = name.into();
-        inner.changed(&docker_id);
-    }
-    pub(super) fn write_line(&self, key: &str, stream: LogStream, line: &str) {
-        self.lock().held(key).expect("it is there").write(stream, line);
-    }
-    pub(super) fn sample(&self, key: &str, usage: Usage) {
-        let mut inner = self.lock();
-        let docker_id = inner.find(key).expect("it is there");
-        let held = inner.held(&docker_id).expect("it is there");
-        let limit = held.spec.as_ref().and_then(|s| s.memory_limit.as_ref()).map(MemoryLimit::bytes);
-        let sample = ContainerStats {
-            container_id: docker_id.clone(),
-            cpu: usage.cpu,
-            memory: usage.memory,
-            memory_limit: limit.unwrap_or(8 << 30),
-            network_rx: 1_524_887,
-            network_tx: 892_345,
-            block_read: 4096,
-            block_write: 8192,
-            pids: 3,
-            oom_kills: 0,
-            throttled_seconds: 0.0,
-            timestamp: now(),
-        };
-        held.sample_readers.retain(|r| r.send(sample.clone()).is_ok());
-        held.samples.push(sample);
-        inner.tell(WatchEvent::Usage {
-            samples: vec![(docker_id, usage)],
-        });
-    }
-    pub(super) fn docker_available(&self, available: bool) {
-        let mut inner = self.lock();
-        inner.info.docker.available = available;
-        inner.info.docker.error = (!available).then(|| "Docker's socket does not answer".to_owned());
-        let docker = inner.info.docker.clone();
-        inner.tell(WatchEvent::Docker { docker });
-        if available {
-            let snapshot = inner.snapshot();
-            inner.tell(snapshot);
-        }
-    }
-    pub(super) fn claim(&self, observed: ObservedContainer) {
-        let mut inner = self.lock();
-        let heard = std::mem::take(&mut inner.watchers);
-        inner.put(observed, None, None, 0);
-        inner.watchers = heard;
-    }
-    pub(super) fn tell(&self, event: WatchEvent) {
-        self.lock().tell(event);
-    }
-    pub(super) fn be_silent(&self) {
-        self.lock().kept_back.get_or_insert_default();
-    }
-    pub(super) fn speak(&self) {
-        let mut inner = self.lock();
-        for event in inner.kept_back.take().unwrap_or_default() {
-            inner.tell(event);
-        }
     }
 }

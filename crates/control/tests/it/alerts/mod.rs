@@ -1,6 +1,7 @@
 //! Alerts from end to end: what agents see, what rules make of it, and what receivers get that are really there.
 
 mod channels;
+mod lasting;
 mod receivers;
 mod rules;
 mod stories;

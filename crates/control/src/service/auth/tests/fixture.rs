@@ -1,5 +1,7 @@
 //! A store of a test's own, a clock that is set by hand, and passwords that cost little.
 
+pub use nm_testing::{eventually, soon};
+
 use crate::api::error::{ApiError, ApiResult};
 use crate::api::extract::Meta;
 use crate::service::auth::{Actor, Auth, AuthConfig, Cost, Presented};
@@ -252,27 +254,6 @@ pub fn new_user(name: &str, role: Role) -> NewUser {
 pub fn code<T: std::fmt::Debug>(result: ApiResult<T>) -> (u16, String) {
     let ApiError { status, code, .. } = result.unwrap_err();
     (status.as_u16(), code)
-}
-
-/// Waits until `condition` gives a value, at most ten seconds.
-pub async fn eventually<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
-    soon(what, async {
-        loop {
-            if let Some(value) = condition().await {
-                return value;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await
-}
-
-/// `future`, or a failed test after ten seconds.
-pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(Duration::from_secs(10), future).await {
-        Ok(value) => value,
-        Err(_) => panic!("not within ten seconds: {what}"),
-    }
 }
 
 async fn execute(url: &str, sql: &str) {

@@ -5,11 +5,13 @@
 //! Paths are constants here and nowhere else. Containers are addressed by [`ContainerKey`]: our id (found by the label
 //! `io.neuralmesh.id`), or Docker's id for containers that others made.
 
+mod edge;
 mod error;
 pub mod exec;
 mod health;
 mod journal;
 
+pub use edge::{EdgeConfig, EdgeEventsQuery, EdgeState, VirtualAddress, VirtualAddressState};
 pub use error::{AgentError, AgentErrorCode};
 pub use health::{ProbeResult, RunProbe, RunProbes};
 pub use journal::{JournalEnd, JournalEvent, JournalPage, JournalQuery};
@@ -109,6 +111,15 @@ pub mod path {
     pub const NETWORK_ATTACH: &str = "/v1/networks/attach";
     /// POST [`Membership`](super::Membership) → `{}`.
     pub const NETWORK_DETACH: &str = "/v1/networks/detach";
+
+    /// GET → [`EdgeState`](super::EdgeState); PUT [`EdgeConfig`](super::EdgeConfig) → the same, once it is on disk and in force.
+    pub const EDGE: &str = "/v1/edge";
+    /// GET → [`Metrics`](nm_types::proxy::Metrics) of the node's load balancer.
+    pub const EDGE_METRICS: &str = "/v1/edge/metrics";
+    /// GET, query [`EdgeEventsQuery`](super::EdgeEventsQuery) → [`Events`](nm_types::proxy::Events); waits up to 25 s for one.
+    pub const EDGE_EVENTS: &str = "/v1/edge/events";
+    /// POST [`FailoverRequest`](nm_types::proxy::FailoverRequest) → `{}`.
+    pub const EDGE_FAILOVER: &str = "/v1/edge/failover";
 
     /// `route` with its `{key}` filled in.
     pub fn keyed(route: &str, key: &super::ContainerKey) -> String {

@@ -100,6 +100,7 @@ async fn main() -> Result<()> {
         data_dir: dir.path().to_owned(),
         docker_socket: SOCKET.into(),
         own: Vec::new(),
+        load_balancer: None,
     })
     .await?;
     let stop = CancellationToken::new();

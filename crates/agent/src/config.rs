@@ -1,5 +1,6 @@
 //! What an agent is told, and the node's own configuration file.
 
+use crate::edge::LoadBalancer;
 use nm_types::text::{Capability, DevicePath};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
@@ -12,6 +13,8 @@ pub struct AgentConfig {
     pub docker_socket: PathBuf,
     /// What else of ours lies on this machine, folders and files: no container gets any of it.
     pub own: Vec<PathBuf>,
+    /// How its load balancer is started; without, it carries no traffic.
+    pub load_balancer: Option<LoadBalancer>,
 }
 
 impl AgentConfig {

@@ -13,6 +13,7 @@
 
 mod config;
 mod docker;
+pub mod edge;
 mod fence;
 mod host;
 mod journal;
@@ -28,6 +29,7 @@ pub use config::{AgentConfig, ConfigError, NodeConfig};
 
 use docker::Docker;
 use docker::hub::{Hub, now, now_nanos};
+use edge::{Edge, Supervisor};
 use fence::{Fence, FenceError};
 use host::{Host, Machine, MachineSampler, Roots};
 use journal::{Journal, WriterEnd};
@@ -66,6 +68,8 @@ pub struct Agent {
     fence: Arc<Fence>,
     /// Taken by the first [`Agent::run`].
     ends: Arc<Mutex<Option<Ends>>>,
+    /// None where it is to carry no traffic.
+    edge: Option<Edge>,
     /// None where it runs in a process that is not its own.
     upgrades: Option<Upgrades>,
 }
@@ -75,6 +79,7 @@ struct Ends {
     sampler: SamplerEnd,
     machine: MachineSampler,
     journal: WriterEnd,
+    edge: Option<Supervisor>,
 }
 
 impl Agent {
@@ -101,6 +106,8 @@ impl Agent {
         let (journal, writer) = Journal::open(data_dir, now()).map_err(unusable)?;
         let journal = Arc::new(journal);
         let hub = Arc::new(Hub::new(Host::look(), fence.clone(), stats.clone(), journal.clone()));
+        let carried = config.load_balancer.clone().map(|settings| Edge::open(data_dir, settings));
+        let (edge, supervisor) = carried.transpose().map_err(unusable)?.unzip();
         let policy = BindPolicy::new(node.allow_binds.clone(), data_dir, &config.own, &config.docker_socket);
         let privileges = Privileges::new(node, NodeConfig::path(data_dir));
         let docker = Docker::new(&config.docker_socket, hub, fence.clone(), policy, privileges);
@@ -114,7 +121,9 @@ impl Agent {
                 sampler,
                 machine: machine_sampler,
                 journal: writer,
+                edge: supervisor,
             }))),
+            edge,
             upgrades: None,
         })
     }
@@ -136,11 +145,12 @@ impl Agent {
             machine: self.machine.clone(),
             journal: self.journal.clone(),
             upgrades: self.upgrades.clone(),
+            edge: self.edge.clone(),
         })
     }
 
-    /// Follows Docker, samples containers and the machine, and keeps the journal until `stop`. Containers go on without it. A
-    /// second run of one agent ends at once.
+    /// Follows Docker, samples containers and the machine, keeps the journal and the load balancer until `stop`. Containers and
+    /// the load balancer go on without it. A second run of one agent ends at once.
     pub async fn run(&self, stop: CancellationToken) {
         let Some(ends) = self.ends.lock().unwrap_or_else(PoisonError::into_inner).take() else {
             return;
@@ -152,6 +162,7 @@ impl Agent {
                 drop(oom.send(docker_id.to_owned()));
             });
         });
+        let carrying = ends.edge.map(|supervisor| tokio::spawn(supervisor.run(stop.clone())));
         let writing = tokio::task::spawn_blocking(move || ends.journal.run());
         self.journal.agent_started(now_nanos());
         let mut journal_end = self.journal.end();
@@ -180,6 +191,11 @@ impl Agent {
         self.stats.stop();
         if let Err(error) = sampling.await {
             tracing::error!(%error, "the sampler failed");
+        }
+        if let Some(carrying) = carrying
+            && let Err(error) = carrying.await
+        {
+            tracing::error!(%error, "what keeps the load balancer failed");
         }
         self.journal.stop();
         if let Err(error) = writing.await {

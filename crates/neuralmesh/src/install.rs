@@ -171,14 +171,16 @@ async fn uninstall(args: &UninstallArgs, places: &Places) -> anyhow::Result<()> 
     remove(&places.settings)?;
     let agent = places.data.join("agent");
     if args.purge && agent.exists() {
+        // systemd ended the agent alone: what it has started has no one else to end it.
+        nm_agent::edge::end(&agent).await.context("end this node's load balancer")?;
         std::fs::remove_dir_all(&agent).with_context(|| format!("remove {}", agent.display()))?;
     }
     println!(
         "The agent runs here no more. Its containers run on.{}",
         if args.purge {
-            " `neuralmesh nodes rm` takes the node out of the fleet."
+            " Its load balancer ends. `neuralmesh nodes rm` takes the node out of the fleet."
         } else {
-            " The machine is still a node: `neuralmesh agent install` without a token takes it up again, --purge forgets it."
+            " So does its load balancer. The machine is still a node: `neuralmesh agent install` without a token takes it up again, --purge forgets it."
         }
     );
     Ok(())

@@ -1,20 +1,38 @@
 //! `neuralmesh proxy`: a node's load balancer, in a process of its own so that no restart of the agent's touches traffic.
 
 use crate::run::LogArgs;
-use crate::telemetry;
-use clap::Args;
+use crate::{telemetry, trial};
+use anyhow::Context;
+use clap::{Args, Subcommand, ValueEnum};
+use nm_agent::edge::LoadBalancer;
 use nm_proxy::{AccessLogTo, Options};
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
 #[derive(Debug, Clone, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct ProxyArgs {
+    #[command(subcommand)]
+    pub command: Option<ProxyCommand>,
     /// The last configuration: read at the start, written with each new one; need not exist
-    #[arg(long, value_name = "FILE", env = "NEURALMESH_PROXY_CONFIG", hide_env_values = true)]
-    pub config: PathBuf,
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "NEURALMESH_PROXY_CONFIG",
+        hide_env_values = true,
+        required = true
+    )]
+    pub config: Option<PathBuf>,
     /// The Unix socket of the proxy's own API. Where a proxy listens on it already, this one takes over from it
-    #[arg(long, value_name = "SOCKET", env = "NEURALMESH_PROXY_SOCKET", hide_env_values = true)]
-    pub control_socket: PathBuf,
+    #[arg(
+        long,
+        value_name = "SOCKET",
+        env = "NEURALMESH_PROXY_SOCKET",
+        hide_env_values = true,
+        required = true
+    )]
+    pub control_socket: Option<PathBuf>,
     /// Threads that carry traffic [default: one a core]
     #[arg(
         long,
@@ -41,17 +59,34 @@ pub struct ProxyArgs {
     pub log: LogArgs,
 }
 
+#[derive(Debug, Clone, Subcommand)]
+pub enum ProxyCommand {
+    /// Say by the exit code whether a load balancer carries traffic: 0 it does, 1 it does not
+    Check(CheckArgs),
+}
+
+/// `neuralmesh proxy check`: what keepalived asks before it holds an address.
+#[derive(Debug, Clone, Args)]
+pub struct CheckArgs {
+    /// The Unix socket of the proxy's own API
+    #[arg(long, value_name = "SOCKET", env = "NEURALMESH_PROXY_SOCKET", hide_env_values = true)]
+    pub control_socket: PathBuf,
+}
+
 fn grace(text: &str) -> Result<Duration, String> {
     crate::commands::containers::flags::seconds(text).map(Duration::from_secs)
 }
 
 /// Runs until it is told to end, or another proxy has taken over, and its connections have ended.
 pub async fn run(args: ProxyArgs) -> anyhow::Result<()> {
+    if let Some(ProxyCommand::Check(check)) = args.command {
+        return nm_agent::edge::check(&check.control_socket).await.map_err(anyhow::Error::msg);
+    }
     let telemetry = telemetry::start(&args.log, telemetry::PROXY)?;
     let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let options = Options {
-        config: args.config,
-        control_socket: args.control_socket,
+        config: args.config.context("the configuration's file is named by --config")?,
+        control_socket: args.control_socket.context("the API's socket is named by --control-socket")?,
         workers: args.workers.map_or_else(cores, usize::from),
         grace: args.grace,
         access_log: args.access_log.map_or(AccessLogTo::Stdout, AccessLogTo::File),
@@ -59,4 +94,21 @@ pub async fn run(args: ProxyArgs) -> anyhow::Result<()> {
     let outcome = nm_proxy::run(options).await;
     telemetry.end().await;
     Ok(outcome?)
+}
+
+/// How an agent starts it: from what runs now, also when the file was replaced since.
+pub fn by_agent(log: &LogArgs, on_trial: bool) -> anyhow::Result<LoadBalancer> {
+    let mut arguments: Vec<OsString> = vec!["proxy".into(), "--log-level".into(), log.log_level.clone().into()];
+    if let Some(format) = log.log_format.to_possible_value() {
+        arguments.extend(["--log-format".into(), format.get_name().into()]);
+    }
+    if let Some(collector) = &log.otlp_endpoint {
+        arguments.extend(["--otlp-endpoint".into(), collector.to_string().into()]);
+    }
+    Ok(LoadBalancer {
+        program: trial::IMAGE.into(),
+        arguments,
+        file: std::env::current_exe().context("find the file that this program runs from")?,
+        on_trial,
+    })
 }

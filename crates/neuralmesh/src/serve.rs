@@ -2,10 +2,11 @@
 
 use crate::run::{AgentArgs, ControlArgs, MachineArgs, ServerArgs, UpArgs};
 use crate::trial::{self, Watcher};
-use crate::{hello, install, telemetry};
+use crate::{hello, install, proxy, telemetry};
 use anyhow::{Context, bail};
 use hyper_util::service::TowerToHyperService;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nm_agent::edge::LoadBalancer;
 use nm_agent::upgrade::Upgrades;
 use nm_agent::{Agent, AgentConfig};
 use nm_control::app::{App, AppConfig};
@@ -32,7 +33,8 @@ pub async fn up(args: UpArgs) -> anyhow::Result<()> {
     let (app, serving) = start_control(&args.control, args.agent_listen).await?;
     let own = [Some(args.control.data_dir.clone()), args.control.key_file.clone()];
     let own = own.into_iter().flatten().collect();
-    let agent = start_local_agent(&app, &args.control.data_dir, own, &args.machine, serving.agents);
+    let carried = proxy::by_agent(&args.control.log, false)?;
+    let agent = start_local_agent(&app, &args.control.data_dir, own, &args.machine, carried, serving.agents);
     let stop = CancellationToken::new();
     let mut control = serving.task;
     let outcome = match agent.await {
@@ -99,7 +101,14 @@ pub async fn agent(args: AgentArgs) -> anyhow::Result<()> {
         }
     };
     let stop = CancellationToken::new();
-    let (agent, link) = make_agent(dir, vec![args.data_dir.clone()], &args.machine, store, identity, servers).await?;
+    let carried = proxy::by_agent(&args.log, watcher.is_some())?;
+    let config = AgentConfig {
+        data_dir: dir,
+        docker_socket: args.machine.docker_socket.clone(),
+        own: vec![args.data_dir.clone()],
+        load_balancer: Some(carried),
+    };
+    let (agent, link) = make_agent(config, store, identity, servers).await?;
     let states = link.states();
     let running = tokio::spawn(run_agent(agent.upgradable(upgrades.clone()), link, stop.clone()));
     let attend = async {
@@ -239,20 +248,12 @@ pub(crate) fn facts(machine: &MachineArgs) -> AgentFacts {
 }
 
 async fn make_agent(
-    dir: PathBuf,
-    own: Vec<PathBuf>,
-    machine: &MachineArgs,
+    config: AgentConfig,
     store: IdentityStore,
     identity: AgentIdentity,
     servers: Vec<ServerUrl>,
 ) -> anyhow::Result<(Agent, AgentLink)> {
-    let agent = Agent::new(AgentConfig {
-        data_dir: dir,
-        docker_socket: machine.docker_socket.clone(),
-        own,
-    })
-    .await
-    .context("start the agent")?;
+    let agent = Agent::new(config).await.context("start the agent")?;
     let link = AgentLink::new(store, identity, servers, AgentOptions::default());
     Ok((agent, link))
 }
@@ -268,6 +269,7 @@ async fn start_local_agent(
     data_dir: &Path,
     own: Vec<PathBuf>,
     machine: &MachineArgs,
+    carried: LoadBalancer,
     agents: SocketAddr,
 ) -> anyhow::Result<(NodeId, AgentLink, Agent)> {
     let host = match agents.ip() {
@@ -300,7 +302,13 @@ async fn start_local_agent(
         }
     };
     let node = identity.node().clone();
-    let (agent, link) = make_agent(dir, own, machine, store, identity, vec![server]).await?;
+    let config = AgentConfig {
+        data_dir: dir,
+        docker_socket: machine.docker_socket.clone(),
+        own,
+        load_balancer: Some(carried),
+    };
+    let (agent, link) = make_agent(config, store, identity, vec![server]).await?;
     Ok((node, link, agent))
 }
 

@@ -64,6 +64,12 @@ impl FromStr for Collector {
     }
 }
 
+impl std::fmt::Display for Collector {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// Ends in good order with [`Telemetry::end`].
 #[derive(Debug)]
 pub struct Telemetry {

@@ -27,7 +27,7 @@ use tracing::{info, warn};
 /// Set for a trial.
 const TRIAL: &str = "NEURALMESH_AGENT_TRIAL";
 /// Also when the file was replaced since: what runs now.
-const IMAGE: &str = "/proc/self/exe";
+pub const IMAGE: &str = "/proc/self/exe";
 const LINKED: &[u8] = b"linked\n";
 /// How often a trial may end by itself.
 const TRIES: u32 = 3;

@@ -2,13 +2,64 @@
 //! it; what does not fit into its queue is counted and left out.
 
 use serde::Serialize;
-use std::io::{BufWriter, Write};
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 /// Lines that may wait for the disk.
 const QUEUE: usize = 16_384;
+
+/// A file of the log goes on as another one when it is this long; the one before it is kept.
+const FILE_AT_MOST: u64 = 64 << 20;
+
+/// A file that never outgrows its disk: once it is long, it becomes `….1` and a new one begins.
+pub struct LogFile {
+    path: PathBuf,
+    file: File,
+    length: u64,
+    at_most: u64,
+}
+
+impl LogFile {
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let file = append(path)?;
+        let length = file.metadata()?.len();
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            length,
+            at_most: FILE_AT_MOST,
+        })
+    }
+}
+
+fn append(path: &Path) -> io::Result<File> {
+    OpenOptions::new().create(true).append(true).mode(0o640).open(path)
+}
+
+impl Write for LogFile {
+    fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(lines)?;
+        self.length += written as u64;
+        Ok(written)
+    }
+
+    /// Between two lines, as the log is flushed there and nowhere else.
+    fn flush(&mut self) -> io::Result<()> {
+        if self.length > self.at_most {
+            let mut before = self.path.clone().into_os_string();
+            before.push(".1");
+            std::fs::rename(&self.path, before)?;
+            self.file = append(&self.path)?;
+            self.length = 0;
+        }
+        Ok(())
+    }
+}
 
 #[derive(Clone)]
 pub struct AccessLog {
@@ -44,7 +95,7 @@ pub struct Line<'a> {
 
 impl AccessLog {
     /// Writes to `out` until the last sender is gone.
-    pub fn new(out: Box<dyn Write + Send>) -> std::io::Result<Self> {
+    pub fn new(out: Box<dyn Write + Send>) -> io::Result<Self> {
         let (queue, lines) = sync_channel(QUEUE);
         let dropped = Arc::new(AtomicU64::new(0));
         let counter = dropped.clone();
@@ -86,5 +137,25 @@ fn write(out: Box<dyn Write + Send>, lines: &Receiver<Vec<u8>>, dropped: &Atomic
         if lost > 0 {
             tracing::warn!(lost, "the access log could not keep up; lines were left out");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_file_goes_on_as_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("access.log");
+        std::fs::write(&path, "before\n").unwrap();
+        let mut file = LogFile::open(&path).unwrap();
+        file.at_most = 12;
+        for line in ["first\n", "second\n", "third\n"] {
+            file.write_all(line.as_bytes()).unwrap();
+            file.flush().unwrap();
+        }
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "");
+        assert_eq!(std::fs::read_to_string(dir.path().join("access.log.1")).unwrap(), "second\nthird\n");
     }
 }

@@ -108,7 +108,7 @@ impl Engine {
         config.validate().map_err(Refused::Invalid)?;
         let mut state = lock(&self.state);
         let state = &mut *state;
-        let Some(workers) = &state.workers else {
+        let Some(workers) = state.workers.as_ref().filter(|_| !state.frozen) else {
             return Err(Refused::Draining);
         };
         let before = self.table.load_full();

@@ -1,6 +1,6 @@
 //! The process: its start, its signals, its end.
 
-use crate::access_log::AccessLog;
+use crate::access_log::{AccessLog, LogFile};
 use crate::control::{self, Control};
 use crate::engine::{Engine, Refused};
 use crate::file::{self, Unreadable};
@@ -8,9 +8,8 @@ use crate::instance::Instance;
 use crate::takeover::{self, Inherited, Knowledge};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::collections::HashMap;
-use std::fs::OpenOptions;
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -68,10 +67,7 @@ pub async fn run(options: Options) -> Result<(), StartError> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(StartError::Signals)?;
     let out: Box<dyn Write + Send> = match &options.access_log {
         AccessLogTo::Stdout => Box::new(io::stdout()),
-        AccessLogTo::File(path) => {
-            let file = OpenOptions::new().create(true).append(true).mode(0o640).open(path);
-            Box::new(file.map_err(StartError::AccessLog)?)
-        }
+        AccessLogTo::File(path) => Box::new(LogFile::open(path).map_err(StartError::AccessLog)?),
     };
     let access_log = AccessLog::new(out).map_err(StartError::AccessLog)?;
     let instance = Arc::new(Instance::new(options.workers.max(1), access_log));

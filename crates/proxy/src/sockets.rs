@@ -27,7 +27,19 @@ fn open(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
         // `::` is every address, also those of IPv4, unless 0.0.0.0 has a listener of its own.
         socket.set_only_v6(!address.ip().is_unspecified())?;
     }
-    socket.bind(&address.into())?;
+    match socket.bind(&address.into()) {
+        // It may come: an address that moves between machines, or one that the network has not given yet.
+        Err(e) if e.kind() == io::ErrorKind::AddrNotAvailable => {
+            tracing::warn!(%address, "this machine does not have the address now; connections are taken once it has");
+            if address.is_ipv6() {
+                socket.set_freebind_v6(true)?;
+            } else {
+                socket.set_freebind_v4(true)?;
+            }
+            socket.bind(&address.into())?;
+        }
+        bound => bound?,
+    }
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }

@@ -1,6 +1,7 @@
 //! The contract's paths as HTTP. Handlers read what came, make one call, and write what it gives.
 
 mod containers;
+mod edge;
 mod health;
 mod machine;
 mod reply;
@@ -10,6 +11,7 @@ mod upgrade;
 mod watch;
 
 use crate::docker::Docker;
+use crate::edge::Edge;
 use crate::host::Machine;
 use crate::journal::Journal;
 use crate::stats::Stats;
@@ -28,6 +30,7 @@ pub struct App {
     pub machine: Machine,
     pub journal: Arc<Journal>,
     pub upgrades: Option<Upgrades>,
+    pub edge: Option<Edge>,
 }
 
 /// The largest JSON body: a container's whole environment is 500 values of 64 KiB.
@@ -44,6 +47,10 @@ pub fn router(app: App) -> Router {
         .route(path::WATCH, get(watch::watch))
         .route(path::UPGRADE, get(upgrade::state).post(upgrade::offer).put(upgrade::receive))
         .route(path::UPGRADE_BEGIN, post(upgrade::begin))
+        .route(path::EDGE, get(edge::state).put(edge::put))
+        .route(path::EDGE_METRICS, get(edge::metrics))
+        .route(path::EDGE_EVENTS, get(edge::events))
+        .route(path::EDGE_FAILOVER, post(edge::failover))
         .route(path::CONTAINERS, post(containers::create))
         .route(path::COMMAND, post(containers::command))
         .route(path::REMOVE, post(containers::remove))

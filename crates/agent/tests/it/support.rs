@@ -82,6 +82,7 @@ impl Rig {
             data_dir: dir.path().join("data"),
             docker_socket: socket.to_owned(),
             own: Vec::new(),
+            load_balancer: None,
         })
         .await
         .unwrap();

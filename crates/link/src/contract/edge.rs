@@ -1,6 +1,6 @@
 //! What an agent carries of clusters' entries: the load balancer's configuration and virtual addresses.
 
-use nm_types::proxy::{ProxyConfig, Status};
+use nm_types::proxy::{Metrics, ProxyConfig, Status};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
@@ -58,6 +58,18 @@ pub struct VirtualAddressState {
     pub address: IpAddr,
     /// Whether this node answers for it now.
     pub held: bool,
+}
+
+/// The load balancer's figures. They count from its process's start: another instance begins anew.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EdgeMetrics {
+    #[serde(flatten)]
+    pub current: Metrics,
+    /// The last figures of processes that others have taken over from since the agent's start, oldest first: what they counted
+    /// after they were asked last. One that still ends its connections goes on counting.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub former: Vec<Metrics>,
 }
 
 /// Query of the events: the load balancer's, as [`Events`](nm_types::proxy::Events) has them.

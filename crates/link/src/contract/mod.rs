@@ -11,7 +11,7 @@ pub mod exec;
 mod health;
 mod journal;
 
-pub use edge::{EdgeConfig, EdgeEventsQuery, EdgeState, VirtualAddress, VirtualAddressState};
+pub use edge::{EdgeConfig, EdgeEventsQuery, EdgeMetrics, EdgeState, VirtualAddress, VirtualAddressState};
 pub use error::{AgentError, AgentErrorCode};
 pub use health::{ProbeResult, RunProbe, RunProbes};
 pub use journal::{JournalEnd, JournalEvent, JournalPage, JournalQuery};
@@ -114,7 +114,7 @@ pub mod path {
 
     /// GET → [`EdgeState`](super::EdgeState); PUT [`EdgeConfig`](super::EdgeConfig) → the same, once it is on disk and in force.
     pub const EDGE: &str = "/v1/edge";
-    /// GET → [`Metrics`](nm_types::proxy::Metrics) of the node's load balancer.
+    /// GET → [`EdgeMetrics`](super::EdgeMetrics) of the node's load balancer.
     pub const EDGE_METRICS: &str = "/v1/edge/metrics";
     /// GET, query [`EdgeEventsQuery`](super::EdgeEventsQuery) → [`Events`](nm_types::proxy::Events); waits up to 25 s for one.
     pub const EDGE_EVENTS: &str = "/v1/edge/events";

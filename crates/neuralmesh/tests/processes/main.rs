@@ -1,5 +1,6 @@
 //! The built program as processes of its own: a control plane, an agent, and what becomes of them.
 
+mod edge;
 mod fleet;
 mod keys;
 mod upgrade;

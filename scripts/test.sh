@@ -53,7 +53,7 @@ step_web() {
   npm run build
 }
 # Programs and tests in one go, so that both see the same features of each crate and nothing is built twice.
-step_build() { cargo build --workspace --bins --tests --locked; }
+step_build() { cargo build --workspace --bins --tests --examples --locked; }
 step_tests() {
   if cargo nextest --version >/dev/null 2>&1; then
     cargo nextest run --workspace --locked --no-fail-fast --status-level fail --final-status-level fail

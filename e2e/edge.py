@@ -1,0 +1,358 @@
+#!/usr/bin/env python3
+"""A node's load balancer beside its agent: a real agent, linked, and the processes it runs. Agents and load balancers are killed,
+replaced and left alone under load; an address moves between two machines and back.
+
+The control plane is a stand-in (crates/link/examples/stand_in.rs) that passes on what is asked of the agent. The machines of the
+second part are network namespaces; that part needs root and keepalived.
+"""
+
+import contextlib
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent / "lib"))
+from checks import Suite, eventually
+from nm import ROOT, Process, binary, free_port
+
+suite = Suite("edge")
+FOLDER = tempfile.TemporaryDirectory(prefix="nm-edge-", ignore_cleanup_errors=True)
+HERE = Path(FOLDER.name)
+
+
+def stand_in():
+    path = Path(os.environ.get("NM_STAND_IN", ROOT / "target/debug/examples/stand_in"))
+    assert path.exists(), f"{path} is missing; build it with: cargo build -p nm-link --example stand_in"
+    return str(path)
+
+
+class Node:
+    """A machine: an agent with its data folder, and a control plane's stand-in of its own. `netns` is where the agent runs."""
+
+    def __init__(self, name, netns=None, program=None):
+        self.name, self.dir = name, HERE / name
+        self.dir.mkdir()
+        self.program = program or binary()
+        self.inside = ["ip", "netns", "exec", netns] if netns else []
+        self.control = self.agent = None
+        self.agents, self.api = free_port(), free_port()
+        self.joined = False
+
+    def start_control(self):
+        arguments = [*self.inside, stand_in(), f"127.0.0.1:{self.agents}", f"127.0.0.1:{self.api}"]
+        self.control = Process(f"{self.name}'s control plane", arguments, self.dir / "control.log").start()
+        self.token = eventually(lambda: self.control.running() and (self.dir / "control.log").read_text().strip(), 20, "the stand-in listens")
+        return self
+
+    def start_agent(self, program=None):
+        self.program = program or self.program
+        server = f"https://127.0.0.1:{self.agents}"
+        arguments = [*self.inside, self.program, "agent", "--server", server, "--data-dir", self.dir / "data", "--name", self.name]
+        arguments += ["--docker-socket", self.dir / "no-docker.sock"]
+        env = {} if self.joined else {"NEURALMESH_JOIN": self.token}
+        self.agent = Process(f"{self.name}'s agent", arguments, self.dir / "agent.log", env).start()
+        return self
+
+    def up(self):
+        self.start_control().start_agent()
+        eventually(lambda: self.ask("GET", "/v1/edge")[0] == 200, 30, f"{self.name} is linked\n{self.agent.tail()}")
+        self.joined = True
+        return self
+
+    def ask(self, method, path, body=None, seconds=60):
+        """What its agent answers. Through `curl` where it is in a network of its own."""
+        url = f"http://127.0.0.1:{self.api}{path}"
+        if self.inside:
+            data = ["--data-binary", "@-"] if body is not None else []
+            command = [*self.inside, "curl", "-s", "-m", str(seconds), "-X", method, *data, "-w", "\n%{http_code}", url]
+            done = subprocess.run(command, input=json.dumps(body) if body is not None else "", capture_output=True, text=True)
+            text, _, code = done.stdout.rpartition("\n")
+            return int(code or 0), json.loads(text) if text.startswith("{") else text
+        connection = http.client.HTTPConnection("127.0.0.1", self.api, timeout=seconds)
+        try:
+            connection.request(method, path, json.dumps(body) if body is not None else None)
+            answer = connection.getresponse()
+            text = answer.read().decode()
+            return answer.status, json.loads(text) if text.startswith("{") else text
+        except OSError:
+            return 0, "no connection"
+
+    def put(self, document):
+        status, answer = self.ask("PUT", "/v1/edge", document)
+        assert status == 200, f"{status}: {answer}\n{self.agent.tail()}"
+        return answer
+
+    def state(self):
+        status, answer = self.ask("GET", "/v1/edge")
+        return answer if status == 200 else None
+
+    def proxy(self):
+        """What its load balancer says of itself, None while none answers."""
+        return (self.state() or {}).get("proxy")
+
+    def log(self, name):
+        path = self.dir / "data/agent/edge" / name
+        return f"--- {name} of {self.name}\n{path.read_text()[-3000:] if path.exists() else ''}"
+
+    def processes(self):
+        """The numbers of all that works in its folder."""
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if f"{self.dir}/".encode() in (folder / "cmdline").read_bytes():
+                    found.append(int(folder.name))
+        return found
+
+    def power_off(self):
+        """Everything of it ends at once, as with its machine."""
+        for pid in self.processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        for process in (self.agent, self.control):
+            if process:
+                process.sweep()
+
+
+class Member(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"ok")
+
+    def log_message(self, *args):
+        pass
+
+
+def member():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Member)
+    server.daemon_threads = True
+    server.handle_error = lambda *_: None  # a load balancer that ends cuts its idle connections
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server.server_port
+
+
+class Load:
+    """Clients that keep their connections, and some that come anew for each request."""
+
+    def __init__(self, port):
+        self.port, self.stop, self.failures, self.done = port, threading.Event(), [], 0
+        self.threads = [threading.Thread(target=self.run, args=(i % 2 == 0,)) for i in range(8)]
+        for thread in self.threads:
+            thread.start()
+
+    def run(self, keep):
+        connection = None
+        while not self.stop.is_set():
+            try:
+                connection = connection or http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+                connection.request("GET", "/")
+                answer = connection.getresponse()
+                answer.read()
+                if answer.status != 200:
+                    self.failures.append(f"status {answer.status}")
+                if answer.will_close or not keep:
+                    connection.close()
+                    connection = None
+            except (OSError, http.client.HTTPException) as e:
+                self.failures.append(repr(e))
+                connection = None
+            self.done += 1
+
+    def more(self, requests):
+        target = self.done + requests
+        eventually(lambda: self.done >= target, seconds=120, what="the load goes on")
+
+    def end(self):
+        self.stop.set()
+        for thread in self.threads:
+            thread.join()
+        assert not self.failures, f"{len(self.failures)} of {self.done} failed: {self.failures[:5]}"
+        return self.done
+
+
+PORT, MEMBERS = free_port(), [member(), member(), member()]
+NODES = []
+
+
+def document(generation, members=None, listeners=True, port=None, address="127.0.0.1", addresses=()):
+    members = MEMBERS if members is None else members
+    listener = {"id": "web", "address": address, "port": port or PORT, "protocol": "http", "routes": [{"cluster": "c"}]}
+    cluster = {"id": "c", "members": [{"id": f"m{p}", "address": "127.0.0.1", "port": p} for p in members]}
+    proxy = {"generation": generation, "listeners": [listener] if listeners else [], "clusters": [cluster]}
+    return {"proxy": proxy, "virtualAddresses": list(addresses)}
+
+
+def get(port=PORT):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.request("GET", "/")
+    return connection.getresponse().status
+
+
+def carried(node, generation, not_by=None):
+    """Its load balancer, once it carries that and nothing is wrong; another one than `not_by`."""
+
+    def look():
+        state = node.state() or {}
+        proxy = state.get("proxy") or {}
+        right = proxy.get("generation") == generation and not state.get("problem")
+        return proxy if right and proxy["instance"] != not_by else None
+
+    return eventually(look, 30, f"{node.name} carries {generation}: {node.state()}")
+
+
+@suite.check("a document is carried, and refused when it is older or reads a file of the node")
+def _():
+    node = Node("first")
+    NODES.append(node.up())
+    assert node.state().get("generation") is None
+    node.put(document(7))
+    assert get() == 200
+    status, answer = node.ask("PUT", "/v1/edge", document(6))
+    assert status == 412 and answer["code"] == "stale", answer
+    files = document(8)
+    files["proxy"]["listeners"][0]["tls"] = {"certificates": [{"source": {"files": {"certificate": "/etc/hostname", "key": "/etc/shadow"}}}]}
+    status, answer = node.ask("PUT", "/v1/edge", files)
+    assert status == 403 and answer["code"] == "forbidden", answer
+    carried(node, 7)
+
+
+@suite.check("the agent is killed ten times under load, and once its control plane: no request fails, the load balancer is the same")
+def _():
+    node, load = NODES[0], Load(PORT)
+    before = carried(node, 7)
+    for _round in range(10):
+        load.more(200)
+        node.agent.kill()
+        load.more(100)
+        node.start_agent()
+        after = carried(node, 7)
+        assert (after["pid"], after["instance"]) == (before["pid"], before["instance"]), after
+    node.control.kill()
+    load.more(500)
+    # An agent without a control plane finds its load balancer all the same.
+    node.agent.kill()
+    node.start_agent()
+    load.more(500)
+    assert after["pid"] in node.processes()
+    print(f"    0 of {load.end()} requests failed")
+
+
+@suite.check("without a control plane and after the machine was off, the agent brings up what it held")
+def _():
+    node = NODES[0]
+    node.power_off()
+    assert not node.processes()
+    began = time.monotonic()
+    node.start_agent()
+
+    def answers():
+        with contextlib.suppress(OSError):
+            return get() == 200
+
+    eventually(answers, 30, f"traffic\n{node.agent.tail()}\n{node.log('proxy.log')}", every=0.02)
+    print(f"    {time.monotonic() - began:.2f} s after the agent was started")
+    # A node that has joined comes back to the control plane that it knows; this stand-in has forgotten it, so it is another one.
+    node.power_off()
+    shutil.rmtree(node.dir / "data")
+    node.joined = False
+    (node.dir / "control.log").unlink()
+    node.up().put(document(7))
+
+
+@suite.check("a killed load balancer is back by itself")
+def _():
+    node = NODES[0]
+    for _round in range(3):
+        before, began = carried(node, 7), time.monotonic()
+        os.kill(before["pid"], signal.SIGKILL)
+
+        def answers():
+            with contextlib.suppress(OSError):
+                return get() == 200
+
+        eventually(answers, 10, "traffic", every=0.01)
+        took = time.monotonic() - began
+        carried(node, 7, not_by=before["instance"])
+    print(f"    {took:.2f} s until traffic flowed")
+
+
+@suite.check("two hundred changes of members under load: no request fails")
+def _():
+    node, load = NODES[0], Load(PORT)
+    for i in range(200):
+        node.put(document(8 + i, members=[m for j, m in enumerate(MEMBERS) if j != i % 4]))
+    load.more(200)
+    print(f"    0 of {load.end()} requests failed")
+
+
+@suite.check("another version takes over under load: no request fails, no figure is lost")
+def _():
+    node = NODES[0]
+    before = carried(node, 207)
+    next_version = HERE / "neuralmesh-next"
+    shutil.copy2(binary(), next_version)
+    load = Load(PORT)
+    load.more(500)
+    node.agent.kill()
+    node.start_agent(next_version)
+    after = carried(node, 207, not_by=before["instance"])
+    assert os.readlink(f"/proc/{after['pid']}/exe") == str(next_version)
+    load.more(500)
+    done = load.end()
+    eventually(lambda: before["pid"] not in node.processes(), 60, "the old one has ended")
+    figures = node.ask("GET", "/v1/edge/metrics")[1]
+    counted = {m["instance"]: m["clusters"][0]["totals"]["requests"] for m in [figures, *figures["former"]]}
+    assert set(counted) == {before["instance"], after["instance"]}, counted
+    print(f"    0 of {done} requests failed; counted by the two: {counted[before['instance']]} and {counted[after['instance']]}")
+
+
+@suite.check("events are waited for; without listeners the load balancer ends")
+def _():
+    node, dead, seen = NODES[0], free_port(), []
+    instance = carried(node, 207)["instance"]
+
+    def listen():
+        after = 0
+        while not any(e["member"] == f"m{dead}" for e in seen):
+            status, told = node.ask("GET", f"/v1/edge/events?instance={instance}&after={after}")
+            assert status == 200 and told["instance"] == instance, told
+            after = told["last"]
+            seen.extend(told["events"])
+
+    listener = threading.Thread(target=listen, daemon=True)
+    listener.start()
+    checked = document(208, members=[*MEMBERS, dead])
+    checked["proxy"]["clusters"][0]["healthCheck"] = {"probe": {"type": "tcp"}, "intervalMs": 200, "timeoutMs": 100}
+    node.put(checked)
+    listener.join(40)
+    assert not listener.is_alive() and seen[-1]["kind"] == "memberDown", seen
+    pid = node.proxy()["pid"]
+    assert node.put(document(209, listeners=False)).get("proxy") is None
+    eventually(lambda: pid not in node.processes(), 40, "it has ended")
+    node.agent.kill()
+    node.start_agent()
+    eventually(lambda: (node.state() or {}).get("generation") == 209, 20, "the agent is back")
+    assert node.proxy() is None
+
+
+def sweep():
+    for node in NODES:
+        node.power_off()
+    FOLDER.cleanup()
+
+
+suite.on_exit(sweep)
+suite.run()

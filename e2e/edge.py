@@ -44,6 +44,7 @@ class Node:
         self.dir.mkdir()
         self.program = program or binary()
         self.inside = ["ip", "netns", "exec", netns] if netns else []
+        self.rights = []
         self.control = self.agent = None
         self.agents, self.api = free_port(), free_port()
         self.joined = False
@@ -57,7 +58,7 @@ class Node:
     def start_agent(self, program=None):
         self.program = program or self.program
         server = f"https://127.0.0.1:{self.agents}"
-        arguments = [*self.inside, self.program, "agent", "--server", server, "--data-dir", self.dir / "data", "--name", self.name]
+        arguments = [*self.inside, *self.rights, self.program, "agent", "--server", server, "--data-dir", self.dir / "data", "--name", self.name]
         arguments += ["--docker-socket", self.dir / "no-docker.sock"]
         env = {} if self.joined else {"NEURALMESH_JOIN": self.token}
         self.agent = Process(f"{self.name}'s agent", arguments, self.dir / "agent.log", env).start()
@@ -118,9 +119,13 @@ class Node:
         for pid in self.processes():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        for process in (self.agent, self.control):
-            if process:
-                process.sweep()
+        if self.agent:
+            self.agent.sweep()
+
+    def close(self):
+        self.power_off()
+        if self.control:
+            self.control.sweep()
 
 
 class Member(BaseHTTPRequestHandler):
@@ -264,7 +269,7 @@ def _():
 
     eventually(answers, 30, f"traffic\n{node.agent.tail()}\n{node.log('proxy.log')}", every=0.02)
     print(f"    {time.monotonic() - began:.2f} s after the agent was started")
-    # A node that has joined comes back to the control plane that it knows; this stand-in has forgotten it, so it is another one.
+    # A stand-in that was started again knows nobody: the machine joins it anew.
     node.power_off()
     shutil.rmtree(node.dir / "data")
     node.joined = False
@@ -348,9 +353,225 @@ def _():
     assert node.proxy() is None
 
 
+# ---- an address that two machines share ---------------------------------------------------------------------------------
+
+NET, SHARED, TAG = "10.213.77", "10.213.77.100", f"nme{os.getpid()}"
+
+
+def run(*command, check=True):
+    done = subprocess.run([str(c) for c in command], stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    assert done.returncode == 0 or not check, f"{' '.join(map(str, command))}: {done.stderr}"
+    return done.stdout
+
+
+def network():
+    """A switch, two machines and a client, each a network of its own."""
+    for name in ("switch", "a", "b", "client"):
+        run("ip", "netns", "add", f"{TAG}-{name}")
+        run("ip", "-n", f"{TAG}-{name}", "link", "set", "lo", "up")
+    run("ip", "-n", f"{TAG}-switch", "link", "add", "bridge", "type", "bridge", "forward_delay", "0")
+    run("ip", "-n", f"{TAG}-switch", "link", "set", "bridge", "up")
+    for i, name in enumerate(("a", "b", "client"), 1):
+        run("ip", "-n", f"{TAG}-switch", "link", "add", f"to-{name}", "type", "veth", "peer", "name", "eth0", "netns", f"{TAG}-{name}")
+        run("ip", "-n", f"{TAG}-switch", "link", "set", f"to-{name}", "master", "bridge", "up")
+        run("ip", "-n", f"{TAG}-{name}", "address", "add", f"{NET}.{i}/24", "dev", "eth0")
+        run("ip", "-n", f"{TAG}-{name}", "link", "set", "eth0", "up")
+
+
+def no_network():
+    for name in ("switch", "a", "b", "client"):
+        run("ip", "netns", "delete", f"{TAG}-{name}", check=False)
+
+
+def unit_rights():
+    """What systemd leaves of root's capabilities to an agent, and so to what it starts."""
+    unit = (ROOT / "contrib/systemd/neuralmesh-agent.service").read_text()
+    line = next(line for line in unit.splitlines() if line.startswith("CapabilityBoundingSet="))
+    kept = [f"+{name.removeprefix('CAP_').lower()}" for name in line.split("=", 1)[1].split()]
+    return ["setpriv", "--no-new-privs", "--bounding-set", ",".join(["-all", *kept])]
+
+
+class Machine(Node):
+    """A node that shares the address, with a server of its own behind it."""
+
+    def __init__(self, name, peer, priority):
+        super().__init__(name, netns=f"{TAG}-{name}")
+        self.server, self.rights = None, unit_rights()
+        self.shared = {"address": SHARED, "prefix": 24, "routerId": 77, "priority": priority, "peers": [peer]}
+        self.generation = 0
+
+    def boot(self):
+        run("ip", "-n", f"{TAG}-{self.name}", "link", "set", "eth0", "up")
+        self.server = Process(f"{self.name}'s server", [*self.inside, binary(), "hello", "--listen", "127.0.0.1:8081"], self.dir / "server.log").start()
+        return self
+
+    def carry(self, shared=True):
+        self.generation += 1
+        listener = {"id": "web", "address": SHARED, "port": 80, "protocol": "http", "routes": [{"cluster": "c"}]}
+        wanted = document(self.generation, members=[8081], addresses=[self.shared] if shared else [])
+        wanted["proxy"]["listeners"] = [listener if shared else listener | {"address": "0.0.0.0"}]
+        return self.put(wanted)
+
+    def holds(self):
+        """As the kernel has it."""
+        return f" {SHARED}/" in run("ip", "-n", f"{TAG}-{self.name}", "-4", "address", "show", "dev", "eth0")
+
+    def keepalived(self):
+        path = self.dir / "data/agent/edge/keepalived.pid"
+        return int(path.read_text()) if path.exists() else None
+
+    def close(self):
+        super().close()
+        if self.server:
+            self.server.sweep()
+
+    def crash(self):
+        """Power off: what is left of it in its network goes, too."""
+        run("ip", "-n", f"{TAG}-{self.name}", "link", "set", "eth0", "down")
+        self.power_off()
+        self.server.sweep()
+        run("ip", "-n", f"{TAG}-{self.name}", "address", "delete", f"{SHARED}/24", "dev", "eth0", check=False)
+
+
+class Visitor:
+    """A client of the address that asks again and again, each time over a new connection: when it was answered."""
+
+    def __init__(self):
+        code = (
+            "import http.client, time\n"
+            "while True:\n"
+            "    try:\n"
+            f"        c = http.client.HTTPConnection('{SHARED}', 80, timeout=0.3); c.request('GET', '/'); ok = c.getresponse().status == 200; c.close()\n"
+            "    except (OSError, http.client.HTTPException):\n"
+            "        ok = False\n"
+            "    print(time.monotonic(), int(ok), flush=True)\n"
+            "    time.sleep(0.02)\n"
+        )
+        self.log = HERE / "visitor.log"
+        self.process = Process("visitor", ["ip", "netns", "exec", f"{TAG}-client", sys.executable, "-c", code], self.log).start()
+
+    def close(self):
+        self.process.sweep()
+
+    def answers(self):
+        rows = [line.split() for line in self.log.read_text().splitlines()]
+        return [(float(at), ok == "1") for at, ok in (row for row in rows if len(row) == 2)]
+
+    def until_answered(self, after, seconds=20):
+        """The first answer later than that."""
+        return eventually(lambda: next((at for at, ok in self.answers() if ok and at > after), None), seconds, "an answer")
+
+    def gap(self, since):
+        """The longest time without an answer since then, and how many requests failed."""
+        self.until_answered(time.monotonic())
+        rows = [(at, ok) for at, ok in self.answers() if at >= since]
+        good = [since, *(at for at, ok in rows if ok)]
+        return max(b - a for a, b in zip(good, good[1:])), sum(not ok for _, ok in rows)
+
+
+A, B = Machine("a", f"{NET}.2", 150), Machine("b", f"{NET}.1", 100)
+VISITORS = []
+
+
+def moved(to, away, began, visitor, limit=5):
+    """Waits until `to` has the address; says how long clients were without."""
+    eventually(to.holds, 15, f"{to.name} has the address\n{to.state()}\n{to.log('keepalived.log')}\n{away.log('keepalived.log')}", every=0.02)
+    gap, failed = visitor.gap(began)
+    print(f"    {gap:.1f} s without an answer ({failed} tries)")
+    assert gap <= limit, f"{gap:.1f} s"
+
+
+@suite.check("two machines share an address: the first has it, and a listener on it")
+def _():
+    assert os.geteuid() == 0, "this needs root, for network namespaces"
+    assert shutil.which("keepalived") or Path("/usr/sbin/keepalived").exists(), "install keepalived"
+    network()
+    for machine in (A, B):
+        NODES.append(machine.boot().up())
+        state = machine.carry()
+        assert not state.get("problem"), f"{state}\n{machine.log('keepalived.log')}"
+    eventually(lambda: A.holds() and not B.holds(), 15, f"a has it\n{A.log('keepalived.log')}\n{B.log('keepalived.log')}")
+    held = [m.state()["virtualAddresses"] for m in (A, B)]
+    assert held == [[{"address": SHARED, "held": h}] for h in (True, False)], held
+    assert (A.dir / "data/agent/edge/keepalived.conf").stat().st_mode & 0o777 == 0o600
+    VISITORS.append(Visitor())
+    VISITORS[0].until_answered(0)
+
+
+@suite.check("both agents are killed and come back: nobody notices, keepalived is the same")
+def _():
+    began, before = time.monotonic(), (A.keepalived(), B.keepalived())
+    for machine in (A, B):
+        machine.agent.kill()
+    eventually(lambda: len(VISITORS[0].answers()) > 100 and time.monotonic() > began + 3, 20, "three seconds of traffic")
+    for machine in (A, B):
+        machine.start_agent()
+    for machine in (A, B):
+        carried(machine, machine.generation)
+    assert (A.keepalived(), B.keepalived()) == before
+    assert A.holds() and not B.holds()
+    assert VISITORS[0].gap(began)[1] == 0, VISITORS[0].gap(began)
+
+
+@suite.check("a load balancer that dies and can't be started: the address goes to the other machine within 5 s, and back")
+def _():
+    # Without its agent nobody starts it.
+    A.agent.kill()
+    pid = next(p for p in A.processes() if b"--control-socket" in Path(f"/proc/{p}/cmdline").read_bytes())
+    began = time.monotonic()
+    os.kill(pid, signal.SIGKILL)
+    moved(B, A, began, VISITORS[0])
+    assert not A.holds()
+    began = time.monotonic()
+    A.start_agent()
+    moved(A, B, began, VISITORS[0])
+
+
+@suite.check("a load balancer that hangs loses the address as one that is dead")
+def _():
+    pid, began = carried(A, A.generation)["pid"], time.monotonic()
+    os.kill(pid, signal.SIGSTOP)
+    moved(B, A, began, VISITORS[0], limit=6)
+    os.kill(pid, signal.SIGCONT)
+    eventually(A.holds, 15, "a has it again")
+
+
+@suite.check("the first machine loses its power: the address moves within 5 s, and back once it runs again")
+def _():
+    began = time.monotonic()
+    A.crash()
+    moved(B, A, began, VISITORS[0])
+    A.boot()
+    began = time.monotonic()
+    A.start_agent()
+    moved(A, B, began, VISITORS[0])
+
+
+@suite.check("keepalived is killed: it is back by itself")
+def _():
+    before = eventually(A.keepalived, 10, "keepalived runs")
+    os.kill(before, signal.SIGKILL)
+    eventually(lambda: A.keepalived() not in (None, before) and A.holds() and not B.holds(), 20, f"it is back\n{A.log('keepalived.log')}")
+    began = time.monotonic()
+    VISITORS[0].until_answered(began)
+
+
+@suite.check("a machine that is to share no address gives it away at once, and its keepalived ends")
+def _():
+    pid, began = A.keepalived(), time.monotonic()
+    state = A.carry(shared=False)
+    assert "virtualAddresses" not in state and not state.get("problem"), state
+    assert not A.holds()
+    moved(B, A, began, VISITORS[0], limit=1.5)
+    assert not Path(f"/proc/{pid}").exists()
+    A.carry()
+    eventually(A.holds, 15, "a has it again")
+
+
 def sweep():
-    for node in NODES:
-        node.power_off()
+    for process in [*VISITORS, *NODES]:
+        process.close()
+    no_network()
     FOLDER.cleanup()
 
 

@@ -290,7 +290,7 @@ ensure_balancers() { apt_install haproxy nginx-light caddy wrk openssl; }
 
 # What several nodes on one machine need (e2e/lab). The image layers they share are kept until the script ends.
 ensure_lab() {
-  apt_install tini iproute2 iptables docker-registry e2fsprogs
+  apt_install tini iproute2 iptables docker-registry e2fsprogs keepalived curl
   if [ -z "${GOLDEN:-}" ]; then
     GOLDEN=$(mktemp -d "${TMPDIR:-/tmp}/nm-lab-images.XXXXXX")
     export GOLDEN

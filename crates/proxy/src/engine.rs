@@ -206,7 +206,10 @@ impl Engine {
             }
             let sockets = match inherited.remove(&address) {
                 Some(sockets) => sockets.grow(address, self.instance.workers),
-                None => sockets::bind(address, self.instance.workers),
+                None => {
+                    let ours = bound.keys().any(|other| other.port() == address.port());
+                    sockets::bind(address, self.instance.workers, ours)
+                }
             };
             match sockets {
                 Ok(sockets) => drop(fresh.insert(address, sockets)),

@@ -12,9 +12,13 @@ const BACKLOG: i32 = 8_192;
 #[derive(Debug, Default)]
 pub struct Sockets(Vec<TcpListener>);
 
-pub fn bind(address: SocketAddr, workers: usize) -> io::Result<Sockets> {
-    // SO_REUSEPORT would let two proxies of one user share a port without a word; this one asks first whether it is free.
-    drop(open(address, false)?);
+/// `ours`: this process has the port on another address, which may be every address.
+pub fn bind(address: SocketAddr, workers: usize, ours: bool) -> io::Result<Sockets> {
+    // SO_REUSEPORT would let two proxies of one user share a port without a word; this one asks first whether it is free. One that
+    // goes from one address to all of them would be in its own way.
+    if !ours {
+        drop(open(address, false)?);
+    }
     Sockets::default().grow(address, workers)
 }
 

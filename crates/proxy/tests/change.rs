@@ -248,3 +248,28 @@ async fn a_question_for_events_waits_for_one() {
         (&json!("memberEjected"), &json!(1))
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listener_may_go_to_every_address_and_wait_for_one_that_is_not_there() {
+    let members = some(1).await;
+    let proxy = Proxy::with(json!({"members": all(&members)})).await;
+    let clusters = json!([{"id": "c", "members": all(&members)}]);
+    // The port is its own already, if only on one address.
+    for address in ["0.0.0.0", "127.0.0.1"] {
+        proxy
+            .put(json!([{"address": address, "routes": [{"cluster": "c"}]}]), clusters.clone())
+            .await;
+        assert_eq!(proxy.get("/").await.text(), "m0", "{address}");
+    }
+    // For documentation, so nobody has it.
+    let absent = json!([{"routes": [{"cluster": "c"}]}, {"id": "absent", "address": "192.0.2.1", "routes": [{"cluster": "c"}]}]);
+    proxy.put(absent, clusters).await;
+    let status = proxy.status().await;
+    let addresses: Vec<_> = status["listeners"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|l| l["address"].as_str())
+        .collect();
+    assert!(addresses.contains(&Some(&*format!("192.0.2.1:{}", proxy.port))), "{addresses:?}");
+}

@@ -72,3 +72,24 @@ async fn what_is_known_of_members_goes_along() {
     assert_eq!(status["clusters"][1]["activeMember"], "m1");
     assert_eq!(new.events().await.len(), 0, "nothing changed");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_configuration_comes_in_between() {
+    let members = some(1).await;
+    let proxy = Proxy::with(json!({"members": all(&members)})).await;
+    let (listeners, clusters) = kit::simple(json!({"members": all(&members)}));
+    // Somebody who begins to take over, and then does not.
+    let mut path = proxy.socket.clone().into_os_string();
+    path.push(".takeover");
+    let mut begun = tokio::net::UnixStream::connect(path).await.unwrap();
+    let mut length = [0; 4];
+    tokio::io::AsyncReadExt::read_exact(&mut begun, &mut length).await.unwrap();
+    let (status, answer) = proxy.try_put(listeners.clone(), clusters.clone()).await;
+    assert_eq!(status, StatusCode::CONFLICT, "{answer}");
+    assert_eq!(proxy.get("/").await.text(), "m0");
+    drop(begun);
+    eventually("it takes configurations again", async || {
+        proxy.try_put(listeners.clone(), clusters.clone()).await.0 == StatusCode::OK
+    })
+    .await;
+}

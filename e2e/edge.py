@@ -23,7 +23,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "lib"))
 from checks import Suite, eventually
-from nm import ROOT, Process, binary, free_port
+from nm import ROOT, Process, binary, free_port, working_in
 
 suite = Suite("edge")
 FOLDER = tempfile.TemporaryDirectory(prefix="nm-edge-", ignore_cleanup_errors=True)
@@ -106,13 +106,7 @@ class Node:
         return f"--- {name} of {self.name}\n{path.read_text()[-3000:] if path.exists() else ''}"
 
     def processes(self):
-        """The numbers of all that works in its folder."""
-        found = []
-        for folder in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                if f"{self.dir}/".encode() in (folder / "cmdline").read_bytes():
-                    found.append(int(folder.name))
-        return found
+        return working_in(self.dir)
 
     def power_off(self):
         """Everything of it ends at once, as with its machine."""
@@ -511,6 +505,16 @@ def _():
     assert (A.keepalived(), B.keepalived()) == before
     assert A.holds() and not B.holds()
     assert VISITORS[0].gap(began)[1] == 0, VISITORS[0].gap(began)
+
+
+@suite.check("a load balancer that is killed is started again before its address moves")
+def _():
+    before, began = carried(A, A.generation), time.monotonic()
+    os.kill(before["pid"], signal.SIGKILL)
+    carried(A, A.generation, not_by=before["instance"])
+    gap, failed = VISITORS[0].gap(began)
+    print(f"    {gap:.1f} s without an answer ({failed} tries)")
+    assert gap < 1 and A.holds() and not B.holds()
 
 
 @suite.check("a load balancer that dies and can't be started: the address goes to the other machine within 5 s, and back")

@@ -3,6 +3,7 @@
 Standard library only. `NM_BINARY` names the binary; target/debug/neuralmesh by default.
 """
 
+import contextlib
 import http.client
 import json
 import math
@@ -230,6 +231,16 @@ class Process:
         return f"--- the last lines of {self.name}'s log\n" + "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
 
+def working_in(folder):
+    """The numbers of the processes that name something in this folder: load balancers and what else goes on without its agent."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if f"{folder}/".encode() in (entry / "cmdline").read_bytes():
+                found.append(int(entry.name))
+    return found
+
+
 class NeuralMesh:
     """`neuralmesh up` (or, with mode="server", the control plane alone) on free ports."""
 
@@ -317,6 +328,9 @@ class NeuralMesh:
         """Ends every process and removes the data folder."""
         for process in [*self.agents, self.process]:
             process.sweep()
+        for pid in working_in(self.dir):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         self._folder.cleanup()
 
 

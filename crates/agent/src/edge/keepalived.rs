@@ -157,6 +157,11 @@ impl Keepalived {
             .arg(self.pid_file())
             .arg("--vrrp_pid")
             .arg(self.dir.join("keepalived.vrrp.pid"))
+            // It has neither; without a word it would remove those of an installation of the machine's.
+            .arg("--checkers_pid")
+            .arg(self.dir.join("keepalived.checkers.pid"))
+            .arg("--bfd_pid")
+            .arg(self.dir.join("keepalived.bfd.pid"))
             .env_clear()
             .current_dir("/")
             .stdin(Stdio::null())
@@ -239,7 +244,7 @@ pub async fn end(process: &Process) {
 async fn test(program: &Path, config: &Path) -> Result<(), String> {
     let mut command = tokio::process::Command::new(program);
     command
-        .args(["--vrrp", "--no-syslog", "--config-test", "--use-file"])
+        .args(["--vrrp", "--log-console", "--no-syslog", "--config-test", "--use-file"])
         .arg(config)
         .env_clear()
         .current_dir("/")

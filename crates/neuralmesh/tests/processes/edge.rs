@@ -1,19 +1,22 @@
 //! What an agent carries of clusters' entries: a real load balancer in a process of its own, beside agents that come and go.
 
-use crate::fleet::{eventually, program};
+use crate::fleet::{Agent as Node, Control, eventually, program};
+use crate::upgrade::another_build;
 use axum::Router;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use nm_agent::edge::LoadBalancer;
 use nm_agent::{Agent, AgentConfig};
 use nm_link::contract::{AgentError, AgentErrorCode, EdgeMetrics, EdgeState, path};
-use nm_types::proxy::{EventKind, Events};
+use nm_types::proxy::{EventKind, Events, Status};
 use reqwest::Client;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -21,9 +24,13 @@ use tokio_util::sync::CancellationToken;
 
 /// A machine that carries traffic: what stays of it when its agent ends.
 struct Machine {
+    processes: Processes,
     dir: TempDir,
     program: PathBuf,
 }
+
+/// Those that work in a folder; they end with this.
+struct Processes(PathBuf);
 
 /// One agent of it, with its routes on loopback.
 struct Running {
@@ -36,8 +43,10 @@ struct Running {
 
 impl Machine {
     fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
         Self {
-            dir: tempfile::tempdir().unwrap(),
+            processes: Processes(dir.path().to_owned()),
+            dir,
             program: program(),
         }
     }
@@ -82,9 +91,14 @@ impl Machine {
         }
     }
 
-    /// Processes that work in its folder.
     fn processes(&self) -> Vec<i32> {
-        let folder = self.dir.path().to_str().unwrap().as_bytes();
+        self.processes.all()
+    }
+}
+
+impl Processes {
+    fn all(&self) -> Vec<i32> {
+        let folder = self.0.to_str().unwrap().as_bytes();
         let all = std::fs::read_dir("/proc").unwrap().flatten();
         let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
         pids.filter(|pid| {
@@ -95,9 +109,9 @@ impl Machine {
     }
 }
 
-impl Drop for Machine {
+impl Drop for Processes {
     fn drop(&mut self) {
-        for pid in self.processes() {
+        for pid in self.all() {
             kill(Pid::from_raw(pid), Signal::SIGKILL).ok();
         }
     }
@@ -402,4 +416,73 @@ async fn events_and_failovers_go_through() {
     let told = waiting.await.unwrap();
     assert_ne!(told.instance, first);
     assert!(told.events.iter().any(|e| e.kind == EventKind::Failover), "{told:?}");
+}
+
+#[tokio::test]
+async fn without_an_agent_it_can_still_be_ended() {
+    let (machine, member, port) = (Machine::new(), member("a").await, free_port().await);
+    nm_agent::edge::end(machine.dir.path()).await.unwrap();
+    let agent = machine.start().await;
+    agent.put(&document(1, port, &[member])).await.unwrap();
+    agent.carries(1).await;
+    let socket = machine.file("proxy.sock");
+    nm_agent::edge::check(&socket).await.unwrap();
+    agent.end().await;
+    nm_agent::edge::end(machine.dir.path()).await.unwrap();
+    eventually("it has ended", async || machine.processes().is_empty().then_some(())).await;
+    assert!(nm_agent::edge::check(&socket).await.is_err());
+}
+
+/// What the load balancer of `node` says of itself, asked past its agent.
+async fn status_of(node: &Node) -> Option<Status> {
+    let socket = node.dir.path().join("data/agent/edge/proxy.sock");
+    let client = Client::builder().no_proxy().unix_socket(socket).build().unwrap();
+    let response = client.get("http://proxy/v1/status").send().await.ok()?;
+    Some(serde_json::from_slice(&response.bytes().await.ok()?).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upgrade_of_the_node_loses_no_request() {
+    let (control, member, port) = (Control::start("server").await, member("a").await, free_port().await);
+    let mut node = Node::join(&control, 60).await;
+    // As if the machine had been off: what it holds is on its disk.
+    let edge = node.dir.path().join("data/agent/edge");
+    std::fs::write(edge.join("edge.json"), document(1, port, &[member]).to_string()).unwrap();
+    let _ended = Processes(node.dir.path().to_owned());
+    node.start_again(&control).await;
+    let before = eventually("it carries", async || status_of(&node).await).await;
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let load = tokio::spawn({
+        let stop = stop.clone();
+        async move {
+            let kept = Client::builder().no_proxy().build().unwrap();
+            let mut requests = 0;
+            while !stop.load(Ordering::SeqCst) {
+                let answer = kept.get(format!("http://127.0.0.1:{port}/")).send().await.unwrap();
+                assert!(answer.status().is_success(), "{}", answer.status());
+                assert_eq!(ask(port).await, "a");
+                requests += 2;
+            }
+            requests
+        }
+    });
+    let uploaded = control.upload("9.0.0", &another_build(control.dir.path(), "edge")).await;
+    let operation = control.begin_upgrade("alder").await;
+    let ended = control.ended(&operation).await;
+    assert_eq!(ended["state"], "succeeded", "{ended}");
+    let after = eventually("another process", async || {
+        status_of(&node).await.filter(|s| s.instance != before.instance)
+    })
+    .await;
+    let runs = std::fs::read_link(format!("/proc/{}/exe", after.pid)).unwrap();
+    assert_eq!(runs.file_name().unwrap().to_str(), uploaded["sha256"].as_str());
+    eventually("the old one has ended, and nothing is left of it", async || {
+        (!is_there(before.pid)).then_some(())
+    })
+    .await;
+    assert_eq!(after.generation, Some(1));
+    stop.store(true, Ordering::SeqCst);
+    let requests = load.await.unwrap();
+    println!("a node was upgraded under load: 0 of {requests} requests failed");
 }

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::net::{TcpListener, TcpStream};
 
 /// This program with something behind its end: the same in all but its hash.
-fn another_build(dir: &Path, mark: &str) -> PathBuf {
+pub fn another_build(dir: &Path, mark: &str) -> PathBuf {
     let path = dir.join(format!("build-{mark}"));
     std::fs::copy(program(), &path).unwrap();
     let mut file = std::fs::OpenOptions::new().append(true).open(&path).unwrap();

@@ -350,6 +350,7 @@ def _():
 # ---- an address that two machines share ---------------------------------------------------------------------------------
 
 NET, SHARED, TAG = "10.213.77", "10.213.77.100", f"nme{os.getpid()}"
+NET6, SHARED6 = "fd00:77:", "fd00:77::100"
 
 
 def run(*command, check=True):
@@ -370,6 +371,7 @@ def network():
         run("ip", "-n", f"{TAG}-switch", "link", "set", f"to-{name}", "master", "bridge", "up")
         run("ip", "-n", f"{TAG}-{name}", "address", "add", f"{NET}.{i}/24", "dev", "eth0")
         run("ip", "-n", f"{TAG}-{name}", "link", "set", "eth0", "up")
+        run("ip", "-n", f"{TAG}-{name}", "address", "add", f"{NET6}:{i}/64", "dev", "eth0", "nodad")
 
 
 def no_network():
@@ -391,24 +393,35 @@ class Machine(Node):
     def __init__(self, name, peer, priority):
         super().__init__(name, netns=f"{TAG}-{name}")
         self.server, self.rights = None, unit_rights()
-        self.shared = {"address": SHARED, "prefix": 24, "routerId": 77, "priority": priority, "peers": [peer]}
+        self.shared = [
+            {"address": SHARED, "prefix": 24, "routerId": 77, "priority": priority, "peers": [f"{NET}.{peer}"]},
+            {"address": SHARED6, "prefix": 64, "routerId": 77, "priority": priority, "peers": [f"{NET6}:{peer}"]},
+        ]
         self.generation = 0
 
     def boot(self):
         run("ip", "-n", f"{TAG}-{self.name}", "link", "set", "eth0", "up")
+        # A cable that is pulled takes an interface's addresses of IPv6 along.
+        own = 1 if self.name == "a" else 2
+        run("ip", "-n", f"{TAG}-{self.name}", "address", "replace", f"{NET6}:{own}/64", "dev", "eth0", "nodad")
         self.server = Process(f"{self.name}'s server", [*self.inside, binary(), "hello", "--listen", "127.0.0.1:8081"], self.dir / "server.log").start()
         return self
 
     def carry(self, shared=True):
         self.generation += 1
         listener = {"id": "web", "address": SHARED, "port": 80, "protocol": "http", "routes": [{"cluster": "c"}]}
-        wanted = document(self.generation, members=[8081], addresses=[self.shared] if shared else [])
+        wanted = document(self.generation, members=[8081], addresses=self.shared if shared else [])
         wanted["proxy"]["listeners"] = [listener if shared else listener | {"address": "0.0.0.0"}]
         return self.put(wanted)
 
     def holds(self):
         """As the kernel has it."""
-        return f" {SHARED}/" in run("ip", "-n", f"{TAG}-{self.name}", "-4", "address", "show", "dev", "eth0")
+        there = run("ip", "-n", f"{TAG}-{self.name}", "address", "show", "dev", "eth0")
+        return f" {SHARED}/" in there and f" {SHARED6}/" in there
+
+    def holds_none(self):
+        there = run("ip", "-n", f"{TAG}-{self.name}", "address", "show", "dev", "eth0")
+        return f" {SHARED}/" not in there and f" {SHARED6}/" not in there
 
     def keepalived(self):
         path = self.dir / "data/agent/edge/keepalived.pid"
@@ -424,7 +437,8 @@ class Machine(Node):
         run("ip", "-n", f"{TAG}-{self.name}", "link", "set", "eth0", "down")
         self.power_off()
         self.server.sweep()
-        run("ip", "-n", f"{TAG}-{self.name}", "address", "delete", f"{SHARED}/24", "dev", "eth0", check=False)
+        for shared in (f"{SHARED}/24", f"{SHARED6}/64"):
+            run("ip", "-n", f"{TAG}-{self.name}", "address", "delete", shared, "dev", "eth0", check=False)
 
 
 class Visitor:
@@ -463,7 +477,7 @@ class Visitor:
         return max(b - a for a, b in zip(good, good[1:])), sum(not ok for _, ok in rows)
 
 
-A, B = Machine("a", f"{NET}.2", 150), Machine("b", f"{NET}.1", 100)
+A, B = Machine("a", 2, 150), Machine("b", 1, 100)
 VISITORS = []
 
 
@@ -484,9 +498,9 @@ def _():
         NODES.append(machine.boot().up())
         state = machine.carry()
         assert not state.get("problem"), f"{state}\n{machine.log('keepalived.log')}"
-    eventually(lambda: A.holds() and not B.holds(), 15, f"a has it\n{A.log('keepalived.log')}\n{B.log('keepalived.log')}")
+    eventually(lambda: A.holds() and B.holds_none(), 15, f"a has it\n{A.log('keepalived.log')}\n{B.log('keepalived.log')}")
     held = [m.state()["virtualAddresses"] for m in (A, B)]
-    assert held == [[{"address": SHARED, "held": h}] for h in (True, False)], held
+    assert held == [[{"address": SHARED, "held": h}, {"address": SHARED6, "held": h}] for h in (True, False)], held
     assert (A.dir / "data/agent/edge/keepalived.conf").stat().st_mode & 0o777 == 0o600
     VISITORS.append(Visitor())
     VISITORS[0].until_answered(0)
@@ -503,7 +517,7 @@ def _():
     for machine in (A, B):
         carried(machine, machine.generation)
     assert (A.keepalived(), B.keepalived()) == before
-    assert A.holds() and not B.holds()
+    assert A.holds() and B.holds_none()
     assert VISITORS[0].gap(began)[1] == 0, VISITORS[0].gap(began)
 
 
@@ -514,7 +528,7 @@ def _():
     carried(A, A.generation, not_by=before["instance"])
     gap, failed = VISITORS[0].gap(began)
     print(f"    {gap:.1f} s without an answer ({failed} tries)")
-    assert gap < 1 and A.holds() and not B.holds()
+    assert gap < 1 and A.holds() and B.holds_none()
 
 
 @suite.check("a load balancer that dies and can't be started: the address goes to the other machine within 5 s, and back")
@@ -525,7 +539,7 @@ def _():
     began = time.monotonic()
     os.kill(pid, signal.SIGKILL)
     moved(B, A, began, VISITORS[0])
-    assert not A.holds()
+    eventually(A.holds_none, 5, "a has it no more")
     began = time.monotonic()
     A.start_agent()
     moved(A, B, began, VISITORS[0])
@@ -555,7 +569,7 @@ def _():
 def _():
     before = eventually(A.keepalived, 10, "keepalived runs")
     os.kill(before, signal.SIGKILL)
-    eventually(lambda: A.keepalived() not in (None, before) and A.holds() and not B.holds(), 20, f"it is back\n{A.log('keepalived.log')}")
+    eventually(lambda: A.keepalived() not in (None, before) and A.holds() and B.holds_none(), 20, f"it is back\n{A.log('keepalived.log')}")
     began = time.monotonic()
     VISITORS[0].until_answered(began)
 
@@ -565,7 +579,7 @@ def _():
     pid, began = A.keepalived(), time.monotonic()
     state = A.carry(shared=False)
     assert "virtualAddresses" not in state and not state.get("problem"), state
-    assert not A.holds()
+    eventually(A.holds_none, 5, "a has it no more")
     moved(B, A, began, VISITORS[0], limit=1.5)
     assert not Path(f"/proc/{pid}").exists()
     A.carry()

@@ -59,7 +59,7 @@ def instance():
 
 def start():
     before = instance()
-    arguments = [binary(), "proxy", "--config", CONFIG, "--control-socket", SOCKET, "--workers", "2", "--grace", "5s"]
+    arguments = [binary(), "proxy", "--config", CONFIG, "--control-socket", SOCKET, "--workers", "2", "--grace", "5s", "--handover-grace", "5s"]
     process = Process("proxy", arguments, Path(FOLDER.name) / "log").start()
     RUNNING.append(process)
     eventually(lambda: instance() not in (None, before), seconds=20, what=f"a new proxy answers\n{process.tail()}")

@@ -162,7 +162,11 @@ impl Agent {
                 drop(oom.send(docker_id.to_owned()));
             });
         });
-        let carrying = ends.edge.map(|supervisor| tokio::spawn(supervisor.run(stop.clone())));
+        // On a thread of its own: it writes to the disk as it goes, and a disk may hang.
+        let carrying = ends.edge.map(|supervisor| {
+            let (runtime, stop) = (tokio::runtime::Handle::current(), stop.clone());
+            tokio::task::spawn_blocking(move || runtime.block_on(supervisor.run(stop)))
+        });
         let writing = tokio::task::spawn_blocking(move || ends.journal.run());
         self.journal.agent_started(now_nanos());
         let mut journal_end = self.journal.end();

@@ -52,6 +52,16 @@ pub struct ProxyArgs {
         value_parser = grace
     )]
     pub grace: Duration,
+    /// The same where another proxy has taken over: what goes on for long, such as WebSockets, may go on
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "1h",
+        env = "NEURALMESH_PROXY_HANDOVER_GRACE",
+        hide_env_values = true,
+        value_parser = grace
+    )]
+    pub handover_grace: Duration,
     /// Where the access log goes [default: standard output]
     #[arg(long, value_name = "FILE", env = "NEURALMESH_PROXY_ACCESS_LOG", hide_env_values = true)]
     pub access_log: Option<PathBuf>,
@@ -89,6 +99,7 @@ pub async fn run(args: ProxyArgs) -> anyhow::Result<()> {
         control_socket: args.control_socket.context("the API's socket is named by --control-socket")?,
         workers: args.workers.map_or_else(cores, usize::from),
         grace: args.grace,
+        handover_grace: args.handover_grace,
         access_log: args.access_log.map_or(AccessLogTo::Stdout, AccessLogTo::File),
     };
     let outcome = nm_proxy::run(options).await;

@@ -13,6 +13,7 @@ async fn main() -> anyhow::Result<()> {
         control_socket: "proxy.sock".into(),
         workers: 1,
         grace: Duration::from_secs(30),
+        handover_grace: Duration::from_secs(30),
         access_log: AccessLogTo::Stdout,
     };
     let mut args = std::env::args().skip(2);

@@ -6,7 +6,7 @@ use crate::instance::{Instance, lock};
 use crate::listener::{Listener, Rules, Table};
 use crate::sockets::{self, Sockets};
 use crate::takeover::Knowledge;
-use crate::worker::{self, Listen, Stop};
+use crate::worker::{self, Grace, Listen, Stop};
 use crate::{file, keeper, tls};
 use arc_swap::ArcSwap;
 use nm_types::envelope::FieldProblem;
@@ -18,7 +18,6 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio_rustls::TlsAcceptor;
@@ -29,7 +28,7 @@ pub struct Engine {
     pub instance: Arc<Instance>,
     pub table: Arc<ArcSwap<Table>>,
     file: PathBuf,
-    grace: Duration,
+    grace: Grace,
     state: Mutex<State>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     keeper: AbortHandle,
@@ -71,7 +70,7 @@ pub enum Refused {
 
 impl Engine {
     /// Starts the workers, with nothing to do yet.
-    pub fn start(instance: Arc<Instance>, file: PathBuf, grace: Duration) -> io::Result<Arc<Self>> {
+    pub fn start(instance: Arc<Instance>, file: PathBuf, grace: Grace) -> io::Result<Arc<Self>> {
         let table = Arc::new(ArcSwap::from_pointee(Table::default()));
         let (mut workers, mut threads) = (Vec::new(), Vec::new());
         for index in 0..instance.workers {
@@ -262,7 +261,7 @@ impl Engine {
 
     /// Takes no more connections and lets those there are end. `handed_over` sockets go on in another process.
     pub fn drain(&self, handed_over: bool) {
-        self.instance.set_draining();
+        self.instance.set_draining(handed_over);
         let mut state = lock(&self.state);
         state.workers = None;
         for (_, bound) in state.bound.drain() {

@@ -22,6 +22,7 @@ pub struct Instance {
     /// A member's health changed: the keeper looks at what follows from it.
     pub health_changed: Notify,
     draining: AtomicBool,
+    handed_over: AtomicBool,
     pub access_log: AccessLog,
 }
 
@@ -41,6 +42,7 @@ impl Instance {
             last_event: watch::Sender::new(0),
             health_changed: Notify::new(),
             draining: AtomicBool::new(false),
+            handed_over: AtomicBool::new(false),
             access_log,
         }
     }
@@ -58,7 +60,13 @@ impl Instance {
         self.draining.load(Ordering::Relaxed)
     }
 
-    pub fn set_draining(&self) {
+    /// Whether another process has its sockets.
+    pub fn handed_over(&self) -> bool {
+        self.handed_over.load(Ordering::Relaxed)
+    }
+
+    pub fn set_draining(&self, handed_over: bool) {
+        self.handed_over.store(handed_over, Ordering::Relaxed);
         self.draining.store(true, Ordering::Relaxed);
     }
 

@@ -6,6 +6,7 @@ use crate::engine::{Engine, Refused};
 use crate::file::{self, Unreadable};
 use crate::instance::Instance;
 use crate::takeover::{self, Inherited, Knowledge};
+use crate::worker::Grace;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::collections::HashMap;
 use std::io::{self, Write};
@@ -27,6 +28,8 @@ pub struct Options {
     pub workers: usize,
     /// How long connections may take to end when the process, or a listener, does.
     pub grace: Duration,
+    /// How long they may where another process has taken over: nobody wants them ended, there is merely a newer one.
+    pub handover_grace: Duration,
     pub access_log: AccessLogTo,
 }
 
@@ -75,7 +78,11 @@ pub async fn run(options: Options) -> Result<(), StartError> {
     // change it no more.
     let inherited = takeover::ask(&options.control_socket).map_err(StartError::TakeOver)?;
     let config = file::read(&options.config)?;
-    let engine = Engine::start(instance, options.config.clone(), options.grace).map_err(StartError::Workers)?;
+    let grace = Grace {
+        closing: options.grace,
+        handed_over: options.handover_grace,
+    };
+    let engine = Engine::start(instance, options.config.clone(), grace).map_err(StartError::Workers)?;
     let (sockets, knowledge, old) = match inherited {
         Some(inherited) => {
             let (sockets, knowledge, old) = inherited.into_parts();
@@ -121,7 +128,7 @@ pub async fn run(options: Options) -> Result<(), StartError> {
     offer.abort();
     tracing::info!(
         handed_over,
-        grace_ms = options.grace.as_millis(),
+        grace_ms = grace.of(handed_over).as_millis(),
         "the proxy ends: open connections may finish"
     );
     engine.drain(handed_over);

@@ -45,7 +45,22 @@ pub struct Stop {
     pub accepting: CancellationToken,
     /// The socket is closed for good: those who wait in its queue are served first.
     pub closing: CancellationToken,
-    pub grace: Duration,
+    pub grace: Grace,
+}
+
+/// How long connections may take to end.
+#[derive(Debug, Clone, Copy)]
+pub struct Grace {
+    /// What they came over is closed for good.
+    pub closing: Duration,
+    /// It goes on elsewhere, for those who come.
+    pub handed_over: Duration,
+}
+
+impl Grace {
+    pub fn of(self, handed_over: bool) -> Duration {
+        if handed_over { self.handed_over } else { self.closing }
+    }
 }
 
 /// Starts a worker. It ends when the sender is dropped, its listeners were stopped and their connections have ended.
@@ -54,10 +69,11 @@ pub fn spawn(
     instance: Arc<Instance>,
     table: Arc<ArcSwap<Table>>,
     mut commands: mpsc::UnboundedReceiver<Listen>,
-    grace: Duration,
+    grace: Grace,
 ) -> io::Result<JoinHandle<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let work = async move {
+        let shared = instance.clone();
         let worker = Arc::new(Worker {
             index,
             instance,
@@ -78,7 +94,7 @@ pub fn spawn(
         while listeners.join_next().await.is_some() {}
         worker.tunnels.close();
         // What has not ended by then is cut off with the process.
-        let _ = tokio::time::timeout(grace, worker.tunnels.wait()).await;
+        let _ = tokio::time::timeout(grace.of(shared.handed_over()), worker.tunnels.wait()).await;
         sweeper.abort();
     };
     std::thread::Builder::new().name(format!("proxy-{index}")).spawn(move || {
@@ -128,7 +144,8 @@ async fn accept(listen: Listen, worker: Arc<Worker>) {
     }
     drop(socket);
     let all = async { while connections.join_next().await.is_some() {} };
-    if tokio::time::timeout(stop.grace, all).await.is_err() {
+    let grace = stop.grace.of(!stop.closing.is_cancelled());
+    if tokio::time::timeout(grace, all).await.is_err() {
         tracing::info!(
             listener = listener.id,
             open = connections.len(),

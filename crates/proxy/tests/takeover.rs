@@ -6,6 +6,11 @@ use http::{Method, StatusCode};
 use kit::member::{Member, all, some};
 use kit::{Connection, Load, Proxy, eventually};
 use serde_json::json;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_process_takes_over_under_load_and_no_request_fails() {
@@ -83,7 +88,7 @@ async fn no_configuration_comes_in_between() {
     path.push(".takeover");
     let mut begun = tokio::net::UnixStream::connect(path).await.unwrap();
     let mut length = [0; 4];
-    tokio::io::AsyncReadExt::read_exact(&mut begun, &mut length).await.unwrap();
+    begun.read_exact(&mut length).await.unwrap();
     let (status, answer) = proxy.try_put(listeners.clone(), clusters.clone()).await;
     assert_eq!(status, StatusCode::CONFLICT, "{answer}");
     assert_eq!(proxy.get("/").await.text(), "m0");
@@ -92,4 +97,37 @@ async fn no_configuration_comes_in_between() {
         proxy.try_put(listeners.clone(), clusters.clone()).await.0 == StatusCode::OK
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_goes_on_for_long_goes_on_in_the_old_process() {
+    let member = Member::tcp("echo", 0, Arc::new(AtomicU64::new(0)), |mut stream| async move {
+        let (mut from, mut to) = stream.split();
+        drop(tokio::io::copy(&mut from, &mut to).await);
+    })
+    .await;
+    let (folder, port, short) = (Arc::new(tempfile::tempdir().unwrap()), kit::free_port(), Duration::from_millis(50));
+    let old = Proxy::launch_with(folder.clone(), port, 1, short, Duration::from_secs(60)).await;
+    old.put(
+        json!([{"protocol": "tcp", "cluster": "c"}]),
+        json!([{"id": "c", "members": [member.json()]}]),
+    )
+    .await;
+    let mut stream = TcpStream::connect(old.address()).await.unwrap();
+    let mut echo = async |word: &[u8]| {
+        let mut back = vec![0; word.len()];
+        stream.write_all(word).await.unwrap();
+        stream.read_exact(&mut back).await.unwrap();
+        assert_eq!(back, word);
+    };
+    echo(b"before").await;
+    let new = Proxy::launch(folder, port, 1).await;
+    let taken_over = Instant::now();
+    while taken_over.elapsed() < short * 10 {
+        echo(b"after").await;
+    }
+    assert!(!old.has_ended());
+    drop(stream);
+    eventually("it has ended", async || old.has_ended()).await;
+    drop(new);
 }

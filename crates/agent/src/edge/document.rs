@@ -10,7 +10,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// Where documents lie.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Documents {
     dir: PathBuf,
 }

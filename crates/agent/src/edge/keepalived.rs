@@ -105,7 +105,10 @@ impl Keepalived {
                 self.backoff.started();
             }
             Err(problem) => {
-                warn!(problem, "the virtual addresses of this node are not carried");
+                // It is tried again and again; once is enough to say so.
+                if self.problem.as_ref() != Some(&problem) {
+                    warn!(problem, "the virtual addresses of this node are not carried");
+                }
                 self.problem = Some(problem);
             }
         }
@@ -126,7 +129,7 @@ impl Keepalived {
         if is_new {
             let fresh = self.dir.join("keepalived.fresh.conf");
             document::write(&fresh, text.as_bytes()).map_err(|e| format!("keepalived's configuration can't be written: {e}."))?;
-            test(&program, &fresh).await?;
+            test(&program, &fresh, &self.check.program).await?;
             std::fs::rename(&fresh, self.config()).map_err(|e| format!("keepalived's configuration can't be written: {e}."))?;
         }
         match &self.running {
@@ -241,7 +244,7 @@ pub async fn end(process: &Process) {
 }
 
 /// Has keepalived read a configuration; what it has against it, in words.
-async fn test(program: &Path, config: &Path) -> Result<(), String> {
+async fn test(program: &Path, config: &Path, check: &Path) -> Result<(), String> {
     let mut command = tokio::process::Command::new(program);
     command
         .args(["--vrrp", "--log-console", "--no-syslog", "--config-test", "--use-file"])
@@ -260,7 +263,15 @@ async fn test(program: &Path, config: &Path) -> Result<(), String> {
     }
     let said = String::from_utf8_lossy(&output.stderr);
     let said: Vec<&str> = said.lines().map(str::trim).filter(|l| !l.is_empty()).collect();
-    Err(format!("keepalived refuses its configuration: {}.", said.join("; ")))
+    let said = said.join("; ");
+    // It runs as root what only root can change, and says no more than that.
+    if said.contains("insecure") {
+        let check = check.display();
+        return Err(format!(
+            "keepalived does not run {check}, as others than root can change it or a folder above it: put it into one of root's."
+        ));
+    }
+    Err(format!("keepalived refuses its configuration: {said}."))
 }
 
 /// Puts each address on an interface; which have none, in words.

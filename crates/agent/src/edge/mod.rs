@@ -248,7 +248,7 @@ pub struct Supervisor {
 
 impl Supervisor {
     /// Takes up what runs, brings about what is held, and goes on until `stop`. What it has started goes on without it, so it
-    /// may be cut short anywhere.
+    /// may be cut short anywhere. It waits for the disk as it goes: on a thread of its own.
     pub async fn run(mut self, stop: CancellationToken) {
         stop.run_until_cancelled(self.work()).await;
     }
@@ -320,22 +320,19 @@ impl Supervisor {
             gateways: addresses::gateways(),
         };
         policy::check(&document, &machine)?;
-        let (documents, document) = blocking(self.documents.clone(), document, Documents::propose).await?;
-        let taken = match self.proxy.try_out(&document.proxy).await {
-            Ok(()) => blocking(documents, document, |documents, _| documents.accept()).await,
-            Err(refused) => Err(refused),
-        };
-        let document = match taken {
-            Ok((_, document)) => document,
-            Err(refused) => {
-                self.documents.discard();
-                // What was held is in force; a process that was started for this alone ends again.
-                let nothing = ProxyConfig::default();
-                let before = self.held.as_ref().map_or(&nothing, |held| &held.proxy);
-                self.proxy.carry(before).await;
-                return Err(refused);
+        self.documents.propose(&document)?;
+        let ran = self.proxy.instance().is_some();
+        let tried = self.proxy.try_out(&document.proxy).await;
+        if let Err(refused) = tried.and_then(|()| Ok(self.documents.accept()?)) {
+            self.documents.discard();
+            match &self.held {
+                Some(held) => self.proxy.carry(&held.proxy).await,
+                // One that was started for this alone ends again.
+                None if !ran => self.proxy.carry(&ProxyConfig::default()).await,
+                None => {}
             }
-        };
+            return Err(refused);
+        }
         tracing::info!(
             generation = document.proxy.generation,
             listeners = document.proxy.listeners.len(),
@@ -362,22 +359,6 @@ impl Supervisor {
             *view = next;
             changed
         });
-    }
-}
-
-/// Work on the disk, off the threads that serve.
-async fn blocking(
-    documents: Documents,
-    document: EdgeConfig,
-    work: impl FnOnce(&Documents, &EdgeConfig) -> Result<(), document::Unwritten> + Send + 'static,
-) -> Result<(Documents, EdgeConfig), AgentError> {
-    let done = tokio::task::spawn_blocking(move || {
-        work(&documents, &document)?;
-        Ok::<_, document::Unwritten>((documents, document))
-    });
-    match done.await {
-        Ok(done) => Ok(done?),
-        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
     }
 }
 

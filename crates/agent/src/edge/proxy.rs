@@ -306,6 +306,7 @@ impl Proxy {
     /// Nothing is to be started.
     pub fn rest(&mut self) {
         self.backoff.rest();
+        self.problem = None;
     }
 
     /// Waits until it is time to try again.
@@ -315,8 +316,7 @@ impl Proxy {
 
     /// Ends it once its connections have ended.
     async fn dismiss(&mut self) {
-        self.backoff.rest();
-        self.problem = None;
+        self.rest();
         let Some(running) = self.running.take() else { return };
         info!(pid = running.process.pid, "this node carries nothing more: its load balancer ends");
         let line = self.client.connect().await.ok();

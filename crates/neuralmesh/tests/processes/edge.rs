@@ -291,6 +291,25 @@ async fn what_is_refused_changes_nothing() {
 }
 
 #[tokio::test]
+async fn a_damaged_document_stops_nothing() {
+    let (machine, member, port) = (Machine::new(), member("a").await, free_port().await);
+    let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let agent = machine.start().await;
+    agent.put(&document(1, port, &[member])).await.unwrap();
+    agent.end().await;
+    std::fs::write(machine.file("edge.json"), "{").unwrap();
+    let agent = machine.start().await;
+    let problem = eventually("what is wrong", async || agent.state().await.problem).await;
+    assert!(problem.contains("sent again"), "{problem}");
+    assert_eq!(agent.state().await.generation, None);
+    let taken_port = taken.local_addr().unwrap().port();
+    agent.put(&document(2, taken_port, &[member])).await.unwrap_err();
+    assert_eq!(ask(port).await, "a");
+    agent.put(&document(2, port, &[member])).await.unwrap();
+    agent.carries(2).await;
+}
+
+#[tokio::test]
 async fn one_that_dies_is_started_again() {
     let (machine, member, port) = (Machine::new(), member("a").await, free_port().await);
     let agent = machine.start().await;

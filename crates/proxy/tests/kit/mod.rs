@@ -74,12 +74,18 @@ impl Proxy {
     }
 
     pub async fn launch(folder: Arc<tempfile::TempDir>, port: u16, workers: usize) -> Self {
+        let grace = Duration::from_secs(5);
+        Self::launch_with(folder, port, workers, grace, grace).await
+    }
+
+    pub async fn launch_with(folder: Arc<tempfile::TempDir>, port: u16, workers: usize, grace: Duration, handover_grace: Duration) -> Self {
         let socket = folder.path().join("control.sock");
         let options = Options {
             config: folder.path().join("proxy.json"),
             control_socket: socket.clone(),
             workers,
-            grace: Duration::from_secs(5),
+            grace,
+            handover_grace,
             access_log: AccessLogTo::File(folder.path().join("access.log")),
         };
         let thread = std::thread::spawn(move || {

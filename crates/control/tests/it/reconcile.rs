@@ -2,7 +2,7 @@
 
 use crate::{agree, nginx, running};
 use nm_link::contract::WatchEvent;
-use nm_testing::{Ask, Client, Database, FakeAgent, TestControlPlane, both, eventually};
+use nm_testing::{Ask, Client, Database, FakeAgent, TestControlPlane, When, both, eventually};
 use nm_types::container::{ContainerStatus, ContainerView, ForeignSpec, LogStream, MountView, VolumeMode};
 use nm_types::node::NodeStatus;
 use nm_types::stats::Usage;
@@ -242,6 +242,29 @@ async fn late_word_of_what_was_removed() {
     .await;
     api.get(format!("/api/containers/{id}")).await.refused(404, "container_not_found");
     assert_eq!(api.containers("").await.len(), 1);
+}
+
+/// `node_offline` promises that nothing was done; this one that it may have been.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_link_that_breaks_in_the_middle_says_so() {
+    let (plane, agent, api) = fleet(Database::sqlite()).await;
+    api.create(&running("web")).await;
+    let hold = agent.hold(Ask::Remove, When::After);
+    let remove = tokio::spawn({
+        let api = api.clone();
+        async move { api.delete("/api/containers/web?force=true").await }
+    });
+    hold.reached(1).await;
+    agent.take_down();
+    let told = remove.await.unwrap().refused(503, "node_disconnected");
+    assert!(told.error.contains(agent.node.as_str()), "{told:?}");
+    hold.release();
+    agent.mend();
+    agent.ready(&plane).await;
+    eventually("the list is true again", async || api.containers("").await.is_empty().then_some(())).await;
+    api.delete("/api/containers/web?force=true")
+        .await
+        .refused(404, "container_not_found");
 }
 
 async fn a_node_that_goes_and_comes_back(database: Database) {

@@ -118,7 +118,8 @@ impl App {
         let liveness = Liveness::new(fleet.links().clone(), clock.clone(), config.lost_after);
         let nodes = Nodes::new(store.clone(), clock.clone(), fleet.clone(), index.clone(), liveness.clone());
         let operations = Operations::new(store.clone(), clock.clone());
-        let registries = Registries::new(store.clone(), clock.clone());
+        let outbound = Guard::new(config.allow_outbound.clone());
+        let registries = Registries::new(store.clone(), clock.clone(), outbound.clone());
         let containers = Containers::new(
             store.clone(),
             clock.clone(),
@@ -139,7 +140,6 @@ impl App {
         );
         nodes.load().await?;
         containers.load().await?;
-        let outbound = Guard::new(config.allow_outbound.clone());
         let found = Table::default();
         let servers = Servers::new(
             store.clone(),

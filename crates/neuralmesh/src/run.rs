@@ -42,7 +42,7 @@ pub struct ControlArgs {
         value_delimiter = ','
     )]
     pub trusted_proxies: Vec<Network>,
-    /// A network that probes and deliveries may reach though it is forbidden otherwise (this machine itself, link-local,
+    /// A network that probes, deliveries and images' registries may be in though it is forbidden otherwise (this machine itself, link-local,
     /// metadata services), as an address or network; may be repeated
     #[arg(
         long = "allow-outbound",

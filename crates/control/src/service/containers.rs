@@ -180,6 +180,7 @@ impl Containers {
             return Err(ApiError::clashing_fields(clashes));
         }
         privileges::may_ask(actor, &spec)?;
+        self.registries.may_ask_for(&spec.image, "image")?;
         // Until its record is there, so that what it takes counts for the next one.
         let placing = self.nodes.placing().await;
         let now = self.clock.now();

@@ -1,6 +1,7 @@
 //! What is refused, and how the refusal says what is wrong.
 
 use super::manners::fleet;
+use nm_types::registry::RegistryView;
 use serde_json::{Value, json};
 
 #[tokio::test]
@@ -166,6 +167,43 @@ async fn each_refusal_names_its_field() {
         .json(&json!({ "currentPassword": "a", "newPassword": "long enough it is", "role": "admin" }))
         .await
         .names("role");
+}
+
+/// Registries at the metadata services of clouds, and on machines of their own network that nobody allowed.
+#[tokio::test]
+async fn registries_at_special_addresses() {
+    let (plane, agent, api) = fleet().await;
+    let admin = plane.admin().await;
+    let kept: RegistryView = admin
+        .post("/api/registries")
+        .json(&json!({ "host": "127.0.0.1:5000", "username": "a", "password": "b" }))
+        .await
+        .data(201);
+    let asked = agent.all_calls();
+    for host in [
+        "169.254.169.254",
+        "169.254.169.254:5000",
+        "0xa9fea9fe:80",
+        "2852039166:80",
+        "127.0.0.2:5000",
+        "0.0.0.0:5000",
+    ] {
+        let image = format!("{host}/team/app:1");
+        let login = json!({ "host": host, "username": "a", "password": "b" });
+        for (call, field) in [
+            (api.post("/api/containers").json(&json!({ "name": "a", "image": image })), "image"),
+            (api.post("/api/containers/images/pull").json(&json!({ "name": image })), "name"),
+            (admin.post("/api/registries").json(&login), "host"),
+            (admin.put(format!("/api/registries/{}", kept.id)).json(&login), "host"),
+        ] {
+            let refused = call.await.refused(403, "address_not_allowed");
+            assert_eq!(refused.details[0].field, field, "{host}");
+        }
+    }
+    assert_eq!(agent.all_calls(), asked, "no node was asked");
+    assert!(api.containers("").await.is_empty());
+    // The start flag of these tests allows this one.
+    api.create(&json!({ "name": "a", "image": "127.0.0.1:5000/team/app:1" })).await;
 }
 
 /// A name that nothing knows is refused on every route there is, lest a typo be lost in silence.

@@ -206,6 +206,60 @@ async fn registries_at_special_addresses() {
     api.create(&json!({ "name": "a", "image": "127.0.0.1:5000/team/app:1" })).await;
 }
 
+/// What an action would not look at is refused, whatever it is.
+#[tokio::test]
+async fn bodies_of_actions_that_take_none() {
+    let (plane, agent, api) = fleet().await;
+    let admin = plane.admin().await;
+    api.create(&json!({ "name": "web", "image": "nginx", "start": true })).await;
+    let asked = agent.all_calls();
+    let routes = nm_control::api::routes();
+    let actions = routes
+        .iter()
+        .filter(|r| r.method == http::Method::POST && r.body.is_none() && r.raw_body.is_none());
+    let mut looked_at = 0;
+    for route in actions {
+        let path = route.path.replace("{id}", "web");
+        for (kind, body, status) in [
+            ("application/json", r#"{"nope":1}"#, 422),
+            ("application/json", "[]", 422),
+            ("application/json", "{", 400),
+            ("text/plain", "now", 400),
+        ] {
+            let reply = admin.post(&path).body(kind, body).await;
+            assert_eq!(reply.status, status, "{path} {body}: {}", reply.text());
+        }
+        looked_at += 1;
+    }
+    assert!(looked_at > 5, "{looked_at}");
+    for verb in ["stop", "restart", "kill"] {
+        api.post(format!("/api/containers/web/{verb}"))
+            .body("application/json", r#"{"nope":1}"#)
+            .await
+            .names("nope");
+    }
+    assert_eq!(agent.all_calls(), asked, "no node was asked");
+    // An empty object says nothing.
+    api.post("/api/containers/web/pause").json(&json!({})).await.is(200);
+}
+
+/// Whoever acts is told what came of it.
+#[tokio::test]
+async fn actions_say_what_came_of_them() {
+    let (plane, _agent, api) = fleet().await;
+    let admin = plane.admin().await;
+    api.create(&json!({ "name": "web", "image": "nginx", "start": true })).await;
+    for call in [
+        admin.post("/api/auth/tickets"),
+        admin.post("/api/containers/web/exec").json(&json!({ "command": ["true"] })),
+        admin.post("/api/images/prune"),
+        admin.post("/api/containers/web/pause"),
+    ] {
+        let said = call.await.is(200).json();
+        assert!(said["message"].as_str().is_some_and(|m| !m.is_empty()), "{said}");
+    }
+}
+
 /// A name that nothing knows is refused on every route there is, lest a typo be lost in silence.
 #[tokio::test]
 async fn unknown_query_parameters() {

@@ -145,6 +145,18 @@ async fn removed_behind_our_back(database: Database) {
         agent.container(&id).spec.unwrap().environment.0.values().next().unwrap().as_str(),
         "hunter2-hunter2"
     );
+    // Word of its making that was late says nothing against its start.
+    let mut late = agent.container(&id).observed;
+    assert!(late.started.take().is_some());
+    late.status = ContainerStatus::Created;
+    agent.report(WatchEvent::Container { observed: Box::new(late) });
+    agent.docker_run("marker", "redis:7");
+    eventually("all was heard", async || {
+        (api.get("/api/containers/marker").await.status == 200).then_some(())
+    })
+    .await;
+    assert_eq!(api.container("web").await.status, ContainerStatus::Running);
+    agent.docker_rm("marker");
     api.post("/api/containers/web/stop").await.is(200);
     agree(&api, &agent, &["web"]).await;
 

@@ -53,7 +53,7 @@ class Engine:
                 return 404, {"message": f"No such container: {found[1]}"}
             return self.on_container(method, found[2], container)
         if path.startswith("/images/"):
-            return 200, {"Id": "sha256:" + "0" * 64}
+            return 200, {"Id": "sha256:" + "0" * 64, "Config": {"Labels": None}}
         return 404, {"message": f"page not found: {path}"}
 
     def listed(self, c):

@@ -77,6 +77,26 @@ def _():
     soon(lambda: row(ours["name"]), "the old name")
 
 
+@suite.check("limits changed by `docker update`: show within 2 s; our own change shows at once, and the spec makes the next one")
+def _():
+    def limits():
+        seen = mesh.client.container(ours["id"])
+        return seen["resources"]["cpuLimit"], seen["resources"]["memoryLimit"], seen["restart"]
+
+    asked = limits()
+    change = {"NanoCpus": 500_000_000, "Memory": 96 << 20, "MemorySwap": 192 << 20, "RestartPolicy": {"Name": "unless-stopped"}}
+    docker.request("POST", f"/containers/{ours['name']}/update", change)
+    soon(lambda: limits() == (0.5, "96m", "unless-stopped"), "the new limits")
+    assert row(ours["name"])["resources"]["memoryLimit"] == "96m"
+    mesh.client.patch(f"/api/containers/{ours['id']}", {"memoryLimit": "128m", "restart": "no"}).expect(200)
+    assert limits() == (0.5, "128m", "no"), limits()
+    docker.remove(ours["name"])
+    soon(lambda: row(ours["name"])["status"] == "exited", "the removal")
+    mesh.client.post(f"/api/containers/{ours['id']}/start").expect(200)
+    assert limits() == (asked[0], "128m", "no"), limits()
+    assert docker.inspect(ours["name"])["HostConfig"]["NanoCpus"] == 0
+
+
 @suite.check("a copy of ours with its labels: another container, and ours stays what it is")
 def _():
     image, copy = f"{PREFIX}copied:latest", f"{PREFIX}copy"

@@ -17,6 +17,7 @@ CLIENTS = 6
 SETTLE_SECONDS = 30
 LIVE_AT_MOST = 24
 REQUEST_SECONDS = 60
+NOTHING_DONE = ("node_offline", "operation_in_progress", "idempotency_in_progress", "in_progress")
 
 
 class Book:
@@ -116,14 +117,14 @@ class Traffic:
         reply, tries = self._until_answered("DELETE", f"/api/containers/{self.book.ids[name]}?force=true", None, None, dice)
         if reply is None:
             return
-        if reply.status == 200 or (reply.status == 404 and tries > 1):  # 404: an earlier try that was cut off did it
+        if reply.status == 200 or (reply.status == 404 and tries > 1):  # 404: an earlier try that got no word of its end did it
             self.book.move(name, self.book.absent)
             self.book.count("removed")
         else:
             self.book.wrong.append(str(reply))
 
     def _until_answered(self, method, path, body, headers, dice):
-        """The answer and how often it was sent; no answer when it was cut off and this client does not ask again (every second one does)."""
+        """The answer and how often it was sent in earnest; no answer when it was cut off and this client does not ask again (every second one does)."""
         tries = 0
         while True:
             tries += 1
@@ -136,10 +137,11 @@ class Traffic:
                     return None, tries
                 self.book.count("sent again")
                 continue
-            # 503: its agent is not connected yet. 409 on a repeated key: the first try is still being carried out.
+            # 409 on a repeated key: the first try is still being carried out.
             if reply.status == 503 or reply.code in ("operation_in_progress", "idempotency_in_progress", "in_progress"):
                 self.book.count("busy")
-                tries -= 1
+                if reply.code in NOTHING_DONE:
+                    tries -= 1
                 if self.stop.wait(0.1):
                     return None, tries
                 continue

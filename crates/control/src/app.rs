@@ -118,7 +118,8 @@ impl App {
         let liveness = Liveness::new(fleet.links().clone(), clock.clone(), config.lost_after);
         let nodes = Nodes::new(store.clone(), clock.clone(), fleet.clone(), index.clone(), liveness.clone());
         let operations = Operations::new(store.clone(), clock.clone());
-        let registries = Registries::new(store.clone(), clock.clone());
+        let outbound = Guard::new(config.allow_outbound.clone());
+        let registries = Registries::new(store.clone(), clock.clone(), outbound.clone());
         let containers = Containers::new(
             store.clone(),
             clock.clone(),
@@ -139,7 +140,6 @@ impl App {
         );
         nodes.load().await?;
         containers.load().await?;
-        let outbound = Guard::new(config.allow_outbound.clone());
         let found = Table::default();
         let servers = Servers::new(
             store.clone(),
@@ -213,7 +213,7 @@ impl App {
         })))
     }
 
-    /// Runs until [`App::shut_down`] is called or the store's disk fails, which is an error.
+    /// Runs until [`App::shut_down`] is called or the store can keep nothing more, which is an error.
     pub async fn run(&self, api: TcpListener, agents: TcpListener) -> Result<(), String> {
         let mut tasks = JoinSet::new();
         let cut = CancellationToken::new();
@@ -249,9 +249,7 @@ impl App {
         };
         if let Some(reason) = failed {
             // Nothing that is said from here on could be kept.
-            return Err(format!(
-                "the database's disk fails, stopping before anything else is lost: {reason}"
-            ));
+            return Err(format!("{reason}; stopping before anything else is lost"));
         }
         // First no new requests, then what runs, then the links it runs over, and last what is still to be written.
         let _ended = http.await;

@@ -21,8 +21,32 @@ pub struct Cli {
     pub command: Command,
 }
 
+/// The command line's command; ends the process where it is wrong, or asks for help.
+///
+/// A service's is read without the tree of all others: what builds that tree is a megabyte of code, which would stay resident as
+/// long as the service runs.
+pub fn read() -> Command {
+    let named = std::env::args_os().nth(1);
+    if named
+        .and_then(|name| name.into_string().ok())
+        .is_some_and(|name| Service::has_subcommand(&name))
+    {
+        return Command::Service(ServiceCli::parse().service);
+    }
+    Cli::parse().command
+}
+
+/// The command line of a service, alone.
+#[derive(Debug, Parser)]
+#[command(name = "neuralmesh", version, max_term_width = 120)]
+struct ServiceCli {
+    #[command(subcommand)]
+    service: Service,
+}
+
+/// What stays and serves.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub enum Service {
     /// Run the control plane, and this machine as its first node
     Up(run::UpArgs),
     /// Run the control plane only
@@ -31,6 +55,15 @@ pub enum Command {
     Agent(run::AgentArgs),
     /// Run a node's load balancer; the agent starts it
     Proxy(proxy::ProxyArgs),
+    /// Serve the page of the built-in image
+    #[command(hide = true)]
+    Hello(run::HelloArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    #[command(flatten)]
+    Service(Service),
     /// Sign in at a control plane, and make it the one that commands go to
     Login(login::LoginArgs),
     /// Sign out, and forget the login
@@ -82,15 +115,12 @@ pub enum Command {
     Completion(completion::CompletionArgs),
     /// Print the API's OpenAPI document
     Openapi(openapi::OpenapiArgs),
-    /// Serve the page of the built-in image
-    #[command(hide = true)]
-    Hello(run::HelloArgs),
 }
 
 impl Command {
-    /// Whether it stays and serves, and so wants all cores.
-    pub fn serves(&self) -> bool {
-        matches!(self, Self::Up(_) | Self::Server(_) | Self::Agent(_))
+    /// Whether it wants all cores. A load balancer has threads of its own.
+    pub fn wants_all_cores(&self) -> bool {
+        matches!(self, Self::Service(Service::Up(_) | Service::Server(_) | Service::Agent(_)))
     }
 }
 

@@ -17,12 +17,11 @@ mod serve;
 mod telemetry;
 mod trial;
 
-use clap::Parser;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let cli = cli::Cli::parse();
-    let mut runtime = if cli.command.serves() {
+    let command = cli::read();
+    let mut runtime = if command.wants_all_cores() {
         tokio::runtime::Builder::new_multi_thread()
     } else {
         tokio::runtime::Builder::new_current_thread()
@@ -34,7 +33,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let outcome = runtime.block_on(commands::dispatch(cli.command));
+    let outcome = runtime.block_on(commands::dispatch(command));
     // A read of the terminal that nobody waits for any more must not hold up the end.
     runtime.shutdown_background();
     match outcome {

@@ -27,7 +27,7 @@ pub struct ControlArgs {
         hide_env_values = true
     )]
     pub listen: SocketAddr,
-    /// postgres://… for several control planes on one database; a SQLite file in the data folder by default
+    /// postgres://… for a database of its own backups and replication, still with one control plane at a time; a SQLite file in the data folder by default
     #[arg(long, value_name = "URL", env = "NEURALMESH_DATABASE_URL", hide_env_values = true)]
     pub database_url: Option<String>,
     /// The key that seals secrets; keep a copy of it apart from the database's [default: <data-dir>/secrets.key]
@@ -42,7 +42,7 @@ pub struct ControlArgs {
         value_delimiter = ','
     )]
     pub trusted_proxies: Vec<Network>,
-    /// A network that probes and deliveries may reach though it is forbidden otherwise (this machine itself, link-local,
+    /// A network that probes, deliveries and images' registries may be in though it is forbidden otherwise (this machine itself, link-local,
     /// metadata services), as an address or network; may be repeated
     #[arg(
         long = "allow-outbound",

@@ -157,7 +157,9 @@ async fn start_control(args: &ControlArgs, agent_listen: SocketAddr) -> anyhow::
         None => DatabaseUrl::sqlite(data_dir.join("neuralmesh.db")),
     };
     let key_file = args.key_file.clone().unwrap_or_else(|| data_dir.join("secrets.key"));
-    let store = Store::open(StoreConfig { url, key_file }).await.context("open the database")?;
+    let store = Store::open_alone(StoreConfig { url, key_file })
+        .await
+        .context("open the database")?;
     let config = AppConfig {
         data_dir: data_dir.clone(),
         trusted_proxies: args.trusted_proxies.clone(),

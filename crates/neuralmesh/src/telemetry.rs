@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tracing_subscriber::Layer;
-use tracing_subscriber::filter::{FilterExt, filter_fn};
+use tracing_subscriber::filter::{FilterExt, Targets, filter_fn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
@@ -90,8 +90,10 @@ impl Telemetry {
 
 /// Begins to log and, where a collector is named, to trace; within a tokio runtime.
 pub fn start(args: &LogArgs, service: &'static str) -> anyhow::Result<Telemetry> {
-    let filter =
-        tracing_subscriber::EnvFilter::try_new(&args.log_level).with_context(|| format!("`{}` is no log level", args.log_level))?;
+    let filter: Targets = args
+        .log_level
+        .parse()
+        .with_context(|| format!("`{}` is no log level", args.log_level))?;
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal());

@@ -3,6 +3,7 @@
 //! Both databases get the same shape. SQLite allows one writer anyway. On PostgreSQL each write transaction locks the
 //! head row first (see [`crate::tx`]), so a second writing connection of this process would only wait.
 
+use crate::alone::Alone;
 use crate::config::{Backend, DatabaseUrl};
 use crate::error::StoreError;
 use sqlx::any::{Any, AnyArguments, AnyConnectOptions, AnyPoolOptions, AnyRow};
@@ -58,6 +59,8 @@ pub(crate) struct Db {
     sqlite_path: Option<PathBuf>,
     /// Held for as long as this process uses the SQLite file.
     lock: std::sync::Mutex<Option<File>>,
+    /// The same for a PostgreSQL database, where it is wished.
+    alone: Option<Alone>,
 }
 
 /// The turn to write: the queue's head and its connection. The connection goes back only after a clean end, so that a
@@ -75,9 +78,15 @@ impl Turn {
 }
 
 impl Db {
-    pub(crate) async fn open(url: &DatabaseUrl) -> Result<Self, StoreError> {
+    /// `alone` keeps other processes that open it so out. SQLite always does.
+    pub(crate) async fn open(url: &DatabaseUrl, alone: bool) -> Result<Self, StoreError> {
         sqlx::any::install_default_drivers();
         let backend = url.backend();
+        let fatal = watch::Sender::new(None);
+        let alone = match backend {
+            Backend::Postgres if alone => Some(Alone::begin(url.postgres_options()?, fatal.clone()).await?),
+            Backend::Postgres | Backend::Sqlite => None,
+        };
         let (sqlite_path, lock) = match url.sqlite_path() {
             Some(path) => {
                 let path = path.to_owned();
@@ -121,9 +130,10 @@ impl Db {
             writer_options: options,
             readers,
             writer: Arc::new(Mutex::new(None)),
-            fatal: watch::Sender::new(None),
+            fatal,
             sqlite_path,
             lock: std::sync::Mutex::new(lock),
+            alone,
         })
     }
 
@@ -155,7 +165,7 @@ impl Db {
     /// Waits for the turn to write, then runs `opening` (which starts a transaction) and gives its rows.
     pub(crate) async fn turn(&self, opening: &'static str) -> Result<(Turn, Vec<AnyRow>), StoreError> {
         let attempt = "begin a transaction";
-        self.refuse_if_fatal()?;
+        self.refuse_if_barred()?;
         let queue = Arc::clone(&self.writer).lock_owned();
         let Ok(mut slot) = tokio::time::timeout(QUEUE_DEADLINE, queue).await else {
             return Err(StoreError::Busy {
@@ -163,7 +173,7 @@ impl Db {
                 source: Box::new(sqlx::Error::PoolTimedOut),
             });
         };
-        self.refuse_if_fatal()?;
+        self.refuse_if_barred()?;
         if self.readers.is_closed() {
             return Err(StoreError::Unavailable {
                 attempt,
@@ -214,7 +224,7 @@ impl Db {
         Ok(Reader { db: self, conn })
     }
 
-    /// Remembers that the disk fails. From then on nothing is written.
+    /// Remembers what makes every further write a lie.
     pub(crate) fn note(&self, error: StoreError) -> StoreError {
         if let StoreError::Fatal { reason } = &error {
             let first = self.fatal.send_if_modified(|held| {
@@ -225,22 +235,26 @@ impl Db {
                 first
             });
             if first {
-                tracing::error!(reason, "the database's disk fails; no further write is accepted");
+                tracing::error!(reason, "no further write is accepted");
             }
         }
         error
     }
 
-    pub(crate) fn refuse_if_fatal(&self) -> Result<(), StoreError> {
+    pub(crate) fn refuse_if_barred(&self) -> Result<(), StoreError> {
         match &*self.fatal.borrow() {
             Some(reason) => Err(StoreError::Fatal {
                 reason: reason.to_string(),
+            }),
+            None if self.alone.as_ref().is_some_and(|alone| !alone.is_held()) => Err(StoreError::Unavailable {
+                attempt: "hold the lock that keeps a second control plane out",
+                source: Box::new(sqlx::Error::PoolTimedOut),
             }),
             None => Ok(()),
         }
     }
 
-    /// Resolves when the disk was found failing.
+    /// Resolves when the disk was found failing, or another control plane has the database.
     pub(crate) async fn fatal(&self) -> String {
         let mut watch = self.fatal.subscribe();
         loop {
@@ -287,6 +301,9 @@ impl Db {
             tracing::warn!(error = %error, "the database did not close cleanly; nothing is lost by that");
         }
         self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(alone) = &self.alone {
+            alone.end();
+        }
     }
 }
 

@@ -45,8 +45,8 @@ pub enum StoreError {
         #[source]
         source: Source,
     },
-    /// The disk no longer keeps what it is given. Nothing is acknowledged any more; the process should exit.
-    #[error("the database's disk fails: {reason}")]
+    /// The disk no longer keeps what it is given, or another control plane has the database. Nothing is acknowledged any more; the process should exit.
+    #[error("{reason}")]
     Fatal { reason: String },
     /// What the database holds cannot be right.
     #[error("the database is damaged: {reason}")]
@@ -58,8 +58,11 @@ pub enum StoreError {
     #[error("the database has schema {found}, but this release knows schemas up to {known} only: install the newer release again")]
     NewerSchema { found: i64, known: i64 },
     /// Another control plane uses this SQLite file.
-    #[error("{} is in use by another process: SQLite means one control plane; use PostgreSQL for several", path.display())]
+    #[error("{} is in use by another process: one control plane runs at a time; stop the other one first", path.display())]
     InUse { path: PathBuf },
+    /// Another control plane uses this PostgreSQL database.
+    #[error("the database is in use by another control plane: one runs at a time; stop the other one first")]
+    Taken,
     /// Changes that old are no longer kept: load everything again, then follow from the present revision.
     #[error("changes up to revision {floor} are no longer kept")]
     Compacted { floor: i64 },
@@ -227,7 +230,7 @@ impl StoreError {
             // The file was moved or deleted under us: whatever is written now is lost.
             READONLY_DBMOVED => {
                 return Self::Fatal {
-                    reason: format!("{attempt}: {message} (SQLite code {code})"),
+                    reason: format!("the database's disk fails: {attempt}: {message} (SQLite code {code})"),
                 };
             }
             _ => {}
@@ -236,7 +239,7 @@ impl StoreError {
             5 | 6 => Self::Busy { attempt, source },
             7 | 8 | 14 => Self::Unavailable { attempt, source },
             10 => Self::Fatal {
-                reason: format!("{attempt}: {message} (SQLite code {code})"),
+                reason: format!("the database's disk fails: {attempt}: {message} (SQLite code {code})"),
             },
             11 | 26 => Self::corrupt(format!("{attempt}: {message} (SQLite code {code})")),
             13 => Self::Full { attempt, source },

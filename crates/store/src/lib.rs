@@ -13,6 +13,7 @@
 //! - Secrets leave this crate in two ways only: [`Store::open_sealed`] and a repeated request's answer.
 //! - There is no clock in here: moments are given by the callers.
 
+mod alone;
 mod audit;
 mod auth;
 mod change;

@@ -71,7 +71,17 @@ impl Store {
     /// Refuses when the key file is missing although the database holds sealed values, can be read by others, or does not
     /// fit the database; when the schema is newer than this release; when another process uses the SQLite file.
     pub async fn open(config: StoreConfig) -> Result<Self, StoreError> {
-        let db = Db::open(&config.url).await?;
+        Self::begin_with(config, false).await
+    }
+
+    /// [`Store::open`] as a control plane does: refuses while another one has opened the same database so. Where PostgreSQL lets go of
+    /// the lock, nothing is written until it is held again; where another control plane had it meanwhile, see [`Store::fatal`].
+    pub async fn open_alone(config: StoreConfig) -> Result<Self, StoreError> {
+        Self::begin_with(config, true).await
+    }
+
+    async fn begin_with(config: StoreConfig, alone: bool) -> Result<Self, StoreError> {
+        let db = Db::open(&config.url, alone).await?;
         migrate::run(&db, MIGRATIONS).await?;
         let (ring, root, revision) = unlock(&db, &config).await?;
         // One reader stays open from here on, and has really read. Where a full disk costs the writer its connection, SQLite would otherwise remove
@@ -106,7 +116,7 @@ impl Store {
 
     /// Asks the database for an answer. For readiness checks.
     pub async fn ping(&self) -> Result<(), StoreError> {
-        self.shared.db.refuse_if_fatal()?;
+        self.shared.db.refuse_if_barred()?;
         let mut reader = self.shared.db.reader().await?;
         reader
             .one("ping the database", sqlx::query("SELECT revision FROM store_head"))
@@ -128,7 +138,8 @@ impl Store {
         self.shared.db.size_bytes().await
     }
 
-    /// Resolves, with the reason, when the disk was found to lose what it is given (a failed write or fsync). From then on
+    /// Resolves, with the reason, when the disk was found to lose what it is given (a failed write or fsync), or when another
+    /// control plane has the database that [`Store::open_alone`] opened. From then on
     /// every write is refused, and the process should exit with a failure. It stays pending for good otherwise.
     pub async fn fatal(&self) -> String {
         self.shared.db.fatal().await

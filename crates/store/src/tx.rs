@@ -105,7 +105,7 @@ impl Tx {
                 Backend::Postgres if !changes.is_empty() => COMMIT_POSTGRES,
                 Backend::Postgres | Backend::Sqlite => "COMMIT",
             };
-            shared.db.refuse_if_fatal()?;
+            shared.db.refuse_if_barred()?;
             let asked = Instant::now();
             let committed = shared.db.within("commit", sqlx::raw_sql(sql).execute(&mut turn.conn)).await;
             shared.times.commit.observe(asked.elapsed());

@@ -2,7 +2,7 @@
 
 mod seen;
 
-pub use seen::{Attachment, ContainerHealth, ContainerStatus, ContainerView, ForeignSpec, MountView, ObservedContainer, Resources};
+pub use seen::{Attachment, ContainerHealth, ContainerStatus, ContainerView, ForeignSpec, Limits, MountView, ObservedContainer, Resources};
 
 use crate::Timestamp;
 use crate::placement::OnNodeLost;

@@ -3,6 +3,7 @@
 //! Invariants: no I/O, no clock, no tokio. Every type that comes from outside checks itself while it is parsed, so
 //! that the rest of the code holds only values that are right; its OpenAPI schema states the same rule.
 
+pub mod address;
 pub mod alert;
 pub mod auth;
 pub mod authority;

@@ -5,6 +5,7 @@ use crate::placement::OnNodeLost;
 use crate::text::{Constraint, ContainerName, EnvName, Environment, ImageRef, LabelKey, Word};
 use crate::units::{CpuLimit, MemoryLimit, Port};
 use serde::{Deserialize, Serialize};
+use std::net::Ipv4Addr;
 use utoipa::ToSchema;
 
 /// A ready-made container. `config` can be sent to `POST /api/containers` once the generated secrets are filled in.
@@ -77,7 +78,7 @@ pub fn container_templates() -> Vec<ContainerTemplate> {
             &["POSTGRES_PASSWORD"],
             &[],
         ),
-        template(
+        on_loopback(template(
             "redis",
             "Redis Cache",
             "In-memory data store",
@@ -88,7 +89,7 @@ pub fn container_templates() -> Vec<ContainerTemplate> {
             &[],
             &[],
             &[],
-        ),
+        )),
         template(
             "nodejs",
             "Node.js App",
@@ -106,6 +107,14 @@ pub fn container_templates() -> Vec<ContainerTemplate> {
             ],
         ),
     ]
+}
+
+/// Its ports only on the node itself: it asks nobody for a password.
+fn on_loopback(mut template: ContainerTemplate) -> ContainerTemplate {
+    for port in &mut template.config.ports {
+        port.host_ip = Some(Ipv4Addr::LOCALHOST);
+    }
+    template
 }
 
 #[expect(clippy::too_many_arguments, reason = "one call a template, read as a row of a table")]
@@ -195,5 +204,8 @@ mod tests {
             assert!(t.config.environment.0.is_empty());
             assert!(t.generated.iter().all(|g| EnvName::parse(g).is_ok()));
         }
+        // What asks for no password is for the node itself, but for the web server, which is there for everybody.
+        let redis = &all[2].config.ports;
+        assert!(redis.iter().all(|p| p.host_ip == Some(Ipv4Addr::LOCALHOST)));
     }
 }

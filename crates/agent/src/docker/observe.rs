@@ -4,7 +4,7 @@ use super::wire::{Endpoint, Inspect, PortBinding};
 use crate::privileges::Asked;
 use nm_link::contract::labels;
 use nm_types::container::{
-    Attachment, ContainerHealth, ContainerStatus, ForeignSpec, MountView, ObservedContainer, PortMapping, Protocol, RestartPolicy,
+    Attachment, ContainerHealth, ContainerStatus, ForeignSpec, Limits, MountView, ObservedContainer, PortMapping, Protocol, RestartPolicy,
     VolumeMode,
 };
 use nm_types::text::ContainerName;
@@ -112,6 +112,11 @@ pub fn observe(doc: Inspect, known: &Known<'_>) -> (ObservedContainer, Detail) {
         Vec::new()
     };
     let networks = attachments(doc.network_settings.networks);
+    let limits = Limits {
+        cpu: (doc.host_config.nano_cpus > 0).then(|| doc.host_config.nano_cpus as f64 / 1e9),
+        memory: (doc.host_config.memory > 0).then_some(doc.host_config.memory),
+        restart: policy,
+    };
     let foreign = id.is_none().then(|| ForeignSpec {
         environment: doc
             .config
@@ -131,8 +136,8 @@ pub fn observe(doc: Inspect, known: &Known<'_>) -> (ObservedContainer, Detail) {
             })
             .collect(),
         restart: policy,
-        cpu_limit: (doc.host_config.nano_cpus > 0).then(|| doc.host_config.nano_cpus as f64 / 1e9),
-        memory_limit: (doc.host_config.memory > 0).then(|| MemoryLimit::from_bytes(doc.host_config.memory).to_string()),
+        cpu_limit: limits.cpu,
+        memory_limit: limits.memory.map(|m| MemoryLimit::from_bytes(m).to_string()),
     });
     let detail = Detail {
         pid: if running { state.pid } else { 0 },
@@ -179,6 +184,7 @@ pub fn observe(doc: Inspect, known: &Known<'_>) -> (ObservedContainer, Detail) {
         restarts: doc.restart_count,
         ports,
         networks,
+        limits: foreign.is_none().then_some(limits),
         foreign,
     };
     (observed, detail)
@@ -405,7 +411,7 @@ mod tests {
             "Id": "a".repeat(64), "Name": "/nm_a", "Created": "2026-01-01T00:00:00.5Z", "Image": "sha256:1", "RestartCount": 3, "State": state,
             "Config": {"Labels": {"io.neuralmesh.id": "cont_1_abcdefghi", "io.neuralmesh.name": "a"}, "Image": "busybox:latest", "Env": null, "Tty": false},
             "HostConfig": {"PortBindings": {"80/tcp": [{"HostIp": "", "HostPort": ""}], "53/udp": [{"HostIp": "127.0.0.1", "HostPort": "53"}]},
-                "RestartPolicy": {"Name": "always"}, "NetworkMode": "default", "Memory": 67108864},
+                "RestartPolicy": {"Name": "always"}, "NetworkMode": "default", "Memory": 67108864, "NanoCpus": 300_000_000},
             "Mounts": [{"Type": "bind", "Source": "/data/x", "Destination": "/x", "RW": false}, {"Type": "volume", "Name": "v", "Source": "/var/lib/docker/volumes/v/_data", "Destination": "/v", "RW": true}],
             "NetworkSettings": {"Ports": {"80/tcp": [{"HostIp": "0.0.0.0", "HostPort": "32768"}, {"HostIp": "::", "HostPort": "32768"}], "81/tcp": null},
                 "Networks": {"bridge": {"IPAddress": "172.17.0.2"}, "other": {"IPAddress": ""}}}
@@ -443,6 +449,12 @@ mod tests {
             (7, vec!["/data/x".to_owned()], vec!["v".to_owned()])
         );
         assert_eq!(seen.foreign, None);
+        let limits = Limits {
+            cpu: Some(0.3),
+            memory: Some(64 << 20),
+            restart: RestartPolicy::Always,
+        };
+        assert_eq!(seen.limits, Some(limits));
     }
 
     #[test]

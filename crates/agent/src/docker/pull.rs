@@ -8,19 +8,26 @@ use base64::Engine;
 use futures_util::StreamExt;
 use http::{HeaderName, HeaderValue};
 use nm_link::contract::{AgentError, AgentErrorCode as Code, RegistryLogin};
+use nm_types::address::Special;
 use nm_types::image::LayerProgress;
 use nm_types::text::ImageRef;
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 /// A pull that says nothing for so long has broken off. Large layers report while they are unpacked.
 const SILENCE: Duration = Duration::from_secs(120);
+/// The longest a registry's name may take to be resolved.
+const RESOLVE: Duration = Duration::from_secs(5);
 /// Docker reports ten times a second for each layer; nobody looks that often.
 const LAYER_EVERY: Duration = Duration::from_millis(250);
 
 impl Docker {
     /// Pulls `image`, reporting each layer. Stops when the listener has gone: asked again, it goes on with the layers it has.
     pub async fn pull<T>(&self, image: &ImageRef, login: Option<&RegistryLogin>, report: &Reporter<T>) -> Result<(), AgentError> {
+        if let Some(registry) = image.registry() {
+            check_registry(registry).await?;
+        }
         let _permit = acquire(&self.pulls).await;
         let failed = |message: &str| explain::pull(image.as_str(), image.registry(), message, login.is_some());
         let mut call = Call::post("pull an image", "/images/create")
@@ -71,6 +78,39 @@ impl Docker {
     }
 }
 
+/// Refuses a registry whose name leads to the link or to a cloud's metadata service: Docker would send that service a request on
+/// behalf of whoever chose the image. The address as it is written was judged by the control plane.
+async fn check_registry(registry: &str) -> Result<(), AgentError> {
+    let address = if registry.contains(':') {
+        registry.to_owned()
+    } else {
+        format!("{registry}:443")
+    };
+    // What can't be resolved here Docker may still find, behind a proxy; or it says so itself.
+    let Ok(Ok(found)) = tokio::time::timeout(RESOLVE, tokio::net::lookup_host(address)).await else {
+        return Ok(());
+    };
+    match found.into_iter().find_map(|a| Some((a.ip(), forbidden(a.ip())?))) {
+        None => Ok(()),
+        Some((ip, special)) => Err(AgentError::new(
+            Code::Forbidden,
+            format!(
+                "The registry `{registry}` is at {ip}, {}: no image is asked for there.",
+                special.describe()
+            ),
+        )
+        .field("image")),
+    }
+}
+
+fn forbidden(ip: IpAddr) -> Option<Special> {
+    Special::of(ip).filter(|special| match special {
+        Special::Metadata | Special::Link | Special::Nowhere | Special::Multicast => true,
+        // Whether this machine's own registry may be used is for the control plane's settings to say.
+        Special::Loopback => false,
+    })
+}
+
 /// The login as Docker's header. The URL-safe alphabet matters: with the other one Docker takes some passwords for no login
 /// at all, and says nothing.
 fn auth_header(login: &RegistryLogin) -> Result<HeaderValue, AgentError> {
@@ -91,6 +131,33 @@ fn auth_header(login: &RegistryLogin) -> Result<HeaderValue, AgentError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn registries_at_special_addresses_are_not_asked() {
+        // Each is resolved as Docker would: the address may be written in more ways than one.
+        for refused in [
+            "169.254.169.254",
+            "169.254.169.254:5000",
+            "0xa9fea9fe:80",
+            "2852039166:80",
+            "100.100.100.200:80",
+            "0.0.0.0:1",
+        ] {
+            let error = check_registry(refused).await.expect_err(refused);
+            assert_eq!((error.code, error.field.as_deref()), (Code::Forbidden, Some("image")), "{refused}");
+        }
+        for taken in ["127.0.0.1:5000", "localhost:5000", "10.0.0.5:5000", "no-such-registry.invalid"] {
+            check_registry(taken).await.expect(taken);
+        }
+        for (ip, refused) in [
+            ("fe80::1", true),
+            ("::ffff:169.254.169.254", true),
+            ("fd00:ec2::254", true),
+            ("2001:db8::1", false),
+        ] {
+            assert_eq!(forbidden(ip.parse().unwrap()).is_some(), refused, "{ip}");
+        }
+    }
 
     #[test]
     fn logins_are_sent_in_the_alphabet_docker_reads() {

@@ -1,14 +1,17 @@
-//! An interactive terminal in a container: [`Frame`]s both ways at once.
+//! A command in a container that is talked to, with a terminal or without: [`Frame`]s both ways at once.
 
 use super::Docker;
 use super::client::{Call, DockerError};
 use super::exec::not_started;
+use super::explain::sentence;
+use super::frames::{BadStream, Demux};
 use super::hub::Record;
 use super::wire::ExecBody;
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt};
 use nm_link::contract::exec::Frame;
 use nm_link::contract::{AgentError, AgentErrorCode as Code, TerminalQuery};
+use nm_types::container::LogStream;
 use nm_types::text::{RunAs, Word};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -20,7 +23,7 @@ const QUEUE: usize = 16;
 const END_OF_TRANSMISSION: u8 = 4;
 
 impl Docker {
-    /// Starts the command with a terminal. The stream given back ends with `Exit` or `Error`; dropping it hangs up.
+    /// Starts the command. The stream given back ends with `Exit` or `Error`; dropping it hangs up.
     pub async fn terminal<S, E>(&self, record: &Record, query: TerminalQuery, input: S) -> Result<mpsc::Receiver<Bytes>, AgentError>
     where
         S: Stream<Item = Result<Bytes, E>> + Send + Unpin + 'static,
@@ -39,7 +42,7 @@ impl Docker {
             attach_stdin: true,
             attach_stdout: true,
             attach_stderr: true,
-            tty: true,
+            tty: query.tty,
             cmd: super::exec::words(&command)?,
             user: user.map(|u| u.to_string()),
             ..ExecBody::default()
@@ -51,11 +54,13 @@ impl Docker {
         let docker = self.clone();
         tokio::spawn(async move {
             let exec_id = running.exec_id.clone();
-            docker.resize(&exec_id, query.rows, query.cols).await;
-            let typing = docker.clone().type_in(exec_id.clone(), input, to);
+            if query.tty {
+                docker.resize(&exec_id, query.rows, query.cols).await;
+            }
+            let typing = docker.clone().type_in(exec_id.clone(), query.tty, input, to);
             let mut typing = std::pin::pin!(typing);
             let mut still_typing = true;
-            let mut held = Some(Vec::new());
+            let mut output = Output::new(query.tty);
             let mut chunk = vec![0; 16 << 10];
             loop {
                 tokio::select! {
@@ -69,13 +74,19 @@ impl Docker {
                                 return;
                             }
                         };
-                        let data = match hold_back(&mut held, &chunk[..n]) {
-                            Some(data) => data,
-                            None => continue,
+                        let said = match output.frames(&chunk[..n]) {
+                            Ok(said) => said,
+                            Err(e) => {
+                                let error = AgentError::new(Code::Internal, sentence(&e.to_string()));
+                                drop(frames.send(error_frame(&error)).await);
+                                return;
+                            }
                         };
-                        if frames.send(Frame::Data(data).encode()).await.is_err() {
-                            // The client is gone: `running` hangs up as it is dropped.
-                            return;
+                        for frame in said {
+                            if frames.send(frame.encode()).await.is_err() {
+                                // The client is gone: `running` hangs up as it is dropped.
+                                return;
+                            }
                         }
                     }
                     // Input that breaks off is a client that is gone; input that ends may be one that only watches.
@@ -88,7 +99,7 @@ impl Docker {
             }
             let last = match docker.exec_code(&exec_id, ended).await {
                 Ok(code) => {
-                    let output = held.take().unwrap_or_default();
+                    let output = output.held.take().unwrap_or_default();
                     match not_started(code, &output) {
                         Some(error) => error_frame(&error),
                         None => {
@@ -108,7 +119,7 @@ impl Docker {
     }
 
     /// Passes on what the client types.
-    async fn type_in<S, E>(self, exec_id: String, mut input: S, mut to: impl tokio::io::AsyncWrite + Unpin) -> Typing
+    async fn type_in<S, E>(self, exec_id: String, tty: bool, mut input: S, mut to: impl tokio::io::AsyncWrite + Unpin) -> Typing
     where
         S: Stream<Item = Result<Bytes, E>> + Send + Unpin,
         E: std::fmt::Display,
@@ -129,11 +140,14 @@ impl Docker {
                     Ok(None) => break,
                     Ok(Some(Frame::Data(data))) => to.write_all(&data).await,
                     Ok(Some(Frame::Resize { rows, cols })) => {
-                        self.resize(&exec_id, rows, cols).await;
+                        if tty {
+                            self.resize(&exec_id, rows, cols).await;
+                        }
                         Ok(())
                     }
-                    Ok(Some(Frame::EndOfInput)) => to.write_all(&[END_OF_TRANSMISSION]).await,
-                    Ok(Some(Frame::Exit { .. } | Frame::Error(_))) => return Typing::Broken,
+                    Ok(Some(Frame::EndOfInput)) if tty => to.write_all(&[END_OF_TRANSMISSION]).await,
+                    Ok(Some(Frame::EndOfInput)) => to.shutdown().await,
+                    Ok(Some(Frame::Exit { .. } | Frame::Error(_) | Frame::Stderr(_))) => return Typing::Broken,
                     Err(error) => {
                         tracing::warn!(%error, "a terminal's client sends nonsense");
                         return Typing::Broken;
@@ -166,6 +180,37 @@ enum Typing {
     Broken,
 }
 
+/// What a command says, as frames. Without a terminal Docker frames its two streams itself.
+struct Output {
+    demux: Option<Demux>,
+    held: Option<Vec<u8>>,
+}
+
+impl Output {
+    fn new(tty: bool) -> Self {
+        Self {
+            demux: (!tty).then(Demux::default),
+            held: Some(Vec::new()),
+        }
+    }
+
+    fn frames(&mut self, chunk: &[u8]) -> Result<Vec<Frame>, BadStream> {
+        let Self { demux, held } = self;
+        let Some(demux) = demux else {
+            return Ok(hold_back(held, chunk).map(Frame::Data).into_iter().collect());
+        };
+        demux.push(chunk);
+        let mut out = Vec::new();
+        while let Some((from, bytes)) = demux.next()? {
+            match from {
+                LogStream::Stdout => out.extend(hold_back(held, &bytes).map(Frame::Data)),
+                LogStream::Stderr => out.push(Frame::Stderr(bytes)),
+            }
+        }
+        Ok(out)
+    }
+}
+
 /// Keeps back output that may turn out to be the runtime's word on why nothing started. Gives what is to be sent on.
 fn hold_back(held: &mut Option<Vec<u8>>, chunk: &[u8]) -> Option<Bytes> {
     const STARTS: [&[u8]; 2] = [b"OCI runtime exec failed", b"unable to find "];
@@ -188,6 +233,20 @@ fn error_frame(error: &AgentError) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn without_a_terminal_the_streams_come_apart() {
+        let mut output = Output::new(false);
+        let wire = [&[1, 0, 0, 0, 0, 0, 0, 3][..], b"out", &[2, 0, 0, 0, 0, 0, 0, 3], b"err"].concat();
+        let (first, second) = wire.split_at(9);
+        assert_eq!(output.frames(first), Ok(Vec::new()));
+        assert_eq!(
+            output.frames(second),
+            Ok(vec![Frame::Data("out".into()), Frame::Stderr("err".into())])
+        );
+        assert_eq!(output.frames(&[9; 8]), Err(BadStream));
+        assert_eq!(Output::new(true).frames(&wire), Ok(vec![Frame::Data(wire.into())]));
+    }
 
     #[test]
     fn only_the_runtimes_own_words_are_held_back() {

@@ -253,7 +253,7 @@ pub struct InspectConfig {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct ImageLabels {
-    #[serde(deserialize_with = "or_default")]
+    #[serde(default, deserialize_with = "or_default")]
     pub config: ImageConfig,
 }
 

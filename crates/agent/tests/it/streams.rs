@@ -230,13 +230,17 @@ pub(crate) struct Terminal {
 
 impl Terminal {
     pub(crate) async fn open(rig: &Rig, id: &str, command: &[&str]) -> Self {
+        Self::open_with(rig, id, command, true).await
+    }
+
+    async fn open_with(rig: &Rig, id: &str, command: &[&str], tty: bool) -> Self {
         let (input, received) = mpsc::unbounded_channel();
         let body = Body::from_stream(tokio_stream::wrappers::UnboundedReceiverStream::new(received).map(Ok::<_, std::io::Error>));
         let command: String = form_urlencoded::byte_serialize(serde_json::to_string(command).unwrap().as_bytes()).collect();
         let (status, output) = rig
             .send(
                 Method::POST,
-                &format!("{}?command={command}&rows=33&cols=111", key(path::TERMINAL, id)),
+                &format!("{}?command={command}&rows=33&cols=111&tty={tty}", key(path::TERMINAL, id)),
                 body,
             )
             .await;
@@ -302,6 +306,31 @@ async fn a_terminal_works_both_ways() {
     };
     assert_eq!(last, Frame::Exit { code: 5 });
     assert_eq!(terminal.frame().await, None);
+}
+
+/// As `docker exec -i`: every byte as it is, much more than any buffer holds, the streams apart, the end of input and the exit code.
+#[tokio::test]
+async fn without_a_terminal_bytes_pass_as_they_are() {
+    need_docker!();
+    let rig = Rig::start().await;
+    let (request, _) = rig.sh("piped", "sleep 1000", json!({})).await;
+    let script = "cat; echo ended >&2; exit 7";
+    let mut piped = Terminal::open_with(&rig, request.id.as_str(), &["sh", "-c", script], false).await;
+    let sent: Vec<u8> = (0..=255).cycle().take(5_000_003).collect();
+    for piece in sent.chunks(64 << 10) {
+        piped.send(Frame::Data(Bytes::copy_from_slice(piece)));
+    }
+    piped.send(Frame::EndOfInput);
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let last = loop {
+        match piped.frame().await.unwrap() {
+            Frame::Data(data) => out.extend_from_slice(&data),
+            Frame::Stderr(data) => err.extend_from_slice(&data),
+            other => break other,
+        }
+    };
+    assert_eq!((last, err.as_slice()), (Frame::Exit { code: 7 }, b"ended\n".as_slice()));
+    assert!(out == sent, "{} of {} bytes came back, or others", out.len(), sent.len());
 }
 
 #[tokio::test]

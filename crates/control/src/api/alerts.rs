@@ -235,7 +235,12 @@ async fn remove_channel(State(app): State<App>, actor: Actor, meta: Meta, Id(id)
 }
 
 async fn test_channel(State(app): State<App>, actor: Actor, meta: Meta, Id(id): Id) -> ApiResult<Reply<AlertChannelTest>> {
-    Ok(Reply::ok(app.alerts.test_channel(&actor, &meta, &id).await?))
+    let test = app.alerts.test_channel(&actor, &meta, &id).await?;
+    let message = match test.delivered {
+        true => "the test message was delivered",
+        false => "the test message was not delivered",
+    };
+    Ok(Reply::ok(test).message(message))
 }
 
 async fn silences(State(app): State<App>, Query(query): Query<PageQuery>) -> ApiResult<Reply<Vec<AlertSilenceView>>> {

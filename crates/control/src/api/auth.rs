@@ -60,11 +60,11 @@ pub fn routes() -> Vec<Route> {
 }
 
 async fn login(State(app): State<App>, meta: Meta, Json(login): Json<Login>) -> ApiResult<Reply<SignedIn>> {
-    Ok(Reply::ok(app.auth.login(&meta, login).await?))
+    Ok(Reply::ok(app.auth.login(&meta, login).await?).message("signed in"))
 }
 
 async fn refresh(State(app): State<App>, meta: Meta, Json(refresh): Json<Refresh>) -> ApiResult<Reply<SignedIn>> {
-    Ok(Reply::ok(app.auth.refresh(&meta, refresh).await?))
+    Ok(Reply::ok(app.auth.refresh(&meta, refresh).await?).message("the session goes on"))
 }
 
 async fn logout(State(app): State<App>, actor: Actor, meta: Meta) -> ApiResult<Reply<Nothing>> {
@@ -92,5 +92,5 @@ async fn end_session(State(app): State<App>, actor: Actor, meta: Meta, Id(id): I
 }
 
 async fn ticket(State(app): State<App>, actor: Actor) -> ApiResult<Reply<StreamTicket>> {
-    Ok(Reply::ok(app.auth.ticket(&actor)?))
+    Ok(Reply::ok(app.auth.ticket(&actor)?).message("it opens one stream, within 30 seconds"))
 }

@@ -252,5 +252,10 @@ async fn exec(
     Id(id): Id,
     Json(command): Json<ExecCommand>,
 ) -> ApiResult<Reply<ExecResult>> {
-    Ok(Reply::ok(app.containers.exec(&actor, &meta, &id, command).await?))
+    let result = app.containers.exec(&actor, &meta, &id, command).await?;
+    let message = match result.exit_code {
+        Some(code) => format!("the command ended with exit code {code}"),
+        None => "the command took too long and was ended".to_owned(),
+    };
+    Ok(Reply::ok(result).message(message))
 }

@@ -159,7 +159,10 @@ impl From<nm_store::StoreError> for ApiError {
                 "store_unavailable",
                 "the control plane's database does not answer: check that it runs and is reachable",
             ),
-            E::Fatal { .. } => ApiError::unavailable("store_failed", "the control plane's disk fails: nothing was changed, and it stops"),
+            E::Fatal { .. } => ApiError::unavailable(
+                "store_failed",
+                "the control plane can keep nothing any more: nothing was changed, and it stops; its log says why",
+            ),
             _ => {
                 tracing::error!(error = &error as &dyn std::error::Error, "store failed");
                 ApiError::internal()

@@ -154,6 +154,20 @@ impl<T: DeserializeOwned + Default, S: Send + Sync> FromRequest<S> for OptionalJ
     }
 }
 
+/// For paths that take no body: what says something is refused, so that it is never lost in silence. `{}` says nothing.
+pub async fn no_body(request: Request) -> ApiResult<Request> {
+    #[derive(serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct NoFields {}
+
+    let (parts, body) = request.into_parts();
+    let bytes = read_body(body).await?;
+    if !bytes.is_empty() {
+        let NoFields {} = parse_json(&bytes)?;
+    }
+    Ok(Request::from_parts(parts, Body::empty()))
+}
+
 /// Reads a query string; an error names the parameter.
 pub fn parse_query<T: DeserializeOwned>(query: &str) -> ApiResult<T> {
     let de = serde_urlencoded::Deserializer::new(form_pairs(query));

@@ -1,14 +1,14 @@
 //! Lets a request in or not, by its route's policy.
 
 use super::error::{ApiError, ApiResult};
-use super::extract::{ClientAddress, RequestId};
+use super::extract::{ClientAddress, RequestId, no_body};
 use super::route::{Policy, Route};
 use crate::app::App;
 use crate::service::auth::{Actor, Presented};
 use axum::extract::Request;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use http::{HeaderMap, header};
+use http::{HeaderMap, Method, header};
 use std::sync::Arc;
 use utoipa::openapi::path::ParameterIn;
 
@@ -19,6 +19,8 @@ pub struct Guard {
     ticket: bool,
     /// The names its query may hold.
     query: Arc<[String]>,
+    /// It changes something and takes no body.
+    bodiless: bool,
 }
 
 impl Guard {
@@ -28,6 +30,7 @@ impl Guard {
             policy: route.policy,
             ticket: route.ticket,
             query: query.map(|p| p.name.clone()).collect(),
+            bodiless: route.method != Method::GET && route.body.is_none() && route.raw_body.is_none(),
         }
     }
 }
@@ -39,10 +42,7 @@ pub async fn guard(app: App, rule: Guard, mut request: Request, next: Next) -> R
     };
     let address = request.extensions().get::<ClientAddress>().map(|a| a.0);
     let Some(presented) = presented else {
-        return match known_parameters(&rule, request.uri().query()) {
-            Ok(()) => next.run(request).await,
-            Err(refusal) => refusal.into_response(),
-        };
+        return pass(&rule, request, next).await;
     };
     let actor = match app.auth.admit(presented, address).await {
         Ok(actor) => actor,
@@ -54,11 +54,22 @@ pub async fn guard(app: App, rule: Guard, mut request: Request, next: Next) -> R
             .refused(&actor, request.method(), request.uri().path(), request_id, address);
         return refusal.into_response();
     }
-    if let Err(refusal) = known_parameters(&rule, request.uri().query()) {
+    request.extensions_mut().insert(actor);
+    pass(&rule, request, next).await
+}
+
+/// On to the handler, with nothing that the route would not look at.
+async fn pass(rule: &Guard, request: Request, next: Next) -> Response {
+    if let Err(refusal) = known_parameters(rule, request.uri().query()) {
         return refusal.into_response();
     }
-    request.extensions_mut().insert(actor);
-    next.run(request).await
+    if !rule.bodiless {
+        return next.run(request).await;
+    }
+    match no_body(request).await {
+        Ok(request) => next.run(request).await,
+        Err(refusal) => refusal.into_response(),
+    }
 }
 
 /// Refuses names that the route does not know, so that a typo is never lost in silence. For routes without any there is no

@@ -92,7 +92,7 @@ async fn remove(State(app): State<App>, actor: Actor, meta: Meta, Query(query): 
 }
 
 async fn prune(State(app): State<App>, actor: Actor, meta: Meta, Query(query): Query<NodeQuery>) -> ApiResult<Reply<Pruned>> {
-    Ok(Reply::ok(
-        app.resources.prune_images(&actor, &meta, query.node_id.as_deref()).await?,
-    ))
+    let pruned = app.resources.prune_images(&actor, &meta, query.node_id.as_deref()).await?;
+    let message = format!("{} were removed, and {} bytes freed", pruned.removed.len(), pruned.freed);
+    Ok(Reply::ok(pruned).message(message))
 }

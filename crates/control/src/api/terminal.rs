@@ -1,6 +1,7 @@
-//! An interactive terminal in a container, over a WebSocket.
+//! A command in a container that is talked to over a WebSocket, with a terminal or without.
 //!
-//! Binary messages are bytes, both ways. Text messages are JSON: from the client `{"type":"resize","rows":…,"cols":…}` and
+//! Binary messages are bytes, both ways; without a terminal ours begin with one that says whose they are, 1 for standard output
+//! and 2 for standard error. Text messages are JSON: from the client `{"type":"resize","rows":…,"cols":…}` and
 //! `{"type":"eof"}`, from us `{"type":"exit","code":…}` or `{"type":"error","error":…,"code":…}`, and then the close.
 
 use super::error::{ApiError, ApiResult};
@@ -24,6 +25,7 @@ use nm_types::text::{QueryWord, RunAs};
 use nm_types::units::Bounded;
 use serde::Deserialize;
 use serde_json::json;
+use std::collections::HashSet;
 use std::convert::Infallible;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -65,6 +67,9 @@ struct TerminalParams {
     /// Columns of the terminal; 80 by default.
     #[param(inline)]
     cols: Option<Bounded<1, 1000>>,
+    /// `false` for a command without a terminal: input and output pass as they are, and each binary message from us begins with a
+    /// byte, 1 for standard output or 2 for standard error. `true` by default.
+    tty: Option<bool>,
     /// As whom it runs.
     #[param(inline)]
     user: Option<RunAs>,
@@ -74,8 +79,12 @@ struct TerminalParams {
 
 /// `command` may stand several times, which a plain query type can't say.
 fn parse(query: Option<&str>) -> ApiResult<TerminalQuery> {
-    let (mut command, mut rows, mut cols, mut user) = (Vec::new(), 24, 80, None);
+    let (mut command, mut rows, mut cols, mut user, mut tty) = (Vec::new(), 24, 80, None, true);
+    let mut given = HashSet::new();
     for (key, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
+        if key != "command" && !given.insert(key.clone()) {
+            return Err(ApiError::invalid(&key, format!("duplicate field `{key}`")));
+        }
         let size = || {
             value
                 .parse::<u16>()
@@ -87,6 +96,7 @@ fn parse(query: Option<&str>) -> ApiResult<TerminalQuery> {
             "command" => command.push(QueryWord::parse(&value).map_err(|e| ApiError::invalid("command", e.to_string()))?),
             "rows" => rows = size()?,
             "cols" => cols = size()?,
+            "tty" => tty = value.parse().map_err(|_| ApiError::invalid("tty", "true or false"))?,
             "user" => {
                 user = Some(
                     RunAs::parse(&value)
@@ -105,7 +115,13 @@ fn parse(query: Option<&str>) -> ApiResult<TerminalQuery> {
         command.push(QueryWord::parse("sh").map_err(|_| ApiError::internal())?);
     }
     let command = serde_json::to_string(&command).map_err(|_| ApiError::internal())?;
-    Ok(TerminalQuery { command, rows, cols, user })
+    Ok(TerminalQuery {
+        command,
+        rows,
+        cols,
+        user,
+        tty,
+    })
 }
 
 async fn terminal(
@@ -122,6 +138,7 @@ async fn terminal(
     let upgrade =
         upgrade.map_err(|e| ApiError::bad_request("websocket_expected", format!("this path speaks WebSocket only: {}", e.body_text())))?;
     let place = app.streams.open(&actor)?;
+    let tty = query.tty;
     let program = serde_json::from_str::<Vec<String>>(&query.command)
         .ok()
         .and_then(|c| c.into_iter().next());
@@ -145,10 +162,32 @@ async fn terminal(
         .map_err(ApiError::from)?;
     Ok(upgrade
         .max_message_size(1 << 20)
-        .on_upgrade(move |socket| pump(app, actor, place, socket, input, answer.into_body())))
+        .on_upgrade(move |socket| pump(app, actor, place, tty, socket, input, answer.into_body())))
 }
 
-async fn pump(app: App, actor: Actor, _place: StreamPlace, mut socket: WebSocket, input: mpsc::Sender<Bytes>, mut output: Incoming) {
+/// The numbers of the streams, as everywhere.
+const STDOUT: u8 = 1;
+const STDERR: u8 = 2;
+
+/// A message with the bytes of a stream: with a terminal there is only one.
+fn spoken(tty: bool, stream: u8, data: Bytes) -> Message {
+    Message::Binary(match tty {
+        true => data,
+        false => [&[stream][..], &data].concat().into(),
+    })
+}
+
+async fn pump(
+    app: App,
+    actor: Actor,
+    _place: StreamPlace,
+    tty: bool,
+    mut socket: WebSocket,
+    input: mpsc::Sender<Bytes>,
+    mut output: Incoming,
+) {
+    // Input that the node has no room for yet. Output goes on meanwhile, lest a program that writes as it reads stand still.
+    let mut waiting: Option<Bytes> = None;
     let mut buffer = BytesMut::new();
     let mut stop = app.stop.clone();
     let mut ended = std::pin::pin!(app.auth.ended(&actor));
@@ -167,7 +206,12 @@ async fn pump(app: App, actor: Actor, _place: StreamPlace, mut socket: WebSocket
                         match Frame::decode(&mut buffer) {
                             Ok(None) => break,
                             Ok(Some(Frame::Data(data))) => {
-                                if socket.send(Message::Binary(data)).await.is_err() {
+                                if socket.send(spoken(tty, STDOUT, data)).await.is_err() {
+                                    return;
+                                }
+                            }
+                            Ok(Some(Frame::Stderr(data))) => {
+                                if socket.send(spoken(tty, STDERR, data)).await.is_err() {
                                     return;
                                 }
                             }
@@ -183,7 +227,11 @@ async fn pump(app: App, actor: Actor, _place: StreamPlace, mut socket: WebSocket
                 }
                 Some(Err(_)) | None => break failure("node_offline", "the link to the node broke"),
             },
-            message = socket.recv() => {
+            room = input.reserve(), if waiting.is_some() => match room {
+                Ok(room) => room.send(waiting.take().unwrap_or_default()),
+                Err(_) => break failure("node_offline", "the link to the node broke"),
+            },
+            message = socket.recv(), if waiting.is_none() => {
                 let frame = match message {
                     Some(Ok(Message::Binary(data))) => Frame::Data(data),
                     Some(Ok(Message::Text(text))) => match serde_json::from_str::<Control>(&text) {
@@ -194,9 +242,7 @@ async fn pump(app: App, actor: Actor, _place: StreamPlace, mut socket: WebSocket
                     Some(Ok(Message::Ping(_) | Message::Pong(_))) => continue,
                     Some(Ok(Message::Close(_)) | Err(_)) | None => return,
                 };
-                if input.send(frame.encode()).await.is_err() {
-                    break failure("node_offline", "the link to the node broke");
-                }
+                waiting = Some(frame.encode());
             }
         }
     };

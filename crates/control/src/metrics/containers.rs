@@ -5,7 +5,6 @@ use crate::service::index::{Census, Counted};
 use crate::service::nodes::NodeFigures;
 use nm_types::NodeId;
 use nm_types::container::{ContainerHealth, ContainerStatus};
-use nm_types::units::MemoryLimit;
 use std::collections::HashMap;
 
 const MIB: f64 = 1024.0 * 1024.0;
@@ -96,21 +95,11 @@ fn measured(c: &Counted) -> bool {
 }
 
 fn cpu_limit(c: &Counted) -> Option<f64> {
-    match &c.record.wanted.spec {
-        Some(spec) => spec.cpu_limit.map(|l| l.cores()),
-        None => c.record.state.observed.as_ref()?.foreign.as_ref()?.cpu_limit,
-    }
+    c.record.cpu_limit()
 }
 
 fn memory_limit(c: &Counted) -> Option<f64> {
-    let bytes = match &c.record.wanted.spec {
-        Some(spec) => spec.memory_limit.as_ref()?.bytes(),
-        None => {
-            let foreign = c.record.state.observed.as_ref()?.foreign.as_ref()?;
-            MemoryLimit::parse(foreign.memory_limit.as_ref()?).ok()?.bytes()
-        }
-    };
-    Some(bytes as f64)
+    c.record.memory_limit().map(|m| m.bytes() as f64)
 }
 
 #[cfg(test)]

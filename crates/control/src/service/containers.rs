@@ -124,12 +124,18 @@ impl Containers {
         {
             spec.environment = sealed.parse::<Environment>()?;
         }
+        let state: State = row.status()?;
+        // What others made is as old as Docker says; its row is only as old as our first sight of it.
+        let created = match &state.observed {
+            Some(observed) if wanted.spec.is_none() => observed.created,
+            Some(_) | None => row.created_at,
+        };
         Ok(Record {
             id: ContainerId::parse(&row.id).map_err(|_| corrupt())?,
             node: NodeId::parse(&row.parent).map_err(|_| corrupt())?,
-            created: row.created_at,
+            created,
             wanted,
-            state: row.status()?,
+            state,
             generation: row.generation,
             revision: row.revision,
         })
@@ -174,6 +180,7 @@ impl Containers {
             return Err(ApiError::clashing_fields(clashes));
         }
         privileges::may_ask(actor, &spec)?;
+        self.registries.may_ask_for(&spec.image, "image")?;
         // Until its record is there, so that what it takes counts for the next one.
         let placing = self.nodes.placing().await;
         let now = self.clock.now();

@@ -118,6 +118,14 @@ pub fn offline(node: &NodeId) -> ApiError {
     )
 }
 
+/// The node may have done what was asked of it, or not.
+fn disconnected(node: &NodeId) -> ApiError {
+    ApiError::unavailable(
+        "node_disconnected",
+        format!("the link to node {node} broke before it answered: it may have been done; look, and ask again where not"),
+    )
+}
+
 /// How a call ended that did not end well.
 #[derive(Debug)]
 pub enum CallError {
@@ -153,6 +161,7 @@ fn link_error(e: LinkError) -> CallError {
     let node = e.node().clone();
     tracing::debug!(node.id = %node, error = &e as &dyn std::error::Error, "a call over a link failed");
     let error = match e {
+        LinkError::Closed { .. } if sent => disconnected(&node),
         LinkError::NotConnected { .. } | LinkError::Closed { .. } => offline(&node),
         LinkError::Aborted { .. } => ApiError::unavailable("node_aborted", format!("node {node} ended the call before it answered: retry")),
         LinkError::Timeout { after, .. } => ApiError::unavailable(
@@ -166,10 +175,7 @@ fn link_error(e: LinkError) -> CallError {
 fn broken(agent: &Agent) -> CallError {
     CallError::Link {
         sent: true,
-        error: ApiError::unavailable(
-            "node_offline",
-            format!("the link to node {} broke in the middle of an answer", agent.link.node()),
-        ),
+        error: disconnected(agent.link.node()),
     }
 }
 

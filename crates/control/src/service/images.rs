@@ -192,6 +192,7 @@ impl Resources {
                 })?
             }
         };
+        self.registries.may_ask_for(&image, "name")?;
         let (node, _) = self.nodes.agent(pull.node_id.as_deref(), false)?;
         let mut tx = self.store.begin(self.clock.now()).await?;
         let input = PullInput { node: node.clone(), image };

@@ -1,4 +1,5 @@
-//! Where the control plane itself may connect to when a user names the place: probes of registered addresses, deliveries.
+//! Where the control plane itself may connect to when a user names the place: probes of registered addresses, deliveries; and
+//! which registries nodes may ask for images.
 //!
 //! Invariants: a name is resolved once, the address that was judged is the one that is connected to, and nothing is followed
 //! from there (no redirects), so that no name can lead to one place when it is judged and to another when it is used.
@@ -9,7 +10,9 @@ use crate::api::error::{ApiError, ApiResult};
 use crate::api::frame::Network;
 use futures_util::future::BoxFuture;
 use http::StatusCode;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use nm_types::address::{Special, innermost};
+use reqwest::Url;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -98,17 +101,59 @@ impl Guard {
         if self.allow.iter().any(|n| n.contains(ip) || n.contains(meant)) {
             return Ok(());
         }
-        match forbidden(meant).or_else(|| forbidden(ip)) {
+        match Special::of(ip) {
             None => Ok(()),
-            Some(what) => Err(ApiError::new(
-                StatusCode::FORBIDDEN,
-                "address_not_allowed",
-                format!(
-                    "{ip} is {what}, and the control plane connects to none: an admin can allow its network by the start flag --allow-outbound"
-                ),
-            )),
+            Some(special) => Err(not_allowed(ip, special, "the control plane connects to none")),
         }
     }
+
+    /// Whether nodes may ask `registry` for images, as far as its name alone tells. The nodes judge what names lead to, for they
+    /// resolve them. The loopback of a node is no place of the control plane's: engines trust a registry there as the
+    /// machine's own.
+    pub fn check_image_registry(&self, registry: &str) -> ApiResult<()> {
+        match written_address(registry) {
+            Some(ip) if Special::of(ip) != Some(Special::Loopback) => self.check_registry_at(ip),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Whether a login may be kept for `registry`, by the same measure; one for loopback only where that is allowed, for
+    /// whoever listens there on some node would be given it.
+    pub fn check_registry(&self, registry: &str) -> ApiResult<()> {
+        written_address(registry).map_or(Ok(()), |ip| self.check_registry_at(ip))
+    }
+
+    fn check_registry_at(&self, ip: IpAddr) -> ApiResult<()> {
+        self.check(ip).map_err(|error| match Special::of(ip) {
+            Some(special) => not_allowed(ip, special, "no image is asked for there"),
+            None => error,
+        })
+    }
+}
+
+/// The address that `host` or `host:port` is by itself, in any way to write one that a resolver reads.
+fn written_address(registry: &str) -> Option<IpAddr> {
+    let host = registry.split_once(':').map_or(registry, |(host, _)| host);
+    // A URL's parser reads `0x7f.1` and `2852039166` as the addresses they are.
+    let url = Url::parse(&format!("http://{host}/")).ok();
+    let host = url.as_ref().and_then(Url::host_str).unwrap_or(host);
+    let ip = match host.parse() {
+        Ok(ip) => ip,
+        Err(_) if host == "localhost" || host.ends_with(".localhost") => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        Err(_) => return None,
+    };
+    Some(ip)
+}
+
+fn not_allowed(ip: IpAddr, special: Special, so: &str) -> ApiError {
+    ApiError::new(
+        StatusCode::FORBIDDEN,
+        "address_not_allowed",
+        format!(
+            "{ip} is {}, and {so}: an admin can allow its network by the start flag --allow-outbound",
+            special.describe()
+        ),
+    )
 }
 
 fn unknown(host: &str, why: &str) -> ApiError {
@@ -118,56 +163,6 @@ fn unknown(host: &str, why: &str) -> ApiError {
         "address_unknown",
         format!("`{shown}` can't be resolved: {why}"),
     )
-}
-
-/// The IPv4 address that an IPv6 one stands for, where it does: mapped (RFC 4291), compatible (the same), translated by
-/// NAT64 (RFC 6052) or 6to4 (RFC 3056).
-fn innermost(ip: IpAddr) -> IpAddr {
-    let IpAddr::V6(v6) = ip else { return ip };
-    let [a, b, c, d, e, f, g, h] = v6.segments();
-    let v4 = |high: u16, low: u16| IpAddr::V4(Ipv4Addr::from((u32::from(high) << 16) | u32::from(low)));
-    match (a, b, c, d, e, f) {
-        (0, 0, 0, 0, 0, 0xffff) => v4(g, h),
-        // `::` and `::1` are addresses of their own.
-        (0, 0, 0, 0, 0, 0) if g != 0 || h > 1 => v4(g, h),
-        (0x64, 0xff9b, 0, 0, 0, 0) => v4(g, h),
-        (0x2002, ..) => v4(b, c),
-        _ => ip,
-    }
-}
-
-/// Addresses of metadata services that lie outside the link-local block.
-const METADATA: [IpAddr; 5] = [
-    // Alibaba Cloud
-    IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
-    // Oracle Cloud
-    IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)),
-    // Azure's host agent
-    IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
-    // AWS
-    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
-    // Google Cloud
-    IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)),
-];
-
-/// What kind of forbidden place it is.
-fn forbidden(ip: IpAddr) -> Option<&'static str> {
-    if METADATA.contains(&ip) {
-        return Some("the address of a cloud's metadata service");
-    }
-    match ip {
-        IpAddr::V4(v4) if v4.is_loopback() => Some("an address of this machine itself"),
-        IpAddr::V4(v4) if v4.octets()[0] == 0 => Some("no address of any machine"),
-        IpAddr::V4(v4) if v4.is_link_local() => Some("an address of the link, where clouds have their metadata service"),
-        IpAddr::V4(v4) if v4.is_multicast() => Some("a multicast address"),
-        // 240.0.0.0/4 is reserved, the broadcast address its last one.
-        IpAddr::V4(v4) if v4.octets()[0] >= 240 => Some("no address of any machine"),
-        IpAddr::V6(v6) if v6.is_loopback() => Some("an address of this machine itself"),
-        IpAddr::V6(v6) if v6.is_unspecified() => Some("no address of any machine"),
-        IpAddr::V6(v6) if v6.is_unicast_link_local() => Some("an address of the link"),
-        IpAddr::V6(v6) if v6.is_multicast() => Some("a multicast address"),
-        IpAddr::V4(_) | IpAddr::V6(_) => None,
-    }
 }
 
 #[cfg(test)]
@@ -248,6 +243,52 @@ mod tests {
             "64:ff9b::a00:5",
         ] {
             assert_eq!(guard.resolve(allowed, 8080).await.expect(allowed).port(), 8080);
+        }
+    }
+
+    #[test]
+    fn registries() {
+        let guard = Guard::new(vec!["127.0.0.0/8".parse().unwrap()]);
+        for refused in [
+            "169.254.169.254",
+            "169.254.169.254:5000",
+            "169.254.169.254:99999",
+            "2852039166:80",
+            "0xa9fea9fe:80",
+            "0xA9.254.0251.254",
+            "169.254.43518",
+            "0.0.0.0",
+            "0:5000",
+            "100.100.100.200",
+            "224.0.0.1",
+        ] {
+            let error = guard.check_registry(refused).expect_err(refused);
+            assert_eq!((error.status.as_u16(), error.code.as_str()), (403, "address_not_allowed"));
+            assert_eq!(guard.check_image_registry(refused).expect_err(refused).code, "address_not_allowed");
+        }
+        let none = Guard::new(Vec::new());
+        for here in [
+            "localhost",
+            "localhost:5000",
+            "LOCALHOST:5000",
+            "r.localhost",
+            "127.0.0.1:5000",
+            "127.1",
+            "0x7f000001:5000",
+        ] {
+            assert_eq!(none.check_registry(here).expect_err(here).code, "address_not_allowed");
+            guard.check_registry(here).expect(here);
+            none.check_image_registry(here).expect(here);
+        }
+        for allowed in [
+            "docker.io",
+            "registry.example.com:5000",
+            "10.0.0.5:5000",
+            "my-registry:5000",
+            "1.2.3.4.5",
+        ] {
+            none.check_registry(allowed).expect(allowed);
+            none.check_image_registry(allowed).expect(allowed);
         }
     }
 

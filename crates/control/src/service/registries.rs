@@ -5,6 +5,7 @@ use crate::api::extract::Meta;
 use crate::service::audit::audit;
 use crate::service::auth::Actor;
 use crate::service::clock::SharedClock;
+use crate::service::outbound::Guard;
 use nm_link::contract::RegistryLogin;
 use nm_store::{Kind, NewResource, Patch, Resource, Secret, Store, StoreError};
 use nm_types::RegistryId;
@@ -26,11 +27,20 @@ const DEFAULT_HOST: &str = "docker.io";
 pub struct Registries {
     store: Store,
     clock: SharedClock,
+    guard: Guard,
 }
 
 impl Registries {
-    pub fn new(store: Store, clock: SharedClock) -> Self {
-        Self { store, clock }
+    pub fn new(store: Store, clock: SharedClock, guard: Guard) -> Self {
+        Self { store, clock, guard }
+    }
+
+    /// 403 where `image` names a registry at an address that is not allowed; `field` is where the user wrote it.
+    pub fn may_ask_for(&self, image: &ImageRef, field: &str) -> ApiResult<()> {
+        match image.registry() {
+            Some(host) => self.guard.check_image_registry(host).map_err(|e| e.field(field)),
+            None => Ok(()),
+        }
     }
 
     pub async fn list(&self) -> ApiResult<Vec<RegistryView>> {
@@ -56,6 +66,7 @@ impl Registries {
     }
 
     pub async fn create(&self, actor: &Actor, meta: &Meta, new: NewRegistry) -> ApiResult<RegistryView> {
+        self.guard.check_registry(new.host.as_str()).map_err(|e| e.field("host"))?;
         let now = self.clock.now();
         let id = RegistryId::fresh(now.0);
         let spec = RegistrySpec {
@@ -88,6 +99,7 @@ impl Registries {
     }
 
     pub async fn replace(&self, actor: &Actor, meta: &Meta, key: &str, new: NewRegistry) -> ApiResult<RegistryView> {
+        self.guard.check_registry(new.host.as_str()).map_err(|e| e.field("host"))?;
         let id = self.find(key).await?.id;
         let spec = RegistrySpec {
             host: new.host,

@@ -14,6 +14,7 @@ mod machines;
 mod manners;
 mod metrics;
 mod operations;
+mod pipes;
 mod placement;
 mod policy;
 mod privileges;

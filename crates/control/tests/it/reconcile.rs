@@ -2,15 +2,20 @@
 
 use crate::{agree, nginx, running};
 use nm_link::contract::WatchEvent;
-use nm_testing::{Ask, Client, Database, FakeAgent, TestControlPlane, both, eventually};
-use nm_types::container::{ContainerStatus, ContainerView, ForeignSpec, LogStream, MountView, VolumeMode};
+use nm_testing::{Ask, Client, Database, FakeAgent, TestControlPlane, When, both, eventually};
+use nm_types::container::{ContainerStatus, ContainerView, ForeignSpec, Limits, LogStream, MountView, RestartPolicy, VolumeMode};
 use nm_types::node::NodeStatus;
 use nm_types::stats::Usage;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-both!(foreign_containers, removed_behind_our_back, a_node_that_goes_and_comes_back);
+both!(
+    foreign_containers,
+    limits_changed_behind_our_back,
+    removed_behind_our_back,
+    a_node_that_goes_and_comes_back
+);
 
 async fn fleet(database: Database) -> (TestControlPlane, FakeAgent, Client) {
     let plane = TestControlPlane::start(database).await;
@@ -53,6 +58,65 @@ async fn changes_behind_our_back_show_at_once() {
     agree(&api, &agent, &["web"]).await;
 }
 
+/// `docker update`: what is seen shows at once, the spec stays, and our own changes and a new container are of the spec again.
+async fn limits_changed_behind_our_back(database: Database) {
+    let (mut plane, agent, api) = fleet(database).await;
+    let spec = json!({ "name": "web", "image": "nginx", "cpuLimit": 1, "memoryLimit": "1024m", "restart": "always", "start": true });
+    let id = api.create(&spec).await.id;
+    let shown = async || {
+        let view = api.container("web").await;
+        (view.resources.cpu_limit, view.resources.memory_limit, view.restart)
+    };
+    let asked = (Some(1.0), Some("1024m".to_owned()), RestartPolicy::Always);
+    assert_eq!(shown().await, asked, "in the words it was asked for");
+
+    let began = Instant::now();
+    agent.docker_update(
+        id.as_str(),
+        Limits {
+            cpu: Some(0.5),
+            memory: Some(256 << 20),
+            restart: RestartPolicy::No,
+        },
+    );
+    let real = (Some(0.5), Some("256m".to_owned()), RestartPolicy::No);
+    eventually("what is real shows", async || (shown().await == real).then_some(())).await;
+    assert!(began.elapsed() < Duration::from_secs(2), "it took {:?}", began.elapsed());
+    let [row] = &api.containers("").await[..] else { panic!("one row") };
+    assert_eq!(
+        (row.resources.cpu_limit, row.restart),
+        (Some(0.5), RestartPolicy::No),
+        "in lists, too"
+    );
+    plane.restart().await;
+    agent.ready(&plane).await;
+    api.until("web", ContainerStatus::Running).await;
+    assert_eq!(shown().await, real);
+
+    let patched: ContainerView = api
+        .patch("/api/containers/web")
+        .json(&json!({ "memoryLimit": "300m" }))
+        .await
+        .data(200);
+    assert_eq!(
+        patched.resources.memory_limit.as_deref(),
+        Some("300m"),
+        "our own change shows in its answer"
+    );
+
+    agent.docker_update(id.as_str(), Limits::default());
+    eventually("there are no limits any more", async || {
+        (shown().await == (None, None, RestartPolicy::No)).then_some(())
+    })
+    .await;
+    agent.docker_rm("web");
+    api.until("web", ContainerStatus::Exited).await;
+    let asked = (Some(1.0), Some("300m".to_owned()), RestartPolicy::Always);
+    assert_eq!(shown().await, asked, "what there is none of is shown as it was asked for");
+    api.post("/api/containers/web/start").await.is(200);
+    assert_eq!(shown().await, asked, "it is made anew by its spec");
+}
+
 async fn removed_behind_our_back(database: Database) {
     let (mut plane, agent, api) = fleet(database).await;
     let spec = json!({ "name": "web", "image": "nginx", "environment": { "DB_PASSWORD": "hunter2-hunter2" }, "start": true });
@@ -81,6 +145,18 @@ async fn removed_behind_our_back(database: Database) {
         agent.container(&id).spec.unwrap().environment.0.values().next().unwrap().as_str(),
         "hunter2-hunter2"
     );
+    // Word of its making that was late says nothing against its start.
+    let mut late = agent.container(&id).observed;
+    assert!(late.started.take().is_some());
+    late.status = ContainerStatus::Created;
+    agent.report(WatchEvent::Container { observed: Box::new(late) });
+    agent.docker_run("marker", "redis:7");
+    eventually("all was heard", async || {
+        (api.get("/api/containers/marker").await.status == 200).then_some(())
+    })
+    .await;
+    assert_eq!(api.container("web").await.status, ContainerStatus::Running);
+    agent.docker_rm("marker");
     api.post("/api/containers/web/stop").await.is(200);
     agree(&api, &agent, &["web"]).await;
 
@@ -145,10 +221,13 @@ async fn foreign_containers(database: Database) {
     // Its id stays across restarts, graceful or not.
     plane.restart().await;
     agent.ready(&plane).await;
-    assert_eq!(api.until("other", ContainerStatus::Running).await.id, seen.id);
+    let after = api.until("other", ContainerStatus::Running).await;
+    assert_eq!((&after.id, after.created), (&seen.id, seen.created));
     plane.kill().await;
     agent.ready(&plane).await;
-    assert_eq!(api.until("other", ContainerStatus::Running).await.id, seen.id);
+    let after = api.until("other", ContainerStatus::Running).await;
+    assert_eq!((&after.id, after.created), (&seen.id, seen.created));
+    assert_eq!(seen.created, agent.containers()[0].observed.created, "it is as old as Docker says");
 
     // Gone when it is gone, also when that happens while nobody looks.
     agent.docker_rm("other");
@@ -242,6 +321,29 @@ async fn late_word_of_what_was_removed() {
     .await;
     api.get(format!("/api/containers/{id}")).await.refused(404, "container_not_found");
     assert_eq!(api.containers("").await.len(), 1);
+}
+
+/// `node_offline` promises that nothing was done; this one that it may have been.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_link_that_breaks_in_the_middle_says_so() {
+    let (plane, agent, api) = fleet(Database::sqlite()).await;
+    api.create(&running("web")).await;
+    let hold = agent.hold(Ask::Remove, When::After);
+    let remove = tokio::spawn({
+        let api = api.clone();
+        async move { api.delete("/api/containers/web?force=true").await }
+    });
+    hold.reached(1).await;
+    agent.take_down();
+    let told = remove.await.unwrap().refused(503, "node_disconnected");
+    assert!(told.error.contains(agent.node.as_str()), "{told:?}");
+    hold.release();
+    agent.mend();
+    agent.ready(&plane).await;
+    eventually("the list is true again", async || api.containers("").await.is_empty().then_some(())).await;
+    api.delete("/api/containers/web?force=true")
+        .await
+        .refused(404, "container_not_found");
 }
 
 async fn a_node_that_goes_and_comes_back(database: Database) {

@@ -1,6 +1,7 @@
 //! What is refused, and how the refusal says what is wrong.
 
 use super::manners::fleet;
+use nm_types::registry::RegistryView;
 use serde_json::{Value, json};
 
 #[tokio::test]
@@ -166,6 +167,99 @@ async fn each_refusal_names_its_field() {
         .json(&json!({ "currentPassword": "a", "newPassword": "long enough it is", "role": "admin" }))
         .await
         .names("role");
+}
+
+/// Registries at the metadata services of clouds, and on machines of their own network that nobody allowed.
+#[tokio::test]
+async fn registries_at_special_addresses() {
+    let (plane, agent, api) = fleet().await;
+    let admin = plane.admin().await;
+    let kept: RegistryView = admin
+        .post("/api/registries")
+        .json(&json!({ "host": "127.0.0.1:5000", "username": "a", "password": "b" }))
+        .await
+        .data(201);
+    let asked = agent.all_calls();
+    for host in [
+        "169.254.169.254",
+        "169.254.169.254:5000",
+        "0xa9fea9fe:80",
+        "2852039166:80",
+        "0.0.0.0:5000",
+    ] {
+        let image = format!("{host}/team/app:1");
+        let login = json!({ "host": host, "username": "a", "password": "b" });
+        for (call, field) in [
+            (api.post("/api/containers").json(&json!({ "name": "a", "image": image })), "image"),
+            (api.post("/api/containers/images/pull").json(&json!({ "name": image })), "name"),
+            (admin.post("/api/registries").json(&login), "host"),
+            (admin.put(format!("/api/registries/{}", kept.id)).json(&login), "host"),
+        ] {
+            let refused = call.await.refused(403, "address_not_allowed");
+            assert_eq!(refused.details[0].field, field, "{host}");
+        }
+    }
+    assert_eq!(agent.all_calls(), asked, "no node was asked");
+    assert!(api.containers("").await.is_empty());
+    // A login for loopback needs the start flag, which in these tests names one address; an image of a node's own registry does not.
+    let login = json!({ "host": "127.0.0.2:5000", "username": "a", "password": "b" });
+    let refused = admin.post("/api/registries").json(&login).await.refused(403, "address_not_allowed");
+    assert_eq!(refused.details[0].field, "host");
+    api.create(&json!({ "name": "a", "image": "127.0.0.2:5000/team/app:1" })).await;
+}
+
+/// What an action would not look at is refused, whatever it is.
+#[tokio::test]
+async fn bodies_of_actions_that_take_none() {
+    let (plane, agent, api) = fleet().await;
+    let admin = plane.admin().await;
+    api.create(&json!({ "name": "web", "image": "nginx", "start": true })).await;
+    let asked = agent.all_calls();
+    let routes = nm_control::api::routes();
+    let actions = routes
+        .iter()
+        .filter(|r| r.method == http::Method::POST && r.body.is_none() && r.raw_body.is_none());
+    let mut looked_at = 0;
+    for route in actions {
+        let path = route.path.replace("{id}", "web");
+        for (kind, body, status) in [
+            ("application/json", r#"{"nope":1}"#, 422),
+            ("application/json", "[]", 422),
+            ("application/json", "{", 400),
+            ("text/plain", "now", 400),
+        ] {
+            let reply = admin.post(&path).body(kind, body).await;
+            assert_eq!(reply.status, status, "{path} {body}: {}", reply.text());
+        }
+        looked_at += 1;
+    }
+    assert!(looked_at > 5, "{looked_at}");
+    for verb in ["stop", "restart", "kill"] {
+        api.post(format!("/api/containers/web/{verb}"))
+            .body("application/json", r#"{"nope":1}"#)
+            .await
+            .names("nope");
+    }
+    assert_eq!(agent.all_calls(), asked, "no node was asked");
+    // An empty object says nothing.
+    api.post("/api/containers/web/pause").json(&json!({})).await.is(200);
+}
+
+/// Whoever acts is told what came of it.
+#[tokio::test]
+async fn actions_say_what_came_of_them() {
+    let (plane, _agent, api) = fleet().await;
+    let admin = plane.admin().await;
+    api.create(&json!({ "name": "web", "image": "nginx", "start": true })).await;
+    for call in [
+        admin.post("/api/auth/tickets"),
+        admin.post("/api/containers/web/exec").json(&json!({ "command": ["true"] })),
+        admin.post("/api/images/prune"),
+        admin.post("/api/containers/web/pause"),
+    ] {
+        let said = call.await.is(200).json();
+        assert!(said["message"].as_str().is_some_and(|m| !m.is_empty()), "{said}");
+    }
 }
 
 /// A name that nothing knows is refused on every route there is, lest a typo be lost in silence.

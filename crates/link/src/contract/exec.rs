@@ -1,6 +1,7 @@
 //! Frames of an interactive terminal: one byte of kind, four bytes of length (big endian), then the payload.
 //! Kinds to the container: `0` input, `1` resize (rows, columns, two bytes each), `2` end of input.
-//! Kinds from it: `0` output, `3` exit (code, eight bytes), `4` an [`AgentError`](super::AgentError) as JSON.
+//! Kinds from it: `0` output, `3` exit (code, eight bytes), `4` an [`AgentError`](super::AgentError) as JSON, `5` standard error
+//! where there is no terminal.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
@@ -21,6 +22,8 @@ pub enum Frame {
     },
     /// JSON of an `AgentError`.
     Error(Bytes),
+    /// What the program writes to standard error; with a terminal it is part of the output.
+    Stderr(Bytes),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -44,6 +47,7 @@ impl Frame {
             Frame::EndOfInput => put(2, &[]),
             Frame::Exit { code } => put(3, &code.to_be_bytes()),
             Frame::Error(json) => put(4, json),
+            Frame::Stderr(data) => put(5, data),
         }
         out.freeze()
     }
@@ -72,6 +76,7 @@ impl Frame {
             (2, 0) => Frame::EndOfInput,
             (3, 8) => Frame::Exit { code: payload.get_i64() },
             (4, _) => Frame::Error(payload),
+            (5, _) => Frame::Stderr(payload),
             _ => return Err(BadFrame("unknown kind or wrong length")),
         }))
     }
@@ -89,6 +94,7 @@ mod tests {
             Frame::EndOfInput,
             Frame::Exit { code: -1 },
             Frame::Error(Bytes::from_static(b"{}")),
+            Frame::Stderr(Bytes::from_static(b"ls: no such file\n")),
         ];
         let wire: Vec<u8> = frames.iter().flat_map(|f| f.encode().to_vec()).collect();
         for cut in 0..wire.len() {

@@ -272,6 +272,13 @@ pub struct TerminalQuery {
     pub cols: u16,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
+    /// Without a terminal bytes pass as they are, and standard error comes apart.
+    #[serde(default = "with_terminal")]
+    pub tty: bool,
+}
+
+fn with_terminal() -> bool {
+    true
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

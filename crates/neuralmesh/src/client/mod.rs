@@ -16,7 +16,7 @@ pub use error::ClientError;
 pub use operation::{Outcome, Watch, succeeded};
 pub use session::{Credential, Session, now};
 pub use url::ServerUrl;
-pub use websocket::{Socket, SocketMessage};
+pub use websocket::{Socket, SocketMessage, SocketSender};
 
 use error::{Unreached, reason, unreached};
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, ETAG, LOCATION, RETRY_AFTER};

@@ -20,18 +20,14 @@ pub mod trust;
 pub mod users;
 pub mod volumes;
 
-use crate::cli::{ClientArgs, Command};
+use crate::cli::{ClientArgs, Command, Service};
 use crate::context::Context;
 use crate::{hello, proxy, serve};
 
 /// Runs a command; answers the program's exit code.
 pub async fn dispatch(command: Command) -> anyhow::Result<u8> {
     match command {
-        Command::Up(args) => serve::up(args).await.map(|()| 0),
-        Command::Server(args) => serve::server(args).await.map(|()| 0),
-        Command::Agent(args) => serve::agent(args).await.map(|()| 0),
-        Command::Proxy(args) => proxy::run(args).await.map(|()| 0),
-        Command::Hello(args) => hello::server::run(args.listen).await.map(|()| 0),
+        Command::Service(service) => serve(service).await.map(|()| 0),
         Command::Login(args) => login::login(args).await,
         Command::Logout(args) => login::logout(args).await,
         Command::Nodes(group) => nodes::run(group.command, &connect(&group.client)?).await,
@@ -52,6 +48,16 @@ pub async fn dispatch(command: Command) -> anyhow::Result<u8> {
         Command::Doctor(args) => doctor::doctor(args).await,
         Command::Completion(args) => completion::completion(args),
         Command::Openapi(args) => openapi::openapi(args).await,
+    }
+}
+
+async fn serve(service: Service) -> anyhow::Result<()> {
+    match service {
+        Service::Up(args) => serve::up(args).await,
+        Service::Server(args) => serve::server(args).await,
+        Service::Agent(args) => serve::agent(args).await,
+        Service::Proxy(args) => proxy::run(args).await,
+        Service::Hello(args) => hello::server::run(args.listen).await,
     }
 }
 

@@ -239,7 +239,7 @@ fn passed_over(error: &anyhow::Error) -> bool {
     error
         .downcast_ref::<crate::client::ClientError>()
         .and_then(crate::client::ClientError::code)
-        .is_some_and(|code| matches!(code, "in_use" | "node_offline"))
+        .is_some_and(|code| matches!(code, "in_use" | "node_offline" | "node_disconnected"))
 }
 
 pub async fn binaries(command: BinariesCommand, cx: &Context) -> anyhow::Result<u8> {

@@ -173,7 +173,7 @@ async fn a_terminal_passes_keys_sizes_and_the_exit_code_on() {
     pty.shows("\u{1b}[1mwelcome").await;
     assert_eq!(
         *asked.lock().unwrap(),
-        "rows=24&cols=80&user=root&command=sh&command=-c&command=x+y"
+        "user=root&command=sh&command=-c&command=x+y&rows=24&cols=80"
     );
     assert_eq!(fake.seen()[0].header("authorization"), Some("Bearer nmt_given"));
     assert!(pty.is_raw());
@@ -194,8 +194,48 @@ async fn a_terminal_that_is_refused_leaves_ours_alone() {
     assert_eq!(pty.ended().await, 1);
     // Without a terminal of one's own there is none to lend.
     assert_eq!(fake.run(&["containers", "exec", "-it", "web", "sh"]).await.code, 2);
-    // Output alone needs none.
-    assert_eq!(fake.run(&["containers", "exec", "-i", "web", "sh"]).await.code, 2);
+}
+
+/// What `cat` does: gives input back, says how much it was to standard error, and exits with 9.
+async fn cat(mut socket: WebSocket) {
+    let mut bytes = 0;
+    while let Some(Ok(message)) = socket.recv().await {
+        let last = match message {
+            Message::Binary(data) => {
+                bytes += data.len();
+                let echo = [&[1][..], &data].concat();
+                socket.send(Message::Binary(echo.into())).await.unwrap();
+                continue;
+            }
+            Message::Text(text) => text,
+            _ => continue,
+        };
+        assert_eq!(last.as_str(), r#"{"type":"eof"}"#);
+        let total = format!("\u{2}{bytes} bytes");
+        socket.send(Message::Binary(total.into())).await.unwrap();
+        let exit = json!({ "type": "exit", "code": 9 }).to_string();
+        socket.send(Message::Text(exit.into())).await.unwrap();
+        return;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pipe_goes_in_as_it_is_and_both_outputs_come_out() {
+    let asked = Arc::new(Mutex::new(String::new()));
+    let kept = asked.clone();
+    let serve = move |RawQuery(query): RawQuery, upgrade: WebSocketUpgrade| async move {
+        *kept.lock().unwrap() = query.unwrap_or_default();
+        upgrade.on_upgrade(cat)
+    };
+    let fake = Fake::start(Router::new().route("/api/containers/web/terminal", get(serve))).await;
+    let input = "no \u{0} end\r\n".repeat(2_000);
+    let ended = finish_with_input(&mut fake.command(&["containers", "exec", "-i", "web", "--", "cat"]), &input).await;
+    assert_eq!((ended.code, ended.err.as_str()), (9, format!("{} bytes", input.len()).as_str()));
+    assert!(ended.out == input);
+    assert_eq!(*asked.lock().unwrap(), "command=cat&tty=false");
+    // What the server's terminals can't be given is refused before anything is sent.
+    let refused = fake.run(&["containers", "exec", "-i", "-w", "/srv", "web", "cat"]).await;
+    assert_eq!(refused.code, 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

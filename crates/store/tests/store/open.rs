@@ -1,5 +1,6 @@
-use crate::fixture::{Fixture, NOW, container, id, insert};
-use nm_store::{Backend, Kind, StoreError};
+use crate::fixture::{Fixture, NOW, container, eventually, id, insert, soon};
+use nm_store::{Backend, Kind, Store, StoreError};
+use sqlx::Row;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
@@ -8,6 +9,7 @@ both!(
     a_newer_schema_is_refused,
     a_changed_migration_is_refused,
     two_first_starts_at_once,
+    one_control_plane_at_a_time,
     knows_its_size
 );
 
@@ -54,7 +56,7 @@ async fn two_first_starts_at_once(f: Fixture) {
         let store = f.open().await;
         let refused = f.try_open().await.err().unwrap();
         assert!(matches!(&refused, StoreError::InUse { .. }), "{refused:?}");
-        assert!(refused.to_string().contains("PostgreSQL"), "{refused}");
+        assert!(refused.to_string().contains("stop the other one first"), "{refused}");
         store.close().await;
         f.open().await;
         assert!(
@@ -63,6 +65,56 @@ async fn two_first_starts_at_once(f: Fixture) {
         );
         assert!(matches!(store.ping().await, Err(StoreError::Unavailable { .. })));
     }
+}
+
+async fn one_control_plane_at_a_time(f: Fixture) {
+    let alone = || Store::open_alone(f.config.clone());
+    let first = alone().await.unwrap();
+    let refused = alone().await.err().unwrap();
+    assert!(matches!(refused, StoreError::InUse { .. } | StoreError::Taken), "{refused:?}");
+    assert!(refused.to_string().contains("stop the other one first"), "{refused}");
+    insert(&first, container(1)).await.unwrap();
+    first.close().await;
+    let first = alone().await.unwrap();
+    if !f.is_postgres() {
+        return;
+    }
+    let cut = async || {
+        f.tamper("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2 AND granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())")
+            .await;
+    };
+    let holders = async |granted: bool| {
+        let sql = format!(
+            "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2 AND granted = {granted} \
+             AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+        );
+        let rows = f.rows(&sql).await;
+        rows.first().map(|row| row.get::<i32, _>(0))
+    };
+
+    // Its connection is cut, and nobody is there to take over: it goes on.
+    let before = holders(true).await.unwrap();
+    cut().await;
+    eventually("it holds the lock again", async || holders(true).await.filter(|pid| *pid != before)).await;
+    let written = eventually("it writes again", async || insert(&first, container(2)).await.ok()).await;
+    assert_eq!(written.id, id(2));
+
+    // Another one waits for its turn, and has it when the connection is cut: the first may do nothing any more.
+    let second = tokio::spawn(Store::open_alone(f.config.clone()));
+    eventually("the second one waits", async || holders(false).await).await;
+    cut().await;
+    let second = second.await.unwrap().unwrap();
+    let reason = soon("the first one ends", first.fatal()).await;
+    assert!(reason.contains("another control plane"), "{reason}");
+    let refused = insert(&first, container(3)).await;
+    assert!(matches!(refused, Err(StoreError::Fatal { .. })), "{refused:?}");
+    insert(&second, container(3)).await.unwrap();
+
+    // One that came and went while the connection was cut is found, too.
+    f.tamper("SELECT nextval('control_plane_turns')").await;
+    cut().await;
+    let reason = soon("what it knows is old", second.fatal()).await;
+    assert!(reason.contains("start this one anew"), "{reason}");
 }
 
 async fn knows_its_size(f: Fixture) {

@@ -20,7 +20,7 @@ use machine::Machine;
 use nm_link::agent::{AgentLink, AgentOptions, DialOptions, IdentityStore, JoinError, LinkState, ServerUrl, join};
 use nm_link::contract::{AgentError, RegistryLogin, RunProbe, UpgradeOutcome, UpgradePhase, WatchEvent};
 use nm_link::{AgentFacts, Http2Options, JoinToken, RefusalCode};
-use nm_types::container::{ContainerHealth, ContainerSpec, ContainerStatus, ForeignSpec, LogStream, ObservedContainer};
+use nm_types::container::{ContainerHealth, ContainerSpec, ContainerStatus, ForeignSpec, Limits, LogStream, ObservedContainer};
 use nm_types::host::NodeStats;
 use nm_types::node::{NewJoinToken, NodeStatus, NodeView};
 use nm_types::node_event::{NodeEventDetail, NodeEventKind};
@@ -327,6 +327,10 @@ impl FakeAgent {
     /// `docker stop`, `docker start`, `docker pause`, or it ends by itself.
     pub fn docker_set(&self, key: &str, status: ContainerStatus) {
         self.world.set_status(key, status);
+    }
+    /// `docker update`.
+    pub fn docker_update(&self, key: &str, limits: Limits) {
+        self.world.update(key, limits);
     }
     pub fn docker_rename(&self, key: &str, name: &str) {
         self.world.rename(key, name);

@@ -351,7 +351,7 @@ fn run(command: &ExecCommand) -> Answer<ExecResult> {
     })
 }
 
-/// Says what it was started with, echoes what is typed, tells of each resize, and ends at `exit <code>` or the input's end.
+/// Says what it was started with, to standard error where there is no terminal, echoes what is typed, tells of each resize, and ends at `exit <code>` or the input's end.
 async fn terminal(world: &World, road: Road, key: &ContainerKey, request: Request<Incoming>) -> Reply {
     let asked: TerminalQuery = query(&request)?;
     let begun = match road.knobs.before(road.ask).await {
@@ -365,7 +365,11 @@ async fn terminal(world: &World, road: Road, key: &ContainerKey, request: Reques
     let mut input = request.into_body();
     let running = AbortOnDropHandle::new(tokio::spawn(async move {
         let say = async |text: String| sink.send(Ok(Frame::Data(text.into()).encode())).await.is_ok();
-        if !say(format!("{} {}x{}\r\n", asked.command, asked.rows, asked.cols)).await {
+        let greeted = match asked.tty {
+            true => say(format!("{} {}x{}\r\n", asked.command, asked.rows, asked.cols)).await,
+            false => sink.send(Ok(Frame::Stderr(asked.command.into()).encode())).await.is_ok(),
+        };
+        if !greeted {
             return;
         }
         let mut buffer = BytesMut::new();
@@ -387,7 +391,7 @@ async fn terminal(world: &World, road: Road, key: &ContainerKey, request: Reques
                         None
                     }
                     Frame::EndOfInput => Some(0),
-                    Frame::Exit { .. } | Frame::Error(_) => return,
+                    Frame::Exit { .. } | Frame::Error(_) | Frame::Stderr(_) => return,
                 };
                 if let Some(code) = end {
                     // The other side may be gone.

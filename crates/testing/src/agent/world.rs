@@ -12,7 +12,7 @@ use super::upgrade::Upgrade;
 use nm_link::contract::{
     Action, AgentError, AgentErrorCode, Command, ContainerKey, CreateContainer, LogQuery, RegistryLogin, RemoveContainer, WatchEvent,
 };
-use nm_types::container::{Attachment, ContainerSpec, ContainerStatus, LogLine, LogStream, ObservedContainer, PortMapping};
+use nm_types::container::{Attachment, ContainerSpec, ContainerStatus, Limits, LogLine, LogStream, ObservedContainer, PortMapping};
 use nm_types::image::ImageView;
 use nm_types::network::NetworkView;
 use nm_types::node::{DockerInfo, NodeInfo};
@@ -78,6 +78,14 @@ fn fresh_hex() -> String {
 
 fn error(code: AgentErrorCode, message: impl Into<String>) -> AgentError {
     AgentError::new(code, message)
+}
+
+fn limits_of(spec: &ContainerSpec) -> Limits {
+    Limits {
+        cpu: spec.cpu_limit.map(|c| c.cores()),
+        memory: spec.memory_limit.as_ref().map(|m| m.bytes()),
+        restart: spec.restart,
+    }
 }
 
 fn labels_of(labels: &Labels) -> BTreeMap<String, String> {
@@ -257,6 +265,7 @@ impl Inner {
             restarts: 0,
             ports: Vec::new(),
             networks: networks.into_iter().map(|network| Attachment { network, ip: None }).collect(),
+            limits: Some(limits_of(&command.spec)),
             foreign: None,
         };
         self.put(
@@ -320,6 +329,7 @@ impl Inner {
                     spec.cpu_limit = change.cpu_limit.or(spec.cpu_limit);
                     spec.memory_limit = change.memory_limit.or(spec.memory_limit.take());
                     spec.restart = change.restart.unwrap_or(spec.restart);
+                    held.observed.limits = Some(limits_of(spec));
                 }
             }
         }

@@ -75,6 +75,9 @@ pub struct ObservedContainer {
     pub ports: Vec<PortMapping>,
     /// Names of the networks it is on, with its address on each where it has one.
     pub networks: Vec<Attachment>,
+    /// What `docker update` can change of ours, as Docker has it now. Absent from agents that are older than this field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<Limits>,
     /// What others' containers were made with; for ours the spec says it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub foreign: Option<ForeignSpec>,
@@ -88,6 +91,19 @@ impl ObservedContainer {
         let stage = |c: &Self| (c.created, c.started, c.finished);
         if stage(&other) > stage(&self) { other } else { self }
     }
+}
+
+/// Limits and restart policy of a container of ours in Docker.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Limits {
+    /// Cores.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<f64>,
+    /// Bytes: Docker takes limits that ours don't express.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<u64>,
+    pub restart: RestartPolicy,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

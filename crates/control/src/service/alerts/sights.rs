@@ -89,7 +89,7 @@ impl Server {
         };
         let found = match &self.is {
             Is::Node { labels, .. } => of(labels),
-            Is::Container(record) => match (&record.wanted.spec, foreign(record)) {
+            Is::Container(record) => match (&record.wanted.spec, record.foreign()) {
                 (Some(spec), _) => of(&spec.labels),
                 (None, Some(theirs)) => theirs.labels.get(label.key()).cloned(),
                 (None, None) => None,
@@ -98,10 +98,6 @@ impl Server {
         };
         found.is_some_and(|value| label.value().is_none_or(|wanted| wanted == value))
     }
-}
-
-fn foreign(record: &Record) -> Option<&nm_types::container::ForeignSpec> {
-    record.state.observed.as_ref().and_then(|o| o.foreign.as_ref())
 }
 
 /// One decimal, or none where it is 0.
@@ -234,10 +230,7 @@ impl Alerts {
             wanted: record.managed().then_some(record.wanted.running),
             missing: record.state.missing,
             status: record.status(),
-            restart: match &record.wanted.spec {
-                Some(spec) => spec.restart,
-                None => foreign(record).map(|f| f.restart).unwrap_or_default(),
-            },
+            restart: record.restart(),
             exit_code: observed.and_then(|o| o.exit_code),
             restarts,
             recent_restarts,

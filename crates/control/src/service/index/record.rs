@@ -1,13 +1,14 @@
 //! One container as it is kept in memory: what is wanted of it, what was seen of it, and what it looks like in the API.
 
 use nm_types::container::{
-    ContainerSpec, ContainerStatus, ContainerView, MountView, ObservedContainer, PortMapping, Resources, RestartPolicy,
+    ContainerSpec, ContainerStatus, ContainerView, ForeignSpec, Limits, MountView, ObservedContainer, PortMapping, Resources, RestartPolicy,
 };
 use nm_types::stats::Usage;
 use nm_types::text::{MASK, holds_secret, looks_secret};
 use nm_types::units::{CpuLimit, MemoryLimit};
 use nm_types::{ContainerId, NodeId, OperationId, Timestamp};
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 /// Where a container's row is in its life.
@@ -114,9 +115,46 @@ impl Record {
     pub fn meant_to_run(&self) -> bool {
         self.managed() && self.wanted.running && self.state.phase == Phase::Ready
     }
+    /// Docker's own word on the limits of one of ours, where there is one: `docker update` changes them without the spec.
+    fn in_docker(&self) -> Option<&Limits> {
+        let observed = self.state.observed.as_ref().filter(|_| self.managed() && !self.state.missing);
+        observed.and_then(|o| o.limits.as_ref())
+    }
+    pub fn foreign(&self) -> Option<&ForeignSpec> {
+        self.state.observed.as_ref().and_then(|o| o.foreign.as_ref())
+    }
+    /// Cores, as they are now.
+    pub fn cpu_limit(&self) -> Option<f64> {
+        match (self.in_docker(), &self.wanted.spec) {
+            (Some(limits), _) => limits.cpu,
+            (None, Some(spec)) => spec.cpu_limit.map(CpuLimit::cores),
+            (None, None) => self.foreign().and_then(|f| f.cpu_limit),
+        }
+    }
+    /// As it is now, and in the user's words where Docker has what they asked for.
+    pub fn memory_limit(&self) -> Option<Cow<'_, MemoryLimit>> {
+        let asked = self.wanted.spec.as_ref().and_then(|s| s.memory_limit.as_ref());
+        match (self.in_docker(), &self.wanted.spec) {
+            (Some(Limits { memory, .. }), _) if *memory != asked.map(MemoryLimit::bytes) => {
+                memory.map(MemoryLimit::from_bytes).map(Cow::Owned)
+            }
+            (_, Some(_)) => asked.map(Cow::Borrowed),
+            (_, None) => {
+                let theirs = MemoryLimit::parse(self.foreign()?.memory_limit.as_deref()?);
+                theirs.ok().map(Cow::Owned)
+            }
+        }
+    }
+    /// As it is now.
+    pub fn restart(&self) -> RestartPolicy {
+        match (self.in_docker(), &self.wanted.spec) {
+            (Some(limits), _) => limits.restart,
+            (None, Some(spec)) => spec.restart,
+            (None, None) => self.foreign().map(|f| f.restart).unwrap_or_default(),
+        }
+    }
     /// Whether it runs, or would run if its node did: what Docker starts again by itself counts, too.
     pub fn should_run(&self) -> bool {
-        let restart = self.wanted.spec.as_ref().map(|s| s.restart).unwrap_or_default();
         match self.status() {
             ContainerStatus::Running | ContainerStatus::Paused => true,
             // One that was just made is seen as such for a moment before it is seen to run.
@@ -124,7 +162,7 @@ impl Record {
             ContainerStatus::Stopped => false,
             ContainerStatus::Exited => {
                 let failed = self.state.observed.as_ref().is_some_and(|o| o.exit_code != Some(0));
-                let again = match restart {
+                let again = match self.restart() {
                     RestartPolicy::Always | RestartPolicy::UnlessStopped => true,
                     RestartPolicy::OnFailure => failed,
                     RestartPolicy::No => false,
@@ -164,7 +202,7 @@ impl Record {
     /// As the API shows it. `clear` shows the values of variables that look secret.
     pub fn view(&self, usage: Usage, reachable: bool, clear: bool) -> ContainerView {
         let observed = self.state.observed.as_ref();
-        let foreign = observed.and_then(|o| o.foreign.as_ref());
+        let foreign = self.foreign();
         let spec = self.wanted.spec.as_ref();
         let running = matches!(self.status(), ContainerStatus::Running | ContainerStatus::Paused);
         let environment = match (spec, foreign) {
@@ -192,14 +230,12 @@ impl Record {
             node_id: self.node.clone(),
             ports: self.ports(),
             resources: Resources {
-                cpu_limit: spec
-                    .and_then(|s| s.cpu_limit)
-                    .map(|c| c.cores())
-                    .or(foreign.and_then(|f| f.cpu_limit)),
-                memory_limit: spec
-                    .and_then(|s| s.memory_limit.as_ref())
-                    .map(ToString::to_string)
-                    .or_else(|| foreign.and_then(|f| f.memory_limit.clone())),
+                cpu_limit: self.cpu_limit(),
+                // What others gave their containers is shown as Docker has it, also where our rules allow no such limit.
+                memory_limit: match (spec, foreign) {
+                    (None, Some(f)) => f.memory_limit.clone(),
+                    _ => self.memory_limit().map(|m| m.to_string()),
+                },
                 cpu_usage: if running { usage.cpu } else { 0.0 },
                 memory_usage: if running { usage.memory } else { 0.0 },
             },
@@ -227,7 +263,7 @@ impl Record {
                 (None, Some(f)) => f.labels.to_map(),
                 (None, None) => BTreeMap::new(),
             },
-            restart: spec.map(|s| s.restart).or(foreign.map(|f| f.restart)).unwrap_or_default(),
+            restart: self.restart(),
             networks: observed.map(|o| o.networks.clone()).unwrap_or_default(),
             constraints: spec.map(|s| s.constraints.clone()).unwrap_or_default(),
             spread: spec.and_then(|s| s.spread.clone()),
@@ -299,7 +335,7 @@ impl Filter {
     }
     pub(super) fn takes(&self, record: &Record) -> bool {
         let label = |(key, value): &(String, Option<String>)| {
-            let found = match (&record.wanted.spec, record.state.observed.as_ref().and_then(|o| o.foreign.as_ref())) {
+            let found = match (&record.wanted.spec, record.foreign()) {
                 (Some(s), _) => s.labels.0.iter().find(|(k, _)| k.as_str() == key).map(|(_, v)| v.as_str()),
                 (None, Some(f)) => f.labels.get(key).map(String::as_str),
                 (None, None) => None,
@@ -326,20 +362,7 @@ pub struct Share {
 impl Share {
     pub(super) fn add(&mut self, record: &Record) {
         self.containers += 1;
-        let foreign = || record.state.observed.as_ref().and_then(|o| o.foreign.as_ref());
-        let (cpu, memory) = match &record.wanted.spec {
-            Some(spec) => (
-                spec.cpu_limit.map(CpuLimit::cores),
-                spec.memory_limit.as_ref().map(MemoryLimit::bytes),
-            ),
-            None => (
-                foreign().and_then(|f| f.cpu_limit),
-                foreign()
-                    .and_then(|f| MemoryLimit::parse(f.memory_limit.as_deref()?).ok())
-                    .map(|m| m.bytes()),
-            ),
-        };
-        self.cpu += cpu.unwrap_or(0.0);
-        self.memory = self.memory.saturating_add(memory.unwrap_or(0));
+        self.cpu += record.cpu_limit().unwrap_or(0.0);
+        self.memory = self.memory.saturating_add(record.memory_limit().map_or(0, |m| m.bytes()));
     }
 }

@@ -1,8 +1,8 @@
-//! `exec`: one command and its exit code, or a terminal in the container.
+//! `exec`: one command and its exit code, one that is fed from a pipe or file, or a terminal in the container.
 
 use super::flags;
 use super::spec::bounded;
-use crate::client::{Call, Client, ClientError, Socket, SocketMessage};
+use crate::client::{Call, Client, ClientError, Socket, SocketMessage, SocketSender};
 use crate::context::Context;
 use crate::input;
 use crate::output::report::usage;
@@ -23,16 +23,17 @@ const TIMEOUT: u64 = 30;
 
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
-Ends with the command's own exit code. Without -it, both streams are kept up to
-1 MiB each and shown at the end.
+Ends with the command's own exit code. Without -i and -t, both streams are kept up
+to 1 MiB each and shown at the end.
 
 Examples:
   neuralmesh containers exec web -- nginx -t
   neuralmesh containers exec -it web -- sh
+  neuralmesh containers exec -i db -- psql -U postgres < dump.sql
   neuralmesh containers exec --timeout 5m db -- psql -U postgres -c 'select 1'")]
 pub struct ExecArgs {
-    /// Send what you type; goes with -t
-    #[arg(short, long, requires = "tty")]
+    /// Send standard input: what you type, a pipe or a file
+    #[arg(short, long, conflicts_with_all = ["env", "workdir", "timeout"])]
     pub interactive: bool,
     /// Open a terminal
     #[arg(short, long, conflicts_with_all = ["env", "workdir", "timeout"])]
@@ -64,11 +65,62 @@ pub fn exit_code(code: i64) -> u8 {
 }
 
 pub async fn exec(args: ExecArgs, cx: &Context) -> anyhow::Result<u8> {
-    if args.tty {
-        interactive(args, cx).await
-    } else {
-        once(args, cx).await
+    match (args.tty, args.interactive) {
+        (true, _) => interactive(args, cx).await,
+        (false, true) => piped(args, cx).await,
+        (false, false) => once(args, cx).await,
     }
+}
+
+/// Input from a pipe or a file, both outputs apart, and no terminal between: bytes pass as they are.
+async fn piped(args: ExecArgs, cx: &Context) -> anyhow::Result<u8> {
+    let socket = open(&cx.client, conversation(&args).query("tty", false)).await?;
+    let Socket { sender, mut receiver } = socket;
+    // Output is read while input is sent: a program that writes as it reads would stand still otherwise.
+    let mut feeding = std::pin::pin!(feed(sender));
+    let mut fed = None;
+    loop {
+        tokio::select! {
+            message = receiver.next() => match message? {
+                Some(SocketMessage::Binary(bytes)) => match bytes.split_first() {
+                    Some((&STDERR, text)) => io::stderr().lock().write_all(text)?,
+                    Some((_, data)) => {
+                        let mut out = io::stdout().lock();
+                        out.write_all(data)?;
+                        out.flush()?;
+                    }
+                    None => {}
+                },
+                Some(SocketMessage::Text(text)) => return outcome(&text, &cx.client),
+                None => anyhow::bail!("the connection ended before the command did"),
+            },
+            sender = &mut feeding, if fed.is_none() => fed = Some(sender?),
+        }
+    }
+}
+
+/// The byte that standard error's messages begin with.
+const STDERR: u8 = 2;
+
+/// Sends standard input to its end. A server that takes no more has said why, or will.
+async fn feed(mut sender: SocketSender) -> io::Result<SocketSender> {
+    let mut chunks = input::chunks();
+    while let Some(chunk) = chunks.recv().await {
+        if sender.send(SocketMessage::Binary(chunk?)).await.is_err() {
+            return Ok(sender);
+        }
+    }
+    let _ended_already = sender.send(SocketMessage::Text(json!({ "type": "eof" }).to_string())).await;
+    Ok(sender)
+}
+
+/// The request of a command that is talked to.
+fn conversation(args: &ExecArgs) -> Call {
+    let mut call = Call::get(&["containers", &args.container, "terminal"]).query_opt("user", args.user.as_ref());
+    for word in &args.command {
+        call = call.query("command", word);
+    }
+    call
 }
 
 async fn once(args: ExecArgs, cx: &Context) -> anyhow::Result<u8> {
@@ -112,22 +164,27 @@ enum Said {
 async fn interactive(args: ExecArgs, cx: &Context) -> anyhow::Result<u8> {
     if args.interactive && !io::stdin().is_terminal() {
         return Err(usage(
-            "standard input is no terminal, which -t needs: leave -it out, and copy input in with `neuralmesh containers cp`",
+            "standard input is no terminal, which -t needs: -i alone sends a pipe or a file",
         ));
     }
     let (cols, rows) = size().unwrap_or((80, 24));
-    let mut call = Call::get(&["containers", &args.container, "terminal"])
-        .query("rows", rows)
-        .query("cols", cols)
-        .query_opt("user", args.user.as_ref());
-    for word in &args.command {
-        call = call.query("command", word);
-    }
-    let socket = open(&cx.client, call).await?;
+    let socket = open(&cx.client, conversation(&args).query("rows", rows).query("cols", cols)).await?;
     let raw = Raw::begin(args.interactive)?;
     let ended = converse(socket, args.interactive, &cx.client).await;
     drop(raw);
     ended
+}
+
+/// The exit code, or the error, that a conversation ends with.
+fn outcome(text: &str, client: &Client) -> anyhow::Result<u8> {
+    let said: Said = serde_json::from_str(text).map_err(|source| ClientError::Shape {
+        server: client.server().to_string(),
+        source,
+    })?;
+    match said {
+        Said::Exit { code } => Ok(exit_code(code)),
+        Said::Error { error } => anyhow::bail!(error),
+    }
 }
 
 async fn open(client: &Client, call: Call) -> Result<Socket, ClientError> {
@@ -149,12 +206,8 @@ async fn converse(socket: Socket, typing: bool, client: &Client) -> anyhow::Resu
                     out.flush()?;
                 }
                 Some(SocketMessage::Text(text)) => {
-                    let said: Said = serde_json::from_str(&text).map_err(|source| ClientError::Shape { server: client.server().to_string(), source })?;
                     sender.close().await;
-                    match said {
-                        Said::Exit { code } => return Ok(exit_code(code)),
-                        Said::Error { error } => anyhow::bail!(error),
-                    }
+                    return outcome(&text, client);
                 }
                 None => anyhow::bail!("the connection ended before the command did"),
             },

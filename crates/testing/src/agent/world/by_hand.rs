@@ -2,7 +2,8 @@
 
 use super::{World, fresh_hex, now};
 use nm_link::contract::{RegistryLogin, WatchEvent};
-use nm_types::container::{ContainerHealth, ContainerStatus, ForeignSpec, LogStream, ObservedContainer};
+use nm_types::Timestamp;
+use nm_types::container::{ContainerHealth, ContainerStatus, ForeignSpec, Limits, LogStream, ObservedContainer};
 use nm_types::stats::{ContainerStats, Usage};
 use nm_types::text::ImageRef;
 use nm_types::units::MemoryLimit;
@@ -30,12 +31,14 @@ impl World {
             oom_killed: false,
             message: None,
             health: None,
-            created: now(),
+            // Such a container was there before anybody looked.
+            created: Timestamp(now().0 - 3_600_000),
             started: Some(now()),
             finished: None,
             restarts: 0,
             ports: Vec::new(),
             networks: Vec::new(),
+            limits: None,
             foreign: Some(foreign),
         };
         self.lock().put(observed, None, None, 0);
@@ -69,6 +72,12 @@ impl World {
         let mut inner = self.lock();
         let docker_id = inner.find(key).expect("it is there");
         inner.held(&docker_id).expect("it is there").observed.name = name.into();
+        inner.changed(&docker_id);
+    }
+    pub(in crate::agent) fn update(&self, key: &str, limits: Limits) {
+        let mut inner = self.lock();
+        let docker_id = inner.find(key).expect("it is there");
+        inner.held(&docker_id).expect("it is there").observed.limits = Some(limits);
         inner.changed(&docker_id);
     }
     pub(in crate::agent) fn write_line(&self, key: &str, stream: LogStream, line: &str) {

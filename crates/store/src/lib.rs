@@ -16,6 +16,7 @@
 mod audit;
 mod auth;
 mod change;
+mod cluster;
 mod config;
 mod db;
 mod error;
@@ -36,6 +37,7 @@ pub use auth::sessions::{NewSession, Refreshed, Session, TokenPair};
 pub use auth::tokens::{ApiToken, TokenRow};
 pub use auth::users::{User, UserPatch, UserRow};
 pub use change::{Change, Kind, Subject, What};
+pub use cluster::{ClusterEventRow, ClusterPoint, EdgeCursor, EdgeRow, NewClusterEvent};
 pub use config::{Backend, BadDatabaseUrl, DatabaseUrl, StoreConfig};
 pub use error::{SealError, StoreError, Unique};
 pub use feed::{Watch, WatchError};

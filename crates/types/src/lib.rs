@@ -6,6 +6,7 @@
 pub mod alert;
 pub mod auth;
 pub mod authority;
+pub mod cluster;
 pub mod container;
 pub mod envelope;
 pub mod event;

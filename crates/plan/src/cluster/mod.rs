@@ -3,6 +3,7 @@
 
 mod config;
 mod entry;
+mod figures;
 mod ports;
 mod reach;
 
@@ -11,6 +12,7 @@ mod tests;
 
 pub use config::{Cluster, KeyPair, Member, effective_check, proxy_config};
 pub use entry::{EntryCandidate, choose_entries};
+pub use figures::{Book, Sum, Sums};
 pub use ports::{Claim, Use, clash, free_port};
 pub use reach::{Addresses, Target, reach};
 

@@ -282,7 +282,7 @@ impl Memory {
 }
 
 fn within(ratio: f64, tolerance: f64) -> bool {
-    (ratio - 1.0).abs() <= tolerance
+    (ratio - 1.0).abs() <= tolerance + 1e-9
 }
 
 /// `ratio * servers`, up to the next whole one; what is a whole one but for the last bits of the fraction is that.

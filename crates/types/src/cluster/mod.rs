@@ -10,7 +10,7 @@ pub use server::{ClusterServer, ClusterServerEntry, ClusterServerKey, NewCluster
 pub use settings::{
     AutoScaling, ClusterCheckType, ClusterEntryAddress, ClusterFailback, ClusterHealthCheck, ClusterHost, ClusterPath, ClusterRedirect,
     ClusterRoute, ClusterStatusRange, ClusterSticky, ClusterTls, ClusterVirtualAddress, CookieName, FailbackMode, InterfaceName,
-    LoadBalancer, LoadBalancingAlgorithm, PemText, ServerTemplate,
+    LoadBalancer, LoadBalancingAlgorithm, PemText, ServerTemplate, TlsKey,
 };
 pub use view::{
     ClusterCondition, ClusterConditionKind, ClusterEntryView, ClusterEventKind, ClusterEventView, ClusterFailover, ClusterFigures,

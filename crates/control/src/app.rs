@@ -257,6 +257,7 @@ impl App {
         tasks.spawn(alerts::evaluate(self.clone()));
         tasks.spawn(alerts::deliver(self.clone()));
         tasks.spawn(clusters::run(self.clone()));
+        tasks.spawn(clusters::names(self.clone()));
         tasks.spawn(clusters::scale(self.clone()));
         let figures_writer = tokio::spawn(clusters::write_figures(self.clone()));
         let writer = tokio::spawn(watch::write_behind(self.clone()));

@@ -135,7 +135,9 @@ impl<S: Send + Sync> FromRequest<S> for Patch {
     type Rejection = super::error::ApiError;
     async fn from_request(request: Request, state: &S) -> ApiResult<Self> {
         let Json(Single(value)) = Json::<Single>::from_request(request, state).await?;
-        ClusterUpdate::parse(value).map(Self).map_err(|bad| bad_patch(bad.field, bad.message))
+        ClusterUpdate::parse(value)
+            .map(Self)
+            .map_err(|bad| bad_patch(bad.field, bad.message))
     }
 }
 
@@ -199,20 +201,16 @@ impl<'de> serde::de::Visitor<'de> for SingleVisitor {
     }
 }
 
-async fn update(
-    State(app): State<App>,
-    actor: Actor,
-    meta: Meta,
-    Id(id): Id,
-    Patch(change): Patch,
-) -> ApiResult<Reply<ClusterView>> {
+async fn update(State(app): State<App>, actor: Actor, meta: Meta, Id(id): Id, Patch(change): Patch) -> ApiResult<Reply<ClusterView>> {
     let (cluster, revision) = app.clusters.update(&actor, &meta, &id, change).await?;
     Ok(Reply::ok(cluster).revision(revision).message("the cluster was changed"))
 }
 
 async fn remove(State(app): State<App>, actor: Actor, meta: Meta, Id(id): Id) -> ApiResult<Reply<Nothing>> {
     let name = app.clusters.remove(&actor, &meta, &id).await?;
-    Ok(Reply::ok(Nothing {}).message(format!("cluster `{name}` was removed; the servers that were named are as they were")))
+    Ok(Reply::ok(Nothing {}).message(format!(
+        "cluster `{name}` was removed; the servers that were named are as they were"
+    )))
 }
 
 async fn add_servers(
@@ -234,9 +232,9 @@ struct Ids(String, String);
 impl<S: Send + Sync> FromRequestParts<S> for Ids {
     type Rejection = super::error::ApiError;
     async fn from_request_parts(parts: &mut Parts, state: &S) -> ApiResult<Self> {
-        let Path((id, server)) = Path::<(String, String)>::from_request_parts(parts, state).await.map_err(|_| {
-            super::error::ApiError::bad_request("malformed_path", "the path holds something that is not UTF-8")
-        })?;
+        let Path((id, server)) = Path::<(String, String)>::from_request_parts(parts, state)
+            .await
+            .map_err(|_| super::error::ApiError::bad_request("malformed_path", "the path holds something that is not UTF-8"))?;
         Ok(Self(id, server))
     }
 }

@@ -37,14 +37,12 @@ pub async fn run(app: App) {
     let mut links = app.fleet.links().events();
     let mut containers = app.index.changes();
     let mut feed = app.store.watch();
-    let mut names = tokio::time::interval(NAMES);
-    names.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut following = Following::default();
     for link in app.fleet.links().connected() {
         app.clusters.node_connected(link.node());
     }
-    // The first tick of `names` is at once: what is wanted is made at the start.
-    let mut due: Option<Instant> = None;
+    // What is wanted is made at the start.
+    let mut due = Some(Instant::now());
     loop {
         let soon = |due: Option<Instant>| due.or(Some(Instant::now() + GATHER));
         let made = async {
@@ -58,7 +56,6 @@ pub async fn run(app: App) {
             () = made => {
                 due = make(&app, &mut following).await;
             }
-            _ = names.tick() => due = soon(due),
             () = app.clusters.wanted().notified() => due = soon(due),
             event = links.recv() => match event {
                 Ok(event) => {
@@ -103,9 +100,27 @@ pub async fn run(app: App) {
     }
 }
 
+/// Looks now and then where the names of registered addresses lead, until we are to stop.
+pub async fn names(app: App) {
+    let mut stop = app.stop.clone();
+    let mut look = tokio::time::interval(NAMES);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stopped(&mut stop) => return,
+            _ = look.tick() => {}
+        }
+        if app.clusters.resolve_names(true).await {
+            app.clusters.wanted().notify_one();
+        }
+    }
+}
+
 /// Whether documents may have to be made anew for it.
 async fn follow_change(app: &App, change: &Change) -> ApiResult<bool> {
-    let Subject::Resource(kind) = change.subject else { return Ok(false) };
+    let Subject::Resource(kind) = change.subject else {
+        return Ok(false);
+    };
     match kind {
         Kind::Cluster => {
             if let Ok(id) = ClusterId::parse(&change.id) {
@@ -121,6 +136,10 @@ async fn follow_change(app: &App, change: &Change) -> ApiResult<bool> {
         }
         Kind::Instance => Ok(true),
         Kind::Node => {
+            // Its labels say where others reach it.
+            if matches!(change.what, What::Created | What::Updated) {
+                app.nodes.refresh(&change.id).await?;
+            }
             if let (What::Deleted, Ok(id)) = (change.what, NodeId::parse(&change.id)) {
                 app.clusters.node_gone(&id).await?;
             }
@@ -192,7 +211,10 @@ async fn agent_gone(agent: &Agent) {
 
 /// Whether a node is to carry anything at all.
 fn carries(wanted: &mut Wanted) -> bool {
-    wanted.borrow_and_update().as_ref().is_some_and(|config| !config.proxy.clusters.is_empty())
+    wanted
+        .borrow_and_update()
+        .as_ref()
+        .is_some_and(|config| !config.proxy.clusters.is_empty())
 }
 
 /// Waits until it is to carry something; nothing where nobody wants anything of it any more.
@@ -214,7 +236,8 @@ async fn give(app: &App, node: &NodeId, agent: &Agent, mut wanted: Wanted) {
             }
             Err(CallError::Refused(error)) => {
                 tracing::warn!(node.id = %node, error = %error.message, "a node does not take what it is to carry");
-                note(app, node, app.clusters.failed(node, error.message).await);
+                let generation = wanted.borrow().as_ref().map(|config| config.proxy.generation);
+                note(node, app.clusters.failed(node, generation, error.message).await);
                 Some(REFUSED)
             }
         };
@@ -232,14 +255,16 @@ async fn give(app: &App, node: &NodeId, agent: &Agent, mut wanted: Wanted) {
 }
 
 async fn give_once(app: &App, node: &NodeId, agent: &Agent, wanted: &mut Wanted) -> Result<(), CallError> {
-    let Some(config) = wanted.borrow_and_update().clone() else { return Ok(()) };
+    let Some(config) = wanted.borrow_and_update().clone() else {
+        return Ok(());
+    };
     let generation = config.proxy.generation;
     let held: EdgeState = agent.get(path::EDGE).await?;
     let nothing = config.proxy.listeners.is_empty() && config.virtual_addresses.is_empty();
     let state = match held.generation {
         Some(newer) if newer > generation => {
             // What is wanted gets a higher generation, and wakes us.
-            note(app, node, app.clusters.overtaken(node, newer).await);
+            note(node, app.clusters.overtaken(node, newer).await);
             return Ok(());
         }
         Some(same) if same == generation => held,
@@ -251,12 +276,12 @@ async fn give_once(app: &App, node: &NodeId, agent: &Agent, wanted: &mut Wanted)
             Err(error) => return Err(error),
         },
     };
-    note(app, node, app.clusters.told(node, state).await);
+    note(node, app.clusters.told(node, state).await);
     Ok(())
 }
 
 /// What the store did not take is taken again with the next look.
-fn note(_app: &App, node: &NodeId, written: ApiResult<()>) {
+fn note(node: &NodeId, written: ApiResult<()>) {
     if let Err(error) = written {
         tracing::warn!(node.id = %node, error = %error.message, "what a node told of its entries could not be written");
     }
@@ -280,13 +305,18 @@ async fn hear(app: &App, node: &NodeId, agent: &Agent, mut wanted: Wanted) {
                 if let Err(error) = app.clusters.happened(node, &events).await {
                     tracing::warn!(node.id = %node, error = %error.message, "what happened on a node could not be written; trying again");
                     tokio::time::sleep(AGAIN).await;
-                } else if news {
+                    continue;
+                }
+                if news {
                     match agent.get::<EdgeState>(path::EDGE).await {
-                        Ok(state) => note(app, node, app.clusters.told(node, state).await),
+                        Ok(state) => note(node, app.clusters.told(node, state).await),
                         Err(CallError::Link { .. }) => return,
-                        Err(CallError::Refused(error)) => tracing::debug!(node.id = %node, error = %error.message, "a node does not say how it is"),
+                        Err(CallError::Refused(error)) => {
+                            tracing::debug!(node.id = %node, error = %error.message, "a node does not say how it is")
+                        }
                     }
-                } else if asked.elapsed() < AGAIN {
+                }
+                if events.events.is_empty() && asked.elapsed() < AGAIN {
                     // It waits for nothing: the process that would tell is not there yet.
                     tokio::time::sleep(AGAIN).await;
                 }
@@ -300,6 +330,15 @@ async fn hear(app: &App, node: &NodeId, agent: &Agent, mut wanted: Wanted) {
     }
 }
 
+/// What a node's load balancer has counted, and the processes before it that still end their connections.
+#[derive(serde::Deserialize)]
+struct Counted {
+    #[serde(flatten)]
+    current: Metrics,
+    #[serde(default)]
+    former: Vec<Metrics>,
+}
+
 /// Looks at what it has counted, and how it is: how much is in flight, and who holds a virtual address, is told by no event.
 async fn count(app: &App, node: &NodeId, agent: &Agent, mut wanted: Wanted) {
     let mut look = tokio::time::interval(LOOK);
@@ -309,14 +348,18 @@ async fn count(app: &App, node: &NodeId, agent: &Agent, mut wanted: Wanted) {
         if until_carrying(&mut wanted).await.is_none() {
             return;
         }
-        match agent.get::<Metrics>(path::EDGE_METRICS).await {
-            Ok(metrics) => app.clusters.counted(node, &metrics),
+        match agent.get::<Counted>(path::EDGE_METRICS).await {
+            Ok(counted) => counted
+                .former
+                .iter()
+                .chain(std::iter::once(&counted.current))
+                .for_each(|metrics| app.clusters.counted(node, metrics)),
             Err(CallError::Link { .. }) => return,
             Err(CallError::Refused(error)) => tracing::debug!(node.id = %node, error = %error.message, "a node counts nothing"),
         }
         match agent.get::<EdgeState>(path::EDGE).await {
             // What it was given and has not taken is for whoever gave it to say.
-            Ok(state) if state.generation == app.clusters.generation_of(node) => note(app, node, app.clusters.told(node, state).await),
+            Ok(state) if state.generation == app.clusters.generation_of(node) => note(node, app.clusters.told(node, state).await),
             Ok(_) => {}
             Err(CallError::Link { .. }) => return,
             Err(CallError::Refused(error)) => tracing::debug!(node.id = %node, error = %error.message, "a node does not say how it is"),
@@ -324,23 +367,24 @@ async fn count(app: &App, node: &NodeId, agent: &Agent, mut wanted: Wanted) {
     }
 }
 
-/// Has clusters grow and shrink, until we are to stop. Load is measured, not told: it is looked at now and then.
+/// Has clusters grow and shrink, until we are to stop. Load is measured, not told: it is looked at now and then, and what was
+/// decided is carried on with more often.
 pub async fn scale(app: App) {
     let mut stop = app.stop.clone();
-    let mut look = tokio::time::interval(app.config.scaling_every);
-    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let every = app.config.scaling_every;
     loop {
+        let pause = if app.clusters.scaling_under_way() {
+            every.min(AGAIN)
+        } else {
+            every
+        };
         tokio::select! {
             () = stopped(&mut stop) => return,
-            _ = look.tick() => {}
+            () = tokio::time::sleep(pause) => {}
         }
         for id in app.clusters.scaling() {
-            // A create may take half a minute; nobody waits for that when we are to stop.
-            tokio::select! {
-                () = stopped(&mut stop) => return,
-                scaled = app.clusters.scale(&id) => if let Err(error) = scaled {
-                    tracing::warn!(cluster.id = %id, error = %error.message, "a cluster could not be scaled; trying again");
-                }
+            if let Err(error) = app.clusters.scale(&id).await {
+                tracing::warn!(cluster.id = %id, error = %error.message, "a cluster could not be scaled; trying again");
             }
         }
     }

@@ -53,7 +53,14 @@ impl Sum {
         let buckets = earlier
             .buckets
             .iter()
-            .map(|(bound, was)| self.buckets.get(bound).copied().unwrap_or_default().checked_sub(*was).map(|n| (*bound, n)))
+            .map(|(bound, was)| {
+                self.buckets
+                    .get(bound)
+                    .copied()
+                    .unwrap_or_default()
+                    .checked_sub(*was)
+                    .map(|n| (*bound, n))
+            })
             .collect::<Option<BTreeMap<u64, u64>>>()?;
         let mut all = buckets;
         for (bound, count) in &self.buckets {
@@ -118,7 +125,7 @@ impl Sums {
     }
 }
 
-/// The counters of one node's load balancer, as they were last.
+/// The counters of one process of a node's load balancer, as they were last.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counters {
     /// The process that counts.
@@ -131,15 +138,21 @@ pub struct Counters {
 #[serde(default)]
 pub struct Book {
     pub sums: Sums,
-    /// By node.
-    pub nodes: BTreeMap<String, Counters>,
+    /// By node: the processes that counted there last, the newest one last. One that another has taken over from counts on until
+    /// its connections have ended.
+    pub nodes: BTreeMap<String, Vec<Counters>>,
 }
 
+/// The most processes of a node that are told apart: one is replaced with each upgrade.
+const PROCESSES: usize = 8;
+
 impl Book {
-    /// Takes in what a node's load balancer counted: all of it where another process counts than before, otherwise what is new.
+    /// Takes in what a process of a node's load balancer counted: what is new since it was last asked, all of it the first time.
     /// Says whether anything is.
     pub fn take(&mut self, node: &str, instance: &str, now: Sums) -> bool {
-        let before = self.nodes.get(node).filter(|c| c.instance == instance).map(|c| &c.sums);
+        let processes = self.nodes.entry(node.to_owned()).or_default();
+        let place = processes.iter().position(|c| c.instance == instance);
+        let before = place.map(|at| &processes[at].sums);
         let fresh = |now: &Sum, before: Option<&Sum>| before.and_then(|b| now.since(b)).unwrap_or_else(|| now.clone());
         let cluster = fresh(&now.cluster, before.map(|b| &b.cluster));
         let members: Vec<(String, Sum)> = now
@@ -147,17 +160,21 @@ impl Book {
             .iter()
             .map(|(id, sum)| (id.clone(), fresh(sum, before.and_then(|b| b.members.get(id)))))
             .collect();
+        match place {
+            Some(at) => processes[at].sums = now,
+            None => {
+                processes.push(Counters {
+                    instance: instance.to_owned(),
+                    sums: now,
+                });
+                let old = processes.len().saturating_sub(PROCESSES);
+                processes.drain(..old);
+            }
+        }
         self.sums.cluster.add(&cluster);
         for (id, sum) in &members {
             self.sums.members.entry(id.clone()).or_default().add(sum);
         }
-        self.nodes.insert(
-            node.to_owned(),
-            Counters {
-                instance: instance.to_owned(),
-                sums: now,
-            },
-        );
         cluster != Sum::default() || members.iter().any(|(_, sum)| *sum != Sum::default())
     }
 
@@ -201,6 +218,10 @@ mod tests {
         assert!(book.take("n2", "c", counted(10, 0, &[])), "another node");
         assert_eq!(book.sums.cluster.requests, 16);
         assert_eq!(book.sums.members["m1"].requests, 16);
+        // The one that was replaced still ends its connections, and is told of as long as that is remembered.
+        assert!(book.take("n1", "a", counted(6, 1, &[1000, 2000, 3000])));
+        assert!(!book.take("n1", "a", counted(6, 1, &[1000, 2000, 3000])) && !book.take("n1", "b", counted(1, 0, &[4000])));
+        assert_eq!(book.sums.cluster.requests, 17);
         // What was kept goes on where it was left, and a member that was away begins anew in the same process.
         let kept = serde_json::to_string(&book).unwrap();
         let mut book: Book = serde_json::from_str(&kept).unwrap();
@@ -208,10 +229,14 @@ mod tests {
         away.members.clear();
         book.take("n1", "b", away);
         book.take("n1", "b", counted(4, 0, &[4000]));
-        assert_eq!(book.sums.cluster.requests, 19);
-        assert_eq!(book.sums.members["m1"].requests, 20);
+        assert_eq!(book.sums.cluster.requests, 20);
+        assert_eq!(book.sums.members["m1"].requests, 21);
         book.keep_only(&[]);
-        assert!(book.sums.members.is_empty() && book.sums.cluster.requests == 19);
+        assert!(book.sums.members.is_empty() && book.sums.cluster.requests == 20);
+        for n in 0..20 {
+            book.take("n3", &format!("p{n}"), counted(1, 0, &[]));
+        }
+        assert_eq!((book.nodes["n3"].len(), book.sums.cluster.requests), (PROCESSES, 40));
     }
 
     #[test]
@@ -219,7 +244,10 @@ mod tests {
         let figures = counted(4, 1, &[1000, 2000, 3000, 100_000]).cluster.figures();
         assert_eq!((figures.total_requests, figures.total_bandwidth), (4, 440));
         assert_eq!((figures.average_response_time, figures.error_rate), (26.5, 25.0));
-        assert!((figures.p50 / 2.0 - 1.0).abs() <= 0.125 && (figures.p99 / 100.0 - 1.0).abs() <= 0.125, "{figures:?}");
+        assert!(
+            (figures.p50 / 2.0 - 1.0).abs() <= 0.125 && (figures.p99 / 100.0 - 1.0).abs() <= 0.125,
+            "{figures:?}"
+        );
         assert_eq!(Sum::default().figures(), ClusterFigures::default());
         let part = counted(4, 1, &[1, 2, 3]).cluster.since(&counted(1, 0, &[1]).cluster).unwrap();
         assert_eq!((part.requests, part.errors, part.buckets.values().sum::<u64>()), (3, 1, 2));

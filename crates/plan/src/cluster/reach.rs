@@ -72,6 +72,19 @@ impl Target {
 
 /// Where `from` reaches a server, or what is in the way and what to do.
 pub fn reach(from: &NodeId, target: &Target, port: Option<u16>, nodes: &Addresses) -> Result<SocketAddr, String> {
+    let socket = find(from, target, port, nodes)?;
+    let link_local = match socket.ip() {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    };
+    // Metadata services of clouds are there. A node refuses a document with such a member as a whole.
+    if link_local {
+        return Err(format!("{} is a link-local address: no traffic is sent there", socket.ip()));
+    }
+    Ok(socket)
+}
+
+fn find(from: &NodeId, target: &Target, port: Option<u16>, nodes: &Addresses) -> Result<SocketAddr, String> {
     let port = match (port, target) {
         (_, Target::Gone) => return target.usual_port().map(|port| SocketAddr::new(IpAddr::from([0, 0, 0, 0]), port)),
         (Some(port), _) => port,
@@ -104,7 +117,9 @@ pub fn reach(from: &NodeId, target: &Target, port: Option<u16>, nodes: &Addresse
                 return Ok(SocketAddr::new(*ip, port));
             }
             let is_it = |p: &&PortMapping| p.protocol == Protocol::Tcp && p.container.get() == port && p.host != 0;
-            let open = |p: &&PortMapping| node == from || p.host_ip.is_none_or(|ip| !ip.is_loopback());
+            // Where nobody else gets to, or what a node that lies would have others connect to.
+            let closed = |ip: std::net::Ipv4Addr| ip.is_loopback() || ip.is_link_local() || ip.is_multicast();
+            let open = |p: &&PortMapping| node == from || p.host_ip.is_none_or(|ip| !closed(ip));
             let Some(mapping) = published.iter().filter(is_it).find(open) else {
                 return Err(format!(
                     "its port {port} is not published on node {node_name}, and only its own node reaches it without: publish the port \

@@ -67,6 +67,10 @@ fn where_a_server_is_reached() {
         address: Ok("192.0.2.7".parse().unwrap()),
         port: Some(5432),
     };
+    let metadata = Target::Address {
+        address: Ok("169.254.169.254".parse().unwrap()),
+        port: Some(80),
+    };
     let unknown = Target::Address {
         address: Err("`db` can't be resolved".into()),
         port: Some(5432),
@@ -96,6 +100,7 @@ fn where_a_server_is_reached() {
         (1, &machine(4), Some(80), "not known yet"),
         (1, &registered, None, "192.0.2.7:5432"),
         (1, &registered, Some(1), "192.0.2.7:1"),
+        (1, &metadata, None, "no traffic is sent there"),
         (1, &unknown, None, "can't be resolved"),
         (1, &Target::Gone, Some(80), "no such server any more"),
     ] {

@@ -298,12 +298,13 @@ impl ClusterSpec {
         out
     }
 
-    /// How members are checked where `healthCheck.type` is left out: as the cluster's traffic goes, and HTTP only where a path is
-    /// named, for not every server answers at `/`.
+    /// How members are checked where `healthCheck.type` is left out: by HTTP only where something of it is named, for not every
+    /// server answers at `/`.
     pub fn usual_check(&self) -> ClusterCheckType {
-        match self.protocol {
-            ClusterProtocol::Http if self.health_check.asks_http() => ClusterCheckType::Http,
-            ClusterProtocol::Http | ClusterProtocol::Tcp => ClusterCheckType::Tcp,
+        if self.health_check.asks_http() {
+            ClusterCheckType::Http
+        } else {
+            ClusterCheckType::Tcp
         }
     }
 }

@@ -106,7 +106,11 @@ impl PartialSchema for ClusterServer {
         .into()
     }
 }
-impl ToSchema for ClusterServer {}
+impl ToSchema for ClusterServer {
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        ClusterServerEntry::schemas(schemas);
+    }
+}
 
 /// `POST …/servers`: the servers to add, at least one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -130,4 +134,8 @@ impl PartialSchema for NewClusterServers {
             .into()
     }
 }
-impl ToSchema for NewClusterServers {}
+impl ToSchema for NewClusterServers {
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        ClusterServerEntry::schemas(schemas);
+    }
+}

@@ -234,7 +234,7 @@ pub struct ClusterTls {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificate: Option<PemText>,
     /// Its private key in PEM form; never given back.
-    #[serde(default, skip_serializing)]
+    #[serde(default, skip_serializing_if = "never_shown")]
     pub key: Option<TlsKey>,
     /// Make one for `serverNames`, signed by itself.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -249,6 +249,17 @@ pub struct ClusterTls {
 #[derive(Clone, Deserialize)]
 #[serde(transparent)]
 pub struct TlsKey(pub SecretText);
+
+fn never_shown(_: &Option<TlsKey>) -> bool {
+    true
+}
+
+/// Of use to nobody, but that what a key is a field of can be written.
+impl Serialize for TlsKey {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_none()
+    }
+}
 
 impl TlsKey {
     pub fn expose(&self) -> &str {
@@ -378,9 +389,12 @@ impl ClusterVirtualAddress {
         if ip.is_ipv4() && self.prefix() > 32 {
             return Err(("prefix", "an IPv4 network has a prefix of 1 to 32"));
         }
-        let broadcast = matches!(ip, IpAddr::V4(v4) if v4.is_broadcast());
-        if ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || broadcast {
-            return Err(("address", "no machine can answer for this address"));
+        let of_no_use = match ip {
+            IpAddr::V4(v4) => v4.is_broadcast() || v4.is_link_local(),
+            IpAddr::V6(v6) => v6.is_unicast_link_local(),
+        };
+        if ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || of_no_use {
+            return Err(("address", "no machine can share this address with another one"));
         }
         Ok(())
     }

@@ -123,14 +123,11 @@ impl Clusters {
     pub fn generation_of(&self, node: &NodeId) -> Option<u64> {
         self.edges.generation(node)
     }
-    pub(super) fn wanted_generation(&self, node: &NodeId) -> Option<u64> {
-        self.edges.generation(node)
-    }
 
     /// Makes every node's document anew, and notes those that differ from what the node was last given.
     pub async fn assemble(&self) -> ApiResult<()> {
         let _one = self.edges.making.lock().await;
-        self.resolve_names().await;
+        self.resolve_names(false).await;
         let rows = self.all();
         let members: Vec<Vec<Member>> = rows.iter().map(|row| self.members(row)).collect();
         let addresses = self.addresses();
@@ -232,7 +229,9 @@ impl Clusters {
 
 /// The first node in the list has it while it is alive, then the second.
 fn priority(place: usize) -> u8 {
-    200u8.saturating_sub(u8::try_from(place).unwrap_or(u8::MAX).saturating_mul(10)).max(1)
+    200u8
+        .saturating_sub(u8::try_from(place).unwrap_or(u8::MAX).saturating_mul(10))
+        .max(1)
 }
 
 /// The shared addresses of a node. Where another entry node's address is not known the two would both answer: then there is none.
@@ -242,7 +241,9 @@ fn virtual_addresses(node: &NodeId, rows: &[Arc<ClusterRow>], addresses: &Addres
         let (Some(shared), Some(router_id)) = (&row.stored.spec.virtual_address, row.stored.router_id) else {
             continue;
         };
-        let Some(place) = row.stored.entries.iter().position(|n| n == node) else { continue };
+        let Some(place) = row.stored.entries.iter().position(|n| n == node) else {
+            continue;
+        };
         let others = row.stored.entries.iter().filter(|n| *n != node);
         let peers: Option<Vec<IpAddr>> = others.map(|n| addresses.get(n).copied().filter(|ip| !ip.is_loopback())).collect();
         let Some(peers) = peers else { continue };

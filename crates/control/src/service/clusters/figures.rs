@@ -48,7 +48,13 @@ impl Figures {
             let Ok(id) = ClusterId::parse(&id) else { continue };
             match serde_json::from_str(&totals) {
                 Ok(book) => {
-                    table.insert(id, Counted { book, ..Counted::default() });
+                    table.insert(
+                        id,
+                        Counted {
+                            book,
+                            ..Counted::default()
+                        },
+                    );
                 }
                 Err(error) => tracing::error!(cluster.id = %id, %error, "a cluster's totals can't be read; they begin at zero"),
             }
@@ -92,10 +98,10 @@ impl Clusters {
             let Some(row) = ClusterId::parse(&cluster.id).ok().and_then(|id| self.row(&id)) else {
                 continue;
             };
-            if !row.stored.entries.contains(node) {
+            let counted = table.entry(row.id.clone()).or_default();
+            if !row.stored.entries.contains(node) && !counted.book.nodes.contains_key(node.as_str()) {
                 continue;
             }
-            let counted = table.entry(row.id.clone()).or_default();
             counted.dirty |= counted.book.take(node.as_str(), &metrics.instance, Sums::of(cluster));
             counted.looks.push_back((now, counted.book.sums.cluster.requests));
             while counted.looks.len() > 2 && counted.looks.front().is_some_and(|(at, _)| now.since(*at) > RATE_OVER) {
@@ -223,12 +229,14 @@ impl Clusters {
 fn history(points: Vec<(Timestamp, Sums)>, limit: usize) -> Vec<ClusterMetricsPoint> {
     let spans = points.len().saturating_sub(1);
     let step = spans.div_ceil(limit.max(1)).max(1);
-    // The last one is among them whatever the step.
+    // The last one is among them whatever the step; what does not fill a step at the beginning is left out.
     let chosen: Vec<&(Timestamp, Sums)> = points.iter().rev().step_by(step).collect();
     let mut out: Vec<ClusterMetricsPoint> = Vec::new();
     for pair in chosen.windows(2) {
         let ((to, now), (from, before)) = (pair[0], pair[1]);
-        let Some(cluster) = now.cluster.since(&before.cluster) else { continue };
+        let Some(cluster) = now.cluster.since(&before.cluster) else {
+            continue;
+        };
         let members = now.members.iter().map(|(id, sum)| {
             let fresh = before.members.get(id).and_then(|b| sum.since(b)).unwrap_or_else(|| sum.clone());
             MemberFigures {
@@ -262,7 +270,10 @@ mod tests {
         };
         let all: Vec<_> = (0..=10).map(point).collect();
         let whole = history(all.clone(), 100);
-        assert_eq!((whole.len(), whole[0].from, whole[9].to), (10, Timestamp(0), Timestamp(10 * MINUTE)));
+        assert_eq!(
+            (whole.len(), whole[0].from, whole[9].to),
+            (10, Timestamp(0), Timestamp(10 * MINUTE))
+        );
         let few = history(all, 4);
         assert_eq!(few.len(), 3);
         assert_eq!(few.last().unwrap().to, Timestamp(10 * MINUTE));

@@ -99,13 +99,11 @@ impl Clusters {
             let id = match known(named) {
                 Some(id) => id,
                 None => {
-                    let server = self.servers.resolve(named).await.map_err(|e| {
-                        ApiError {
-                            details: Vec::new(),
-                            ..e
-                        }
-                        .field(format!("servers[{i}]"))
-                    })?;
+                    let server = self
+                        .servers
+                        .resolve(named)
+                        .await
+                        .map_err(|e| ApiError { details: Vec::new(), ..e }.field(format!("servers[{i}]")))?;
                     if matches!(server.key, ServerKey::Node(_)) && !actor.may(Role::Admin, "nodes", true) {
                         return Err(ApiError::forbidden(
                             "a node as a server opens what listens on the machine itself: that takes the role admin, and the scope \
@@ -117,7 +115,10 @@ impl Clusters {
                 }
             };
             if ids.contains(&id) {
-                return Err(clashing(format!("servers[{i}]"), format!("`{named}` is {id}, which is named already")));
+                return Err(clashing(
+                    format!("servers[{i}]"),
+                    format!("`{named}` is {id}, which is named already"),
+                ));
             }
             // One that scaling made stays what it is, also where somebody sends the list back as it was shown.
             if old.is_some_and(|row| row.scaled().any(|(container, _)| container.as_str() == id)) {
@@ -183,7 +184,10 @@ impl Clusters {
                     .find(named.as_str())
                     .map_err(|_| ApiError::not_found("node", named.as_str()).field(format!("entryNodes[{i}]")))?;
                 if out.contains(&node) {
-                    return Err(clashing(format!("entryNodes[{i}]"), format!("`{named}` is {node}, which is named already")));
+                    return Err(clashing(
+                        format!("entryNodes[{i}]"),
+                        format!("`{named}` is {node}, which is named already"),
+                    ));
                 }
                 out.push(node);
             }
@@ -251,7 +255,10 @@ impl Clusters {
             if let Some((_, name)) = published.iter().find(|(p, _)| *p == claim.port && !held) {
                 return Err(ApiError::conflict(
                     "port_in_use",
-                    format!("container `{name}` publishes port {} on an entry node: choose another one", claim.port),
+                    format!(
+                        "container `{name}` publishes port {} on an entry node: choose another one",
+                        claim.port
+                    ),
                 )
                 .field(field));
             }
@@ -284,10 +291,11 @@ impl Clusters {
         let own = old.and_then(of).map(|(_, n)| n).filter(|n| !taken(n));
         match own.or_else(|| (1..=255u8).find(|n| !taken(n))) {
             Some(n) => Ok(Some(n)),
-            None => Err(
-                ApiError::conflict("limit_reached", "there are 255 virtual addresses already, the most that VRRP tells apart")
-                    .field("virtualAddress"),
-            ),
+            None => Err(ApiError::conflict(
+                "limit_reached",
+                "there are 255 virtual addresses already, the most that VRRP tells apart",
+            )
+            .field("virtualAddress")),
         }
     }
 }

@@ -30,6 +30,7 @@ use crate::service::containers::Containers;
 use crate::service::fleet::Fleet;
 use crate::service::idempotency::Fingerprints;
 use crate::service::index::Index;
+use crate::service::locks::Locks;
 use crate::service::nodes::Nodes;
 use crate::service::outbound::Guard;
 use crate::service::servers::Servers;
@@ -64,6 +65,8 @@ pub struct Clusters {
     figures: Figures,
     names: Names,
     held_reasons: HeldReasons,
+    /// One look at a cluster's scaling at a time.
+    scaling: Locks<ClusterId>,
     /// Told when nodes' documents may have to be made anew.
     wake: Arc<Notify>,
 }
@@ -97,6 +100,7 @@ impl Clusters {
             figures: Figures::default(),
             names: Names::default(),
             held_reasons: HeldReasons::default(),
+            scaling: Locks::default(),
             wake: Arc::default(),
         }
     }
@@ -108,6 +112,7 @@ impl Clusters {
         for row in self.store.all(Kind::Cluster).await? {
             self.learn(ClusterRow::read(&self.store, &row).await?);
         }
+        self.load_names().await?;
         self.edges.load(self.store.edges().await?);
         self.figures.load(self.store.cluster_totals().await?);
         Ok(())

@@ -57,7 +57,9 @@ pub enum ScaledPhase {
     Starting,
     Serving,
     /// It gets no new clients, and goes at `until` at the latest.
-    Leaving { until: Timestamp },
+    Leaving {
+        until: Timestamp,
+    },
 }
 
 /// A cluster's status column.
@@ -161,7 +163,11 @@ impl ClusterRow {
 impl ClusterSecrets {
     fn pair(&self, spec: &ClusterSpec) -> Option<KeyPair> {
         let tls = spec.tls.as_ref()?;
-        let certificate = tls.certificate.as_ref().map(ToString::to_string).or_else(|| self.certificate.clone())?;
+        let certificate = tls
+            .certificate
+            .as_ref()
+            .map(ToString::to_string)
+            .or_else(|| self.certificate.clone())?;
         Some(KeyPair {
             certificate,
             key: self.key.clone()?,

@@ -33,17 +33,29 @@ enum Step {
     Gone(Option<String>),
 }
 
+/// How far a new server is.
+enum Making {
+    Done(ContainerId),
+    GoesOn(Option<ContainerId>),
+}
+
 impl Clusters {
     /// Clusters that scaling has something to do with.
     pub fn scaling(&self) -> Vec<ClusterId> {
-        let concerned = |row: &&Arc<ClusterRow>| {
-            !row.state.scaled.is_empty() || row.stored.spec.auto_scaling.as_ref().is_some_and(|s| s.enabled)
-        };
+        let concerned =
+            |row: &&Arc<ClusterRow>| !row.state.scaled.is_empty() || row.stored.spec.auto_scaling.as_ref().is_some_and(|s| s.enabled);
         self.all().iter().filter(concerned).map(|row| row.id.clone()).collect()
+    }
+
+    /// Whether something that was decided is still being carried out.
+    pub fn scaling_under_way(&self) -> bool {
+        let under_way = |s: &Scaled| !matches!(s.phase, ScaledPhase::Serving);
+        self.all().iter().any(|row| row.state.scaled.iter().any(under_way))
     }
 
     /// Carries on with what was decided, and decides anew.
     pub async fn scale(&self, id: &ClusterId) -> ApiResult<()> {
+        let _one = self.scaling.hold(id.clone()).await;
         self.carry_on(id).await?;
         let Some(row) = self.row(id) else { return Ok(()) };
         let Some(policy) = row.stored.spec.auto_scaling.as_ref().filter(|s| s.enabled).map(Policy::of) else {
@@ -70,19 +82,25 @@ impl Clusters {
         };
         let memory = decision.memory.changed(now, &decision.action);
         match decision.action {
-            Action::Nothing => {
-                self.remember(row, memory, None, None).await
-            }
+            Action::Nothing => self.remember(row, memory, None, None).await,
             Action::Hold(held) => {
                 let tells = matches!(held, Held::NothingToRemove | Held::AtMost);
-                let reason = format!("{} servers are wanted, {} are there: {}", decision.wanted, decision.current, held.reason());
+                let reason = format!(
+                    "{} servers are wanted, {} are there: {}",
+                    decision.wanted,
+                    decision.current,
+                    held.reason()
+                );
                 let told = said(ClusterEventKind::ScalingHeld, reason.clone());
                 self.remember(row, memory, tells.then_some(reason), Some(told)).await
             }
             Action::Out { to } => {
                 let more = to.saturating_sub(decision.current);
                 if let Err(why) = self.template(row) {
-                    let reason = format!("{to} servers are wanted, {} are there, and none can be added: {why}", decision.current);
+                    let reason = format!(
+                        "{to} servers are wanted, {} are there, and none can be added: {why}",
+                        decision.current
+                    );
                     let told = said(ClusterEventKind::ScalingHeld, reason.clone());
                     // Nothing was changed: no cooldown begins.
                     return self.remember(row, row.state.scaling.clone(), Some(reason), Some(told)).await;
@@ -219,11 +237,15 @@ impl Clusters {
 
     /// A copy of the first container that is a member and can be copied.
     fn copied(&self, row: &ClusterRow) -> Result<ContainerSpec, String> {
-        let mut why = "none of its servers is a container that could be copied: say what new ones are made of by `serverTemplate`".to_owned();
+        let mut why =
+            "none of its servers is a container that could be copied: say what new ones are made of by `serverTemplate`".to_owned();
         for id in row.stored.members.iter().filter_map(|id| ContainerId::parse(id).ok()) {
             let Some(record) = self.index.get(&id) else { continue };
             let Some(spec) = record.wanted.spec.as_deref() else {
-                why = format!("container {} was not made by NeuralMesh: say what new servers are made of by `serverTemplate`", record.name());
+                why = format!(
+                    "container {} was not made by NeuralMesh: say what new servers are made of by `serverTemplate`",
+                    record.name()
+                );
                 continue;
             };
             if let Some(mount) = spec.writes_to_node() {
@@ -272,10 +294,12 @@ impl Clusters {
         let now = self.clock.now();
         match (&scaled.phase, &scaled.container) {
             (ScaledPhase::Starting, None) => match self.make(row, scaled).await {
-                Ok(Some(id)) => Step::Made(id),
-                Ok(None) => Step::Stay,
+                Ok(Making::Done(id)) => Step::Made(id),
+                Ok(Making::GoesOn(_)) => Step::Stay,
                 // The node or the store does not answer now, and will again.
-                Err(error) if error.status == http::StatusCode::SERVICE_UNAVAILABLE && now.since(scaled.since) < WELL_WITHIN_MS => Step::Stay,
+                Err(error) if error.status == http::StatusCode::SERVICE_UNAVAILABLE && now.since(scaled.since) < WELL_WITHIN_MS => {
+                    Step::Stay
+                }
                 Err(error) => Step::Gone(Some(error.message)),
             },
             (ScaledPhase::Starting, Some(id)) => match self.index.get(id) {
@@ -298,7 +322,7 @@ impl Clusters {
                 let busy = self.leading(row).is_some_and(|(node, sight)| {
                     let told = sight.of(&row.id).and_then(|c| c.members.iter().find(|m| m.id == id.as_str()));
                     // Until the entry says that it drains, clients may still be sent there.
-                    let current = sight.state.as_ref().is_some_and(|s| s.generation == self.wanted_generation(&node));
+                    let current = sight.state.as_ref().is_some_and(|s| s.generation == self.generation_of(&node));
                     !current || told.is_some_and(|m| m.active > 0 || m.state != nm_types::proxy::MemberState::Draining)
                 });
                 if busy && now < *until {
@@ -322,25 +346,31 @@ impl Clusters {
     }
 
     async fn remove_container(&self, id: &ContainerId) -> ApiResult<()> {
-        match self.containers.remove(&Actor::system(), &Meta::internal(), id.as_str(), true, true).await {
+        match self
+            .containers
+            .remove(&Actor::system(), &Meta::internal(), id.as_str(), true, true)
+            .await
+        {
             Ok(_) => Ok(()),
             Err(error) if error.status == http::StatusCode::NOT_FOUND => Ok(()),
             Err(error) => Err(error),
         }
     }
 
-    /// Has the server of this number made; nothing while that goes on.
-    async fn make(&self, row: &ClusterRow, scaled: &Scaled) -> ApiResult<Option<ContainerId>> {
+    /// Has the server of this number made, or sees how far that is.
+    async fn make(&self, row: &ClusterRow, scaled: &Scaled) -> ApiResult<Making> {
         let mut spec = self.template(row).map_err(|why| ApiError::conflict("cannot_scale", why))?;
         spec.name = numbered(&spec.name, row, scaled.number);
         let key = format!("scale {} {}", row.id, scaled.number);
         let meta = Meta {
             idempotency_key: Some(key.clone()),
+            // Others are not to wait for its image.
+            respond_async: true,
             ..Meta::internal()
         };
         Ok(match self.containers.create(&Actor::system(), &meta, spec, &key).await? {
-            Created::Done(container, _) => Some(container.id),
-            Created::GoesOn(_) => None,
+            Created::Done(container, _) => Making::Done(container.id),
+            Created::GoesOn(operation) => Making::GoesOn(operation.target.and_then(|id| ContainerId::parse(&id).ok())),
         })
     }
 
@@ -349,8 +379,12 @@ impl Clusters {
         for scaled in &row.state.scaled {
             let id = match &scaled.container {
                 Some(id) => Some(id.clone()),
-                // It may be on its way: asking again tells who it is.
-                None => self.make(row, scaled).await.unwrap_or_default(),
+                // It may be on its way: asking again tells who it is. One that can't be made is not there.
+                None => match self.make(row, scaled).await {
+                    Ok(Making::Done(id)) => Some(id),
+                    Ok(Making::GoesOn(id)) => id,
+                    Err(_) => None,
+                },
             };
             if let Some(id) = id {
                 self.remove_container(&id).await?;
@@ -371,14 +405,21 @@ fn numbered(name: &ContainerName, row: &ClusterRow, number: u64) -> ContainerNam
 /// Whether a container is there and well, not yet so, or never will be.
 fn well(record: &Record) -> Result<bool, String> {
     let observed = record.state.observed.as_ref();
-    let said = || observed.and_then(|o| o.message.clone()).map(|m| format!(": {m}")).unwrap_or_default();
+    let said = || {
+        observed
+            .and_then(|o| o.message.clone())
+            .map(|m| format!(": {m}"))
+            .unwrap_or_default()
+    };
     match (&record.state.phase, record.status()) {
         (Phase::Removing { .. }, _) => Err("it is being removed".into()),
         (Phase::Ready, ContainerStatus::Running) => match observed.and_then(|o| o.health) {
             None | Some(ContainerHealth::Healthy) => Ok(true),
             Some(ContainerHealth::Starting | ContainerHealth::Unhealthy) => Ok(false),
         },
-        (Phase::Ready, ContainerStatus::Exited | ContainerStatus::Stopped) if !record.should_run() => Err(format!("it ended at once{}", said())),
+        (Phase::Ready, ContainerStatus::Exited | ContainerStatus::Stopped) if !record.should_run() => {
+            Err(format!("it ended at once{}", said()))
+        }
         (Phase::Creating { .. } | Phase::Ready | Phase::Moving { .. } | Phase::Foreign, _) => Ok(false),
     }
 }
@@ -410,11 +451,17 @@ fn apply(
             Step::Serves => {
                 (scaled.phase, scaled.since) = (ScaledPhase::Serving, now);
                 state.cannot_scale = None;
-                events.push(told(ClusterEventKind::MemberAdded, format!("{name} was made by scaling and is well")));
+                events.push(told(
+                    ClusterEventKind::MemberAdded,
+                    format!("{name} was made by scaling and is well"),
+                ));
                 true
             }
             Step::Gone(None) => {
-                events.push(told(ClusterEventKind::MemberRemoved, format!("{name} was drained and removed by scaling")));
+                events.push(told(
+                    ClusterEventKind::MemberRemoved,
+                    format!("{name} was drained and removed by scaling"),
+                ));
                 false
             }
             Step::Gone(Some(why)) => {

@@ -19,6 +19,8 @@ pub struct Sight {
     pub state: Option<EdgeState>,
     /// Why it could not be asked, or did not take what it was given.
     pub problem: Option<String>,
+    /// The generation it did not take.
+    pub refused: Option<u64>,
 }
 
 impl Sight {
@@ -81,19 +83,21 @@ impl Clusters {
             Sight {
                 state: Some(state),
                 problem: None,
+                refused: None,
             },
         );
         self.settle_node(node).await
     }
 
     /// A node could not be asked, or refused what it was given. What it said before is kept: its load balancer goes on.
-    pub async fn failed(&self, node: &NodeId, problem: String) -> ApiResult<()> {
+    pub async fn failed(&self, node: &NodeId, generation: Option<u64>, problem: String) -> ApiResult<()> {
         let state = self.sights.get(node).and_then(|s| s.state.clone());
         self.sights.put(
             node,
             Sight {
                 state,
                 problem: Some(problem),
+                refused: generation,
             },
         );
         self.settle_node(node).await
@@ -144,7 +148,9 @@ impl Clusters {
     ) -> ApiResult<()> {
         let now = self.clock.now();
         let mut tx = self.store.begin(now).await?;
-        let Some(row) = tx.get(Kind::Cluster, id.as_str()).await? else { return Ok(()) };
+        let Some(row) = tx.get(Kind::Cluster, id.as_str()).await? else {
+            return Ok(());
+        };
         let mut state = row.status()?;
         let Some(events) = change(&mut state) else { return Ok(()) };
         let row = match tx.update(Kind::Cluster, id.as_str(), Patch::new().status(&state)?).await {
@@ -173,7 +179,9 @@ impl Clusters {
         for seen in &events.events {
             // A node speaks for the clusters it carries, and for no other.
             let row = ClusterId::parse(&seen.cluster).ok().and_then(|id| self.row(&id));
-            let Some(row) = row.filter(|r| r.stored.entries.contains(node)) else { continue };
+            let Some(row) = row.filter(|r| r.stored.entries.contains(node)) else {
+                continue;
+            };
             let kind = match seen.kind {
                 EventKind::MemberUp => ClusterEventKind::MemberUp,
                 EventKind::MemberDown => ClusterEventKind::MemberDown,
@@ -288,10 +296,18 @@ impl Clusters {
 
     /// By what is seen now; nothing while no entry has told of the cluster.
     pub(super) fn status_of(&self, row: &ClusterRow) -> Option<ClusterStatus> {
-        let (_, sight) = self.leading(row)?;
-        let proxy_answers = sight.of(&row.id).is_some();
+        if self.leading(row).is_none() {
+            // An entry that was given its document, and whose load balancer does not answer, serves nobody.
+            let silent = |node: &NodeId| {
+                let sight = self.sights.get(node).filter(|_| self.fleet.is_connected(node))?;
+                let state = sight.state.as_ref()?;
+                Some(state.generation.is_some() && state.generation == self.generation_of(node) && state.proxy.is_none())
+            };
+            let all_silent = !row.stored.entries.is_empty() && row.stored.entries.iter().all(|n| silent(n) == Some(true));
+            return all_silent.then_some(ClusterStatus::Offline);
+        }
         let (up, all) = self.share_up(row);
-        proxy_answers.then(|| cluster::status(row.stored.spec.kind, up, all))
+        Some(cluster::status(row.stored.spec.kind, up, all))
     }
 
     /// Makes another server the one that takes the traffic, at every entry node that is connected.
@@ -363,14 +379,18 @@ impl Clusters {
             return Ok(named.to_owned());
         }
         // As it was named when it was added: its name may be another one's by now, or nobody's.
-        let as_sent = row.named().find(|(_, entry)| entry.id.as_str() == named).map(|(id, _)| id.to_owned());
+        let as_sent = row
+            .named()
+            .find(|(_, entry)| entry.id.as_str() == named)
+            .map(|(id, _)| id.to_owned());
         if let Some(id) = as_sent {
             return Ok(id);
         }
-        let server = self.servers.resolve(named).await.map_err(|e| ApiError {
-            details: Vec::new(),
-            ..e
-        })?;
+        let server = self
+            .servers
+            .resolve(named)
+            .await
+            .map_err(|e| ApiError { details: Vec::new(), ..e })?;
         let id = server.key.to_string();
         if row.has_member(&id) {
             return Ok(id);

@@ -44,20 +44,28 @@ impl Clusters {
             ..self.member_view(row, member, sight)
         });
         // Those that are on their way show where they stand.
-        let coming = row.state.scaled.iter().filter(|s| s.phase == ScaledPhase::Starting).map(|s| ClusterMemberView {
-            id: s.container.as_ref().map(ToString::to_string).unwrap_or_default(),
-            name: s.container.as_ref().map_or_else(|| format!("#{}", s.number), |id| self.name_of(id.as_str())),
-            kind: ServerKind::Container,
-            address: None,
-            weight: 1,
-            backup: false,
-            state: ClusterMemberState::Starting,
-            reason: "scaling has it made".into(),
-            since: Some(s.since),
-            in_flight: 0,
-            scaled: true,
-            metrics: Default::default(),
-        });
+        let coming = row
+            .state
+            .scaled
+            .iter()
+            .filter(|s| s.phase == ScaledPhase::Starting)
+            .map(|s| ClusterMemberView {
+                id: s.container.as_ref().map(ToString::to_string).unwrap_or_default(),
+                name: s
+                    .container
+                    .as_ref()
+                    .map_or_else(|| format!("#{}", s.number), |id| self.name_of(id.as_str())),
+                kind: ServerKind::Container,
+                address: None,
+                weight: 1,
+                backup: false,
+                state: ClusterMemberState::Starting,
+                reason: "scaling has it made".into(),
+                since: Some(s.since),
+                in_flight: 0,
+                scaled: true,
+                metrics: Default::default(),
+            });
         ClusterView {
             id: row.id.clone(),
             name: spec.name.clone(),
@@ -131,7 +139,7 @@ impl Clusters {
         let view = |node: &NodeId| {
             let sight = self.sights.get(node);
             let state = sight.as_ref().and_then(|s| s.state.as_ref());
-            let wanted = self.wanted_generation(node);
+            let wanted = self.generation_of(node);
             ClusterEntryView {
                 node_id: node.clone(),
                 name: self.nodes.name(node),
@@ -186,7 +194,11 @@ impl Clusters {
             } else if let Some(problem) = said {
                 say(K::EntryFailed, Some(id), format!("entry node {name}: {problem}"));
             } else if !entry.current {
-                say(K::EntryBehind, Some(id), format!("entry node {name} has not taken the last change yet"));
+                say(
+                    K::EntryBehind,
+                    Some(id),
+                    format!("entry node {name} has not taken the last change yet"),
+                );
             }
         }
         for (member, sight) in members.iter().zip(sights) {
@@ -205,7 +217,11 @@ impl Clusters {
                 some => {
                     for (node, why) in some {
                         let node = self.nodes.name(node);
-                        say(K::MemberUnreachable, Some(&member.id), format!("server {name}, from entry node {node}: {why}"));
+                        say(
+                            K::MemberUnreachable,
+                            Some(&member.id),
+                            format!("server {name}, from entry node {node}: {why}"),
+                        );
                     }
                 }
             }
@@ -228,7 +244,11 @@ impl Clusters {
             say(K::CannotScale, None, reason.clone());
         }
         if let Some(expires) = row.expires.filter(|e| e.since(self.clock.now()) < RENEW_BEFORE_MS) {
-            say(K::Certificate, None, format!("the certificate ends at {expires}: send a new one in `tls`"));
+            say(
+                K::Certificate,
+                None,
+                format!("the certificate ends at {expires}: send a new one in `tls`"),
+            );
         }
         out
     }
@@ -251,7 +271,10 @@ impl Clusters {
                 Some((_, other)) => say(
                     ClusterConditionKind::MemberUnreachable,
                     Some(&member.id),
-                    format!("server {} is at {socket}, and so is {}: it gets no traffic of its own", member.id, other),
+                    format!(
+                        "server {} is at {socket}, and so is {}: it gets no traffic of its own",
+                        member.id, other
+                    ),
                 ),
                 None => seen.push((socket, &member.id)),
             }

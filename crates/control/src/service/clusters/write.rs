@@ -163,7 +163,9 @@ impl Clusters {
             // The request's own places are what its sender knows.
             let before = self.find(key).map_or(0, |row| row.stored.spec.servers.len());
             for detail in &mut error.details {
-                detail.field = moved_back(&detail.field, before);
+                let moved = moved_back(&detail.field, before);
+                error.message = error.message.replace(&format!("`{}`", detail.field), &format!("`{moved}`"));
+                detail.field = moved;
             }
             error
         })
@@ -262,10 +264,7 @@ impl Clusters {
             patch = patch.name(name.as_str());
         }
         patch = patch.secret(judged.secrets.seal()?);
-        let row = tx
-            .update(Kind::Cluster, id.as_str(), patch)
-            .await
-            .map_err(|e| taken(e, &name))?;
+        let row = tx.update(Kind::Cluster, id.as_str(), patch).await.map_err(|e| taken(e, &name))?;
         self.tell_changes(&mut tx, &id, &old, &judged, reason).await?;
         tx.audit(audit(actor, meta, action, Some(id.as_str()), detail(&judged))).await?;
         tx.commit().await?;
@@ -302,6 +301,9 @@ impl Clusters {
         if let Some(held) = self.store.get(Kind::Cluster, row.id.as_str()).await? {
             if_match(&held, meta)?;
         }
+        // Nothing more is made meanwhile, nor after.
+        let _scaling = self.scaling.hold(row.id.clone()).await;
+        let row = self.find(row.id.as_str())?;
         self.remove_scaled(&row).await?;
         let _changing = self.changing.lock().await;
         let mut tx = self.store.begin(self.clock.now()).await?;
@@ -338,9 +340,9 @@ impl Clusters {
                 let is_current = |node: &NodeId| {
                     let sight = self.sights.get(node);
                     let state = sight.as_ref().and_then(|s| s.state.as_ref());
-                    let failed = sight.as_ref().is_some_and(|s| s.problem.is_some());
-                    let wanted = self.wanted_generation(node);
-                    failed || (wanted.is_some() && state.is_some_and(|s| s.generation == wanted))
+                    let wanted = self.generation_of(node);
+                    let refused = sight.as_ref().is_some_and(|s| s.problem.is_some() && s.refused == wanted);
+                    refused || (wanted.is_some() && state.is_some_and(|s| s.generation == wanted))
                 };
                 let connected = row.stored.entries.iter().filter(|node| self.fleet.is_connected(node));
                 if connected.into_iter().all(is_current) || changes.changed().await.is_err() {
@@ -356,8 +358,14 @@ impl Clusters {
     pub async fn fail_over(&self, actor: &Actor, meta: &Meta, key: &str, server: Option<&str>) -> ApiResult<Versioned> {
         let id = self.failover(key, server).await?;
         let mut tx = self.store.begin(self.clock.now()).await?;
-        tx.audit(audit(actor, meta, "cluster.failover", Some(id.as_str()), json!({ "server": server })))
-            .await?;
+        tx.audit(audit(
+            actor,
+            meta,
+            "cluster.failover",
+            Some(id.as_str()),
+            json!({ "server": server }),
+        ))
+        .await?;
         tx.commit().await?;
         self.ask_entries(&id).await;
         self.get(id.as_str())

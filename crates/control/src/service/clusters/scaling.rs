@@ -81,8 +81,13 @@ impl Clusters {
             ..event(&row.id, kind, reason)
         };
         let memory = decision.memory.changed(now, &decision.action);
+        // What failed is said until it is no longer wanted, or done.
+        let failed = row.state.cannot_scale.clone();
         match decision.action {
-            Action::Nothing => self.remember(row, memory, None, None).await,
+            Action::Nothing => {
+                let known = decision.proposals.iter().all(|p| p.servers.is_some());
+                self.remember(row, memory, failed.filter(|_| !known), None).await
+            }
             Action::Hold(held) => {
                 let tells = matches!(held, Held::NothingToRemove | Held::AtMost);
                 let reason = format!(
@@ -92,7 +97,9 @@ impl Clusters {
                     held.reason()
                 );
                 let told = said(ClusterEventKind::ScalingHeld, reason.clone());
-                self.remember(row, memory, tells.then_some(reason), Some(told)).await
+                let waits = matches!(held, Held::Cooldown { .. } | Held::Missing);
+                let cannot = if tells { Some(reason) } else { failed.filter(|_| waits) };
+                self.remember(row, memory, cannot, Some(told)).await
             }
             Action::Out { to } => {
                 let more = to.saturating_sub(decision.current);

@@ -75,7 +75,7 @@ async fn clusters() {
     let fake = Fake::start(router).await;
 
     let table = fake.run(&["clusters", "ls"]).await.ok();
-    assert!(table.out.starts_with("NAME  TYPE"), "{}", table.out);
+    assert!(table.out.starts_with("NAME   TYPE"), "{}", table.out);
     assert!(
         table.out.contains("critical") && table.out.contains("1/2") && table.out.contains("2.5%"),
         "{}",

@@ -2,13 +2,14 @@
 
 use crate::api::error::{ApiError, ApiResult};
 use crate::api::frame::Network;
-use crate::controller::{alerts, health, housekeeping, liveness, reschedule, resume, trust, watch};
+use crate::controller::{alerts, clusters, health, housekeeping, liveness, reschedule, resume, trust, watch};
 use crate::metrics::Metrics;
 use crate::service::alerts::Alerts;
 use crate::service::auth::{Actor, Auth, AuthConfig};
 use crate::service::authority::Authorities;
 use crate::service::binaries::Binaries;
 use crate::service::clock::SharedClock;
+use crate::service::clusters::Clusters;
 use crate::service::containers::Containers;
 use crate::service::dirty::Dirty;
 use crate::service::enrolment::Enrolment;
@@ -50,6 +51,8 @@ pub struct AppConfig {
     pub link: ServerOptions,
     /// A node is lost when nothing is heard of it for so long; [`LOST_AFTER`] as a rule.
     pub lost_after: Duration,
+    /// Between two looks at whether a cluster needs more servers or fewer; [`SCALING_EVERY`] as a rule.
+    pub scaling_every: Duration,
     /// The file that this program runs from, for nodes of the same kind of machine.
     pub executable: Option<PathBuf>,
 }
@@ -57,6 +60,9 @@ pub struct AppConfig {
 /// Silence after which a node is lost, where nobody says otherwise. With the half second between two beats and the half second
 /// between two looks, a cut cable is seen within nine seconds.
 pub const LOST_AFTER: Duration = Duration::from_secs(8);
+
+/// As often as the Kubernetes autoscaler looks.
+pub const SCALING_EVERY: Duration = Duration::from_secs(15);
 
 /// The control plane. Cheap to clone; clones are the same one.
 #[derive(Clone)]
@@ -84,6 +90,7 @@ pub struct Parts {
     pub binaries: Binaries,
     pub upgrades: Upgrades,
     pub alerts: Alerts,
+    pub clusters: Clusters,
     pub dirty: Dirty,
     pub metrics: Metrics,
     pub streams: Streams,
@@ -170,6 +177,17 @@ impl App {
             outbound.clone(),
         );
         alerts.load().await?;
+        let clusters = Clusters::new(
+            store.clone(),
+            clock.clone(),
+            fleet.clone(),
+            nodes.clone(),
+            index.clone(),
+            servers.clone(),
+            outbound.clone(),
+            containers.clone(),
+        );
+        clusters.load().await?;
         let authorities = Authorities::open(store.clone(), clock.clone()).await?;
         let enrolment = Enrolment::new(store.clone(), clock.clone(), nodes.clone(), authorities.clone());
         let binaries = Binaries::new(store.clone(), clock.clone(), &config.data_dir, config.executable.clone());
@@ -204,6 +222,7 @@ impl App {
             binaries,
             upgrades,
             alerts,
+            clusters,
             dirty,
             metrics: Metrics::default(),
             streams: Streams::default(),
@@ -237,6 +256,10 @@ impl App {
         tasks.spawn(alerts::listen(self.clone()));
         tasks.spawn(alerts::evaluate(self.clone()));
         tasks.spawn(alerts::deliver(self.clone()));
+        tasks.spawn(clusters::run(self.clone()));
+        tasks.spawn(clusters::names(self.clone()));
+        tasks.spawn(clusters::scale(self.clone()));
+        let figures_writer = tokio::spawn(clusters::write_figures(self.clone()));
         let writer = tokio::spawn(watch::write_behind(self.clone()));
         resume::operations(self).await.map_err(|e| e.message)?;
         // Now every operation that goes on runs, and what has none is really stuck.
@@ -258,6 +281,7 @@ impl App {
         let _ended = tokio::time::timeout(Duration::from_secs(5), async { while tasks.join_next().await.is_some() {} }).await;
         let _ended = tokio::time::timeout(Duration::from_secs(5), writer).await;
         let _ended = tokio::time::timeout(Duration::from_secs(5), health_writer).await;
+        let _ended = tokio::time::timeout(Duration::from_secs(5), figures_writer).await;
         self.store.close().await;
         Ok(())
     }

@@ -91,6 +91,9 @@ pub enum Command {
     Registries(Group<registries::RegistriesCommand>),
     /// Servers of every kind, and addresses registered by hand
     Servers(Group<servers::ServersCommand>),
+    /// Servers behind one entry point: load balancing, high availability, scaling
+    #[command(visible_alias = "cluster")]
+    Clusters(Box<Group<clusters::ClustersCommand>>),
     /// Whether servers are well, and were
     Health(Group<health::HealthCommand>),
     /// People who may sign in

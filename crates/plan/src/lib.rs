@@ -2,6 +2,8 @@
 
 pub mod alerts;
 pub mod binds;
+pub mod cluster;
 pub mod health;
 pub mod place;
+pub mod scale;
 pub mod succession;

@@ -32,6 +32,11 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         name: "health",
         sql: include_str!("../migrations/0003_health.sql"),
     },
+    Migration {
+        version: 4,
+        name: "clusters",
+        sql: include_str!("../migrations/0004_clusters.sql"),
+    },
 ];
 
 const CREATE_LEDGER: &str = "CREATE TABLE IF NOT EXISTS schema_migrations \

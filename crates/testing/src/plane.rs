@@ -139,6 +139,7 @@ impl TestControlPlane {
                     ..ServerOptions::default()
                 },
                 lost_after: LOST_AFTER,
+                scaling_every: Duration::from_millis(100),
                 executable: std::env::current_exe().ok(),
             };
             tune(&mut config);

@@ -55,6 +55,7 @@ pub const AREAS: &[&str] = &[
     "audit",
     "system",
     "alerts",
+    "clusters",
 ];
 
 impl Scope {

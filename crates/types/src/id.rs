@@ -121,6 +121,8 @@ ids! {
     SilenceId = "silence";
     /// One word of an alert on its way to one channel.
     DeliveryId = "delivery";
+    /// Servers behind one entry point.
+    ClusterId = "cluster";
 }
 
 #[cfg(test)]

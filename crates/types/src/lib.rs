@@ -7,6 +7,7 @@ pub mod address;
 pub mod alert;
 pub mod auth;
 pub mod authority;
+pub mod cluster;
 pub mod container;
 pub mod envelope;
 pub mod event;

@@ -76,6 +76,7 @@ export const AREAS = [
   "servers",
   "health",
   "alerts",
+  "clusters",
   "users",
   "tokens",
   "audit",

@@ -18,6 +18,7 @@ mod alerts;
 mod audit;
 mod auth;
 mod authority;
+mod clusters;
 mod containers;
 mod dashboard;
 mod events;
@@ -69,6 +70,7 @@ pub fn routes() -> Vec<Route> {
         events::routes(),
         system::routes(),
         alerts::routes(),
+        clusters::routes(),
     ]
     .into_iter()
     .flatten()

@@ -25,6 +25,12 @@ pub async fn run(app: App) {
         if let Err(error) = app.alerts.sweep().await {
             tracing::warn!(error = %error.message, "old alerts could not be dropped");
         }
+        if let Err(error) = app.clusters.sweep().await {
+            tracing::warn!(error = %error.message, "old events and figures of clusters could not be dropped");
+        }
+        if let Err(error) = app.clusters.renew_certificates().await {
+            tracing::warn!(error = %error.message, "clusters' own certificates could not be renewed");
+        }
         if let Err(error) = app.enrolment.sweep().await {
             tracing::warn!(error = %error.message, "old join tokens could not be dropped");
         }

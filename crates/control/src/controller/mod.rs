@@ -2,6 +2,7 @@
 //! it does nothing the second time.
 
 pub mod alerts;
+pub mod clusters;
 pub mod health;
 pub mod housekeeping;
 pub mod journal;

@@ -267,6 +267,25 @@ impl Agent {
         .await
     }
 
+    /// `extra` is how long the agent may wait for something to tell, on top of what a short call may take.
+    pub async fn get_within<T: DeserializeOwned>(&self, path: &str, extra: Duration) -> Result<T, CallError> {
+        self.traced(&Method::GET, path, async {
+            let response = self.send(request(Method::GET, path, Empty::new()), SHORT + extra).await?;
+            self.whole(response).await
+        })
+        .await
+    }
+
+    pub async fn put<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, CallError> {
+        self.traced(&Method::PUT, path, async {
+            // Contract types always write as JSON.
+            let body = serde_json::to_vec(body).unwrap_or_default();
+            let response = self.send(with_json(Method::PUT, path, body), SHORT).await?;
+            self.whole(response).await
+        })
+        .await
+    }
+
     /// `extra` is what the work itself may take, on top of what a short call may.
     pub async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize, extra: Duration) -> Result<T, CallError> {
         self.traced(&Method::POST, path, async {

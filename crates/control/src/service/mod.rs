@@ -7,6 +7,7 @@ pub mod auth;
 pub mod authority;
 pub mod binaries;
 pub mod clock;
+pub mod clusters;
 pub mod commands;
 pub mod containers;
 pub mod dirty;

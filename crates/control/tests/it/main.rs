@@ -2,6 +2,7 @@
 //! Docker up. What stores has a say in runs on both databases; see [`nm_testing::both!`].
 
 mod alerts;
+mod clusters;
 mod drain;
 mod faults;
 mod gather;

@@ -341,6 +341,7 @@ async fn idempotency_keys(database: Database) {
             "/api/alerts/channels",
             "/api/alerts/rules",
             "/api/alerts/silences",
+            "/api/capabilities/clusters",
             "/api/containers",
             "/api/containers/templates/{id}/run",
             "/api/tokens",

@@ -126,6 +126,16 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("GET", "/api/alerts/silences/{id}", "1...3"),
     ("PATCH", "/api/alerts/silences/{id}", "13..3"),
     ("DELETE", "/api/alerts/silences/{id}", "13..3"),
+    ("GET", "/api/capabilities/clusters", "1...3"),
+    ("POST", "/api/capabilities/clusters", "13..3"),
+    ("GET", "/api/capabilities/clusters/{id}", "1...3"),
+    ("PATCH", "/api/capabilities/clusters/{id}", "13..3"),
+    ("DELETE", "/api/capabilities/clusters/{id}", "13..3"),
+    ("POST", "/api/capabilities/clusters/{id}/servers", "13..3"),
+    ("DELETE", "/api/capabilities/clusters/{id}/servers/{serverId}", "13..3"),
+    ("GET", "/api/capabilities/clusters/{id}/metrics", "1...3"),
+    ("GET", "/api/capabilities/clusters/{id}/events", "1...3"),
+    ("POST", "/api/capabilities/clusters/{id}/failover", "13..3"),
 ];
 
 fn in_the_table() -> BTreeSet<(String, String)> {

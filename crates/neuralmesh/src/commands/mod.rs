@@ -2,6 +2,7 @@
 
 pub mod alerts;
 pub mod audit;
+pub mod clusters;
 pub mod completion;
 pub mod containers;
 pub mod doctor;
@@ -38,6 +39,7 @@ pub async fn dispatch(command: Command) -> anyhow::Result<u8> {
         Command::Networks(group) => networks::run(group.command, &connect(&group.client)?).await,
         Command::Registries(group) => registries::run(group.command, &connect(&group.client)?).await,
         Command::Servers(group) => servers::run(group.command, &connect(&group.client)?).await,
+        Command::Clusters(group) => clusters::run(group.command, &connect(&group.client)?).await.map(|()| 0),
         Command::Health(group) => health::run(group.command, &connect(&group.client)?).await,
         Command::Users(group) => users::run(group.command, &connect(&group.client)?).await,
         Command::Tokens(group) => tokens::run(group.command, &connect(&group.client)?).await,

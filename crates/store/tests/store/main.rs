@@ -22,6 +22,7 @@ macro_rules! both {
 
 mod audit;
 mod auth;
+mod cluster;
 mod fault;
 mod feed;
 mod fixture;

@@ -51,6 +51,11 @@ pub enum Ask {
     UpgradeOffer,
     UpgradeSend,
     UpgradeBegin,
+    Edge,
+    EdgePut,
+    EdgeMetrics,
+    EdgeEvents,
+    EdgeFailover,
 }
 
 /// A point of a call.

@@ -3,6 +3,7 @@
 //! it lie.
 
 mod checkup;
+mod edge;
 mod knobs;
 mod machine;
 mod serve;
@@ -14,6 +15,7 @@ pub use knobs::{Ask, Hold, When};
 use crate::line::Line;
 use crate::plane::TestControlPlane;
 use crate::wait::{eventually, soon};
+use edge::Edge;
 use hyper::service::service_fn;
 use knobs::Knobs;
 use machine::Machine;
@@ -42,6 +44,7 @@ pub struct FakeAgent {
     line: Line,
     world: Arc<World>,
     machine: Arc<Machine>,
+    edge: Arc<Edge>,
     knobs: Arc<Knobs>,
     stop: CancellationToken,
     running: AbortOnDropHandle<()>,
@@ -131,11 +134,12 @@ impl FakeAgent {
         let node = identity.node().clone();
         let link = AgentLink::new(store, identity, vec![server], options);
         let machine = Arc::<Machine>::default();
+        let edge = Arc::<Edge>::default();
         let states = link.states();
         let (world, knobs, stop) = (Arc::new(World::new(hostname)), Arc::new(Knobs::default()), CancellationToken::new());
         let service = service_fn({
-            let (world, machine, knobs) = (world.clone(), machine.clone(), knobs.clone());
-            move |request| serve::answer(world.clone(), machine.clone(), knobs.clone(), request)
+            let (world, machine, edge, knobs) = (world.clone(), machine.clone(), edge.clone(), knobs.clone());
+            move |request| serve::answer(world.clone(), machine.clone(), edge.clone(), knobs.clone(), request)
         });
         let running = AbortOnDropHandle::new(tokio::spawn({
             let stop = stop.clone();
@@ -146,6 +150,7 @@ impl FakeAgent {
             line,
             world,
             machine,
+            edge,
             knobs,
             stop,
             running,

@@ -1,5 +1,6 @@
 //! The contract over HTTP/2: paths to the made-up engine, answers to JSON.
 
+use super::edge::Edge;
 use super::knobs::{Ask, Knobs};
 use super::machine::Machine;
 use super::world::{Answer, World};
@@ -143,7 +144,13 @@ fn ask_of(action: &Action) -> Ask {
     }
 }
 
-pub(super) async fn answer(world: Arc<World>, machine: Arc<Machine>, knobs: Arc<Knobs>, request: Request<Incoming>) -> Reply {
+pub(super) async fn answer(
+    world: Arc<World>,
+    machine: Arc<Machine>,
+    edge: Arc<Edge>,
+    knobs: Arc<Knobs>,
+    request: Request<Incoming>,
+) -> Reply {
     let road = |ask| Road { knobs: knobs.clone(), ask };
     let target = request.uri().path().to_owned();
     match (request.method(), target.as_str()) {
@@ -182,6 +189,21 @@ pub(super) async fn answer(world: Arc<World>, machine: Arc<Machine>, knobs: Arc<
         (&Method::POST, path::UPGRADE_BEGIN) => {
             let begin: nm_link::contract::BeginUpgrade = body(request).await?;
             road(Ask::UpgradeBegin).answer(|| world.upgrade.begin(&begin.operation)).await
+        }
+        (&Method::GET, path::EDGE) => road(Ask::Edge).answer(|| edge.state()).await,
+        (&Method::PUT, path::EDGE) => {
+            let config = body(request).await?;
+            road(Ask::EdgePut).answer(|| edge.put(config)).await
+        }
+        (&Method::GET, path::EDGE_METRICS) => road(Ask::EdgeMetrics).answer(|| edge.metrics()).await,
+        (&Method::GET, path::EDGE_EVENTS) => {
+            let asked = query(&request)?;
+            let events = edge.events(asked).await;
+            road(Ask::EdgeEvents).answer(|| events).await
+        }
+        (&Method::POST, path::EDGE_FAILOVER) => {
+            let asked = body(request).await?;
+            road(Ask::EdgeFailover).answer(|| edge.failover(asked)).await
         }
         (&Method::GET, path::IMAGES) => road(Ask::Images).answer(|| Ok(world.images())).await,
         (&Method::POST, path::PULL) => {

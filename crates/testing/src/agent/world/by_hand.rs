@@ -68,6 +68,13 @@ impl World {
         inner.held(&docker_id).expect("it is there").observed.health = Some(health);
         inner.changed(&docker_id);
     }
+    pub(in crate::agent) fn set_address(&self, key: &str, ip: &str) {
+        let mut inner = self.lock();
+        let docker_id = inner.find(key).expect("it is there");
+        let observed = &mut inner.held(&docker_id).expect("it is there").observed;
+        observed.networks.first_mut().expect("it is on a network").ip = Some(ip.into());
+        inner.changed(&docker_id);
+    }
     pub(in crate::agent) fn rename(&self, key: &str, name: &str) {
         let mut inner = self.lock();
         let docker_id = inner.find(key).expect("it is there");

@@ -31,6 +31,7 @@ impl Client {
             auth: auth_config(),
             link: ServerOptions::default(),
             lost_after: crate::app::LOST_AFTER,
+            scaling_every: crate::app::SCALING_EVERY,
             executable: None,
         };
         let app = App::open(config, f.store.clone(), Arc::clone(&f.clock) as SharedClock)

@@ -1,0 +1,310 @@
+//! Whether what is asked of a cluster can be, and what follows from it: whose ids its servers are, who carries its entry, and on
+//! which port.
+
+use super::rows::{ClusterRow, ClusterSecrets, StoredCluster};
+use super::{Clusters, tls};
+use crate::api::error::{ApiError, ApiResult};
+use crate::service::auth::Actor;
+use crate::service::privileges;
+use crate::service::servers::ServerKey;
+use nm_plan::cluster::{Claim, EntryCandidate, KeyPair, Target, choose_entries, clash, free_port, reach};
+use nm_types::auth::Role;
+use nm_types::cluster::{ClusterSpec, ClusterType, ServerTemplate};
+use nm_types::container::Protocol;
+use nm_types::envelope::FieldProblem;
+use nm_types::{ClusterId, NodeId};
+use std::collections::BTreeSet;
+
+/// What is to be written.
+pub struct Judged {
+    pub stored: StoredCluster,
+    pub secrets: ClusterSecrets,
+}
+
+fn clashing(field: impl Into<String>, message: impl Into<String>) -> ApiError {
+    ApiError::clashing_fields(vec![FieldProblem {
+        field: field.into(),
+        message: message.into(),
+    }])
+}
+
+impl Clusters {
+    /// `old` is what the cluster was before, where it was. Hold `changing` until it is written.
+    pub(super) async fn judge(&self, actor: &Actor, id: &ClusterId, mut spec: ClusterSpec, old: Option<&ClusterRow>) -> ApiResult<Judged> {
+        let overlong = spec.overlong();
+        if !overlong.is_empty() {
+            return Err(ApiError::invalid_fields(overlong));
+        }
+        let problems = spec.problems();
+        if !problems.is_empty() {
+            return Err(ApiError::clashing_fields(problems));
+        }
+        self.may_ask(actor, &spec, old)?;
+        let members = self.resolve_members(actor, &mut spec, old).await?;
+        let mut secrets = self.certificate(&spec, old)?;
+        let split = ClusterSecrets::split(&mut spec);
+        secrets.key = secrets.key.or(split.key);
+        secrets.environment = split.environment;
+        let mut stored = StoredCluster {
+            spec,
+            listen_port: 0,
+            members,
+            entries: Vec::new(),
+            router_id: None,
+        };
+        stored.entries = self.entries(&stored, old)?;
+        stored.listen_port = self.port(id, &stored, old)?;
+        stored.router_id = self.router_id(id, &stored.spec, old)?;
+        Ok(Judged { stored, secrets })
+    }
+
+    /// What takes more than to be an operator of clusters.
+    fn may_ask(&self, actor: &Actor, spec: &ClusterSpec, old: Option<&ClusterRow>) -> ApiResult<()> {
+        let before = old.map(ClusterRow::whole_spec);
+        let shared_before = before.as_ref().and_then(|b| b.virtual_address.as_ref());
+        if spec.virtual_address.is_some() && spec.virtual_address.as_ref() != shared_before && !actor.may(Role::Admin, "nodes", true) {
+            return Err(ApiError::forbidden(
+                "a virtual address has nodes answer for an address of their network: that takes the role admin, and the scope nodes:write",
+            )
+            .field("virtualAddress"));
+        }
+        let template_before = before.as_ref().and_then(|b| b.server_template.as_ref());
+        let scaling = |spec: &ClusterSpec| spec.auto_scaling.as_ref().is_some_and(|s| s.enabled);
+        let new_template = spec.server_template.is_some() && spec.server_template.as_ref() != template_before;
+        let begins = scaling(spec) && !before.as_ref().is_some_and(scaling);
+        if (new_template || begins) && !actor.may(Role::Operator, "containers", true) {
+            let field = if new_template { "serverTemplate" } else { "autoScaling" };
+            return Err(ApiError::forbidden("scaling makes containers: that takes the scope containers:write").field(field));
+        }
+        if new_template && let Some(ServerTemplate::Container(container)) = &spec.server_template {
+            privileges::may_ask(actor, container).map_err(|mut error| {
+                for detail in &mut error.details {
+                    detail.field = format!("serverTemplate.container.{}", detail.field);
+                }
+                error
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The ids of the servers that are named; each once.
+    async fn resolve_members(&self, actor: &Actor, spec: &mut ClusterSpec, old: Option<&ClusterRow>) -> ApiResult<Vec<String>> {
+        let known = |named: &str| {
+            let row = old?;
+            row.named().find(|(_, e)| e.id.as_str() == named).map(|(id, _)| id.to_owned())
+        };
+        let (mut ids, mut kept) = (Vec::new(), Vec::new());
+        for (i, server) in spec.servers.iter().enumerate() {
+            let named = server.key().as_str();
+            let id = match known(named) {
+                Some(id) => id,
+                None => {
+                    let server = self
+                        .servers
+                        .resolve(named)
+                        .await
+                        .map_err(|e| ApiError { details: Vec::new(), ..e }.field(format!("servers[{i}]")))?;
+                    if matches!(server.key, ServerKey::Node(_)) && !actor.may(Role::Admin, "nodes", true) {
+                        return Err(ApiError::forbidden(
+                            "a node as a server opens what listens on the machine itself: that takes the role admin, and the scope \
+                             nodes:write",
+                        )
+                        .field(format!("servers[{i}]")));
+                    }
+                    server.key.to_string()
+                }
+            };
+            if ids.contains(&id) {
+                return Err(clashing(
+                    format!("servers[{i}]"),
+                    format!("`{named}` is {id}, which is named already"),
+                ));
+            }
+            // One that scaling made stays what it is, also where somebody sends the list back as it was shown.
+            if old.is_some_and(|row| row.scaled().any(|(container, _)| container.as_str() == id)) {
+                continue;
+            }
+            ids.push(id);
+            kept.push(server.clone());
+        }
+        if ids.is_empty() {
+            return Err(clashing("servers", "name at least one server beside those that scaling made"));
+        }
+        spec.servers = kept;
+        Ok(ids)
+    }
+
+    /// The pair that was uploaded, judged; or one that is made here, or was before for the same names.
+    fn certificate(&self, spec: &ClusterSpec, old: Option<&ClusterRow>) -> ApiResult<ClusterSecrets> {
+        let Some(asked) = &spec.tls else {
+            return Ok(ClusterSecrets::default());
+        };
+        if let (Some(certificate), Some(key)) = (&asked.certificate, &asked.key) {
+            let pair = KeyPair {
+                certificate: certificate.to_string(),
+                key: key.expose().to_owned(),
+            };
+            tls::judge(&pair).map_err(|problem| ApiError::clashing_fields(vec![problem]))?;
+            return Ok(ClusterSecrets::default());
+        }
+        let before = old.filter(|row| {
+            let tls = row.stored.spec.tls.as_ref();
+            tls.is_some_and(|t| t.self_signed && t.server_names == asked.server_names) && row.secrets.certificate.is_some()
+        });
+        if let Some(row) = before {
+            return Ok(ClusterSecrets {
+                environment: None,
+                ..row.secrets.clone()
+            });
+        }
+        self.make_certificate(spec)
+    }
+
+    pub(super) fn make_certificate(&self, spec: &ClusterSpec) -> ApiResult<ClusterSecrets> {
+        let names = spec.tls.as_ref().map(|t| t.server_names.as_slice()).unwrap_or_default();
+        let made = tls::make(names, self.clock.now()).map_err(|error| {
+            tracing::error!(error = &error as &dyn std::error::Error, "a certificate could not be made");
+            ApiError::internal()
+        })?;
+        Ok(ClusterSecrets {
+            certificate: Some(made.certificate),
+            key: Some(made.key),
+            environment: None,
+        })
+    }
+
+    /// The nodes that are named, or those that suit; what was chosen once stays.
+    fn entries(&self, stored: &StoredCluster, old: Option<&ClusterRow>) -> ApiResult<Vec<NodeId>> {
+        let spec = &stored.spec;
+        if !spec.entry_nodes.is_empty() {
+            let mut out = Vec::new();
+            for (i, named) in spec.entry_nodes.iter().enumerate() {
+                let node = self
+                    .nodes
+                    .find(named.as_str())
+                    .map_err(|_| ApiError::not_found("node", named.as_str()).field(format!("entryNodes[{i}]")))?;
+                if out.contains(&node) {
+                    return Err(clashing(
+                        format!("entryNodes[{i}]"),
+                        format!("`{named}` is {node}, which is named already"),
+                    ));
+                }
+                out.push(node);
+            }
+            return Ok(out);
+        }
+        let most = entries_wanted(spec);
+        let before = old.filter(|row| row.stored.spec.entry_nodes.is_empty() && entries_wanted(&row.stored.spec) == most);
+        match before.map(|row| row.stored.entries.clone()) {
+            Some(entries) if !entries.is_empty() && entries.iter().all(|n| self.nodes.knows(n)) => Ok(entries),
+            Some(_) | None => Ok(self.choose_entries_for(stored)),
+        }
+    }
+
+    pub(super) fn choose_entries_for(&self, stored: &StoredCluster) -> Vec<NodeId> {
+        let addresses = self.addresses();
+        let servers = stored.spec.servers.iter().map(|s| s.entry().port.map(|p| p.get()));
+        let targets: Vec<(Target, Option<u16>)> = stored.members.iter().map(|id| self.target(id)).zip(servers).collect();
+        let reaches = |node: &NodeId| {
+            let can = |(target, port): &&(Target, Option<u16>)| match target {
+                // The same from everywhere, as far as anybody here can tell.
+                Target::Address { .. } | Target::Gone => true,
+                Target::Container { .. } | Target::Node { .. } => reach(node, target, *port, &addresses).is_ok(),
+            };
+            targets.iter().filter(can).count()
+        };
+        let candidates = self.nodes.candidates().into_iter().map(|c| EntryCandidate {
+            reaches: reaches(&c.node),
+            ready: c.ready && !c.cordoned,
+            node: c.node,
+        });
+        choose_entries(candidates.collect(), entries_wanted(&stored.spec))
+    }
+
+    /// The port that is named, the one it had, or one that is free.
+    fn port(&self, id: &ClusterId, stored: &StoredCluster, old: Option<&ClusterRow>) -> ApiResult<u16> {
+        let others: Vec<Claim> = self
+            .all()
+            .iter()
+            .filter(|row| row.id != *id)
+            .flat_map(|row| Claim::of(&row.id, &row.stored.spec, row.stored.listen_port, &row.stored.entries))
+            .collect();
+        let published = self.published(&stored.entries);
+        let asked = stored.spec.listen_port.map(|p| p.get());
+        let port = match asked.or(old.map(|row| row.stored.listen_port)) {
+            Some(port) => port,
+            None => {
+                let mut taken: BTreeSet<u16> = others.iter().map(|c| c.port).chain(published.iter().map(|(p, _)| *p)).collect();
+                taken.extend(stored.spec.redirect_to_https.as_ref().map(|r| r.port()));
+                free_port(&taken).ok_or_else(|| {
+                    ApiError::conflict("no_free_port", "every port that is given by itself is taken: name one").field("listenPort")
+                })?
+            }
+        };
+        let own = Claim::of(id, &stored.spec, port, &stored.entries);
+        for (n, claim) in own.iter().enumerate() {
+            let field = if n == 0 { "listenPort" } else { "redirectToHttps.listenPort" };
+            if let Some(message) = others.iter().find_map(|other| clash(claim, other)) {
+                return Err(ApiError::conflict("port_in_use", message).field(field));
+            }
+            // What it listened on before is its own.
+            let held = old.is_some_and(|row| {
+                let before = Claim::of(id, &row.stored.spec, row.stored.listen_port, &row.stored.entries);
+                before.iter().any(|c| c.port == claim.port) && row.stored.entries == stored.entries
+            });
+            if let Some((_, name)) = published.iter().find(|(p, _)| *p == claim.port && !held) {
+                return Err(ApiError::conflict(
+                    "port_in_use",
+                    format!(
+                        "container `{name}` publishes port {} on an entry node: choose another one",
+                        claim.port
+                    ),
+                )
+                .field(field));
+            }
+        }
+        Ok(port)
+    }
+
+    /// What containers publish on these nodes, or are to.
+    fn published(&self, nodes: &[NodeId]) -> Vec<(u16, String)> {
+        let mut out = Vec::new();
+        for record in nodes.iter().flat_map(|node| self.index.on_node(node)) {
+            let wanted = record.wanted.spec.as_ref().map(|s| s.ports.as_slice()).unwrap_or_default();
+            let seen = record.state.observed.as_ref().filter(|_| !record.state.missing);
+            let seen = seen.map(|o| o.ports.as_slice()).unwrap_or_default();
+            let tcp = wanted.iter().chain(seen).filter(|p| p.protocol == Protocol::Tcp && p.host != 0);
+            out.extend(tcp.map(|p| (p.host, record.name().to_owned())));
+        }
+        out
+    }
+
+    /// The number that VRRP tells virtual addresses of one network apart by; the same for the same address.
+    fn router_id(&self, id: &ClusterId, spec: &ClusterSpec, old: Option<&ClusterRow>) -> ApiResult<Option<u8>> {
+        let Some(shared) = &spec.virtual_address else { return Ok(None) };
+        let of = |row: &ClusterRow| Some((row.stored.spec.virtual_address.as_ref()?.address.ip(), row.stored.router_id?));
+        let others: Vec<_> = self.all().iter().filter(|row| row.id != *id).filter_map(|row| of(row)).collect();
+        if let Some((_, same)) = others.iter().find(|(ip, _)| *ip == shared.address.ip()) {
+            return Ok(Some(*same));
+        }
+        let taken = |n: &u8| others.iter().any(|(_, other)| other == n);
+        let own = old.and_then(of).map(|(_, n)| n).filter(|n| !taken(n));
+        match own.or_else(|| (1..=255u8).find(|n| !taken(n))) {
+            Some(n) => Ok(Some(n)),
+            None => Err(ApiError::conflict(
+                "limit_reached",
+                "there are 255 virtual addresses already, the most that VRRP tells apart",
+            )
+            .field("virtualAddress")),
+        }
+    }
+}
+
+/// How many nodes are to carry an entry where nobody names them: two where one node lost is to be survived.
+fn entries_wanted(spec: &ClusterSpec) -> usize {
+    if spec.kind == ClusterType::HighAvailability || spec.virtual_address.is_some() {
+        2
+    } else {
+        1
+    }
+}

@@ -1,0 +1,420 @@
+//! What nodes tell of the entries they carry: how members are, what happened, what keeps them from it.
+
+use super::{ClusterRow, Clusters};
+use crate::api::error::{ApiError, ApiResult};
+use crate::service::servers::ServerKey;
+use nm_link::contract::EdgeState;
+use nm_plan::cluster::{self, Addresses, Member, reach};
+use nm_store::{EdgeCursor, Kind, NewClusterEvent, Patch, StoreError};
+use nm_types::cluster::{ClusterEventKind, ClusterMemberState, ClusterStatus};
+use nm_types::proxy::{ClusterStatus as EntryStatus, EventKind, Events, MemberState};
+use nm_types::{ClusterId, NodeId, Timestamp};
+use std::collections::BTreeMap;
+use std::sync::{Arc, RwLock};
+use tokio::sync::watch;
+
+/// What was last heard of a node.
+#[derive(Debug, Clone, Default)]
+pub struct Sight {
+    pub state: Option<EdgeState>,
+    /// Why it could not be asked, or did not take what it was given.
+    pub problem: Option<String>,
+    /// The generation it did not take.
+    pub refused: Option<u64>,
+}
+
+impl Sight {
+    /// What its load balancer says of a cluster.
+    pub fn of(&self, id: &ClusterId) -> Option<&EntryStatus> {
+        let proxy = self.state.as_ref()?.proxy.as_ref()?;
+        proxy.clusters.iter().find(|c| c.id == id.as_str())
+    }
+}
+
+#[derive(Debug, Clone)]
+pub struct Sights {
+    table: Arc<RwLock<BTreeMap<NodeId, Arc<Sight>>>>,
+    changes: watch::Sender<u64>,
+}
+
+impl Default for Sights {
+    fn default() -> Self {
+        Self {
+            table: Arc::default(),
+            changes: watch::Sender::new(0),
+        }
+    }
+}
+
+impl Sights {
+    pub(super) fn get(&self, node: &NodeId) -> Option<Arc<Sight>> {
+        self.table.read().unwrap_or_else(|e| e.into_inner()).get(node).cloned()
+    }
+    fn put(&self, node: &NodeId, sight: Sight) {
+        self.table
+            .write()
+            .unwrap_or_else(|e| e.into_inner())
+            .insert(node.clone(), Arc::new(sight));
+        self.changes.send_modify(|n| *n += 1);
+    }
+    pub(super) fn forget(&self, node: &NodeId) {
+        self.table.write().unwrap_or_else(|e| e.into_inner()).remove(node);
+    }
+    pub(super) fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+}
+
+/// How a member is, with what is said of it.
+#[derive(Debug, Clone)]
+pub struct MemberSight {
+    pub state: ClusterMemberState,
+    pub reason: String,
+    pub since: Option<Timestamp>,
+    pub in_flight: u64,
+    pub address: Option<String>,
+}
+
+impl Clusters {
+    /// What a node said of what it carries.
+    pub async fn told(&self, node: &NodeId, state: EdgeState) -> ApiResult<()> {
+        self.sights.put(
+            node,
+            Sight {
+                state: Some(state),
+                problem: None,
+                refused: None,
+            },
+        );
+        self.settle_node(node).await
+    }
+
+    /// A node could not be asked, or refused what it was given. What it said before is kept: its load balancer goes on.
+    pub async fn failed(&self, node: &NodeId, generation: Option<u64>, problem: String) -> ApiResult<()> {
+        let state = self.sights.get(node).and_then(|s| s.state.clone());
+        self.sights.put(
+            node,
+            Sight {
+                state,
+                problem: Some(problem),
+                refused: generation,
+            },
+        );
+        self.settle_node(node).await
+    }
+
+    async fn settle_node(&self, node: &NodeId) -> ApiResult<()> {
+        for row in self.all().into_iter().filter(|r| r.stored.entries.contains(node)) {
+            self.settle(&row.id).await?;
+        }
+        Ok(())
+    }
+
+    /// Brings every cluster's status up to what is seen.
+    pub async fn settle_all(&self) -> ApiResult<()> {
+        for row in self.all() {
+            self.settle(&row.id).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes a status that has changed, with the event that says so.
+    async fn settle(&self, id: &ClusterId) -> ApiResult<()> {
+        let Some(row) = self.row(id) else { return Ok(()) };
+        let Some(status) = self.status_of(&row).filter(|s| row.state.status != Some(*s)) else {
+            return Ok(());
+        };
+        let (up, all) = self.share_up(&row);
+        self.change_state(id, |state| {
+            let was = state.status.replace(status);
+            let from = was.map_or_else(String::new, |w| format!(" from {}", w.as_str()));
+            (was != Some(status)).then(|| {
+                vec![event(
+                    id,
+                    ClusterEventKind::StatusChanged,
+                    format!("{up} of {all} servers are up: it went{from} to {}", status.as_str()),
+                )]
+            })
+        })
+        .await
+    }
+
+    /// Changes a cluster's status column and writes the events that tell of it; `change` says nothing where nothing is to be
+    /// written. What others write meanwhile is kept.
+    pub(super) async fn change_state(
+        &self,
+        id: &ClusterId,
+        change: impl FnOnce(&mut super::ClusterState) -> Option<Vec<NewClusterEvent>> + Send,
+    ) -> ApiResult<()> {
+        let now = self.clock.now();
+        let mut tx = self.store.begin(now).await?;
+        let Some(row) = tx.get(Kind::Cluster, id.as_str()).await? else {
+            return Ok(());
+        };
+        let mut state = row.status()?;
+        let Some(events) = change(&mut state) else { return Ok(()) };
+        let row = match tx.update(Kind::Cluster, id.as_str(), Patch::new().status(&state)?).await {
+            Ok(row) => row,
+            Err(StoreError::NotFound { .. }) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        for event in events {
+            tx.cluster_event(&NewClusterEvent { at: now, ..event }).await?;
+        }
+        tx.commit().await?;
+        self.learn(ClusterRow::read(&self.store, &row).await?);
+        Ok(())
+    }
+
+    /// What a node's load balancer says has happened; written with how far it was read.
+    pub async fn happened(&self, node: &NodeId, events: &Events) -> ApiResult<()> {
+        let cursor = EdgeCursor {
+            instance: events.instance.clone(),
+            sequence: i64::try_from(events.last).unwrap_or(i64::MAX),
+        };
+        if self.edges.cursor(node) == cursor {
+            return Ok(());
+        }
+        let mut tx = self.store.begin(self.clock.now()).await?;
+        for seen in &events.events {
+            // A node speaks for the clusters it carries, and for no other.
+            let row = ClusterId::parse(&seen.cluster).ok().and_then(|id| self.row(&id));
+            let Some(row) = row.filter(|r| r.stored.entries.contains(node)) else {
+                continue;
+            };
+            let kind = match seen.kind {
+                EventKind::MemberUp => ClusterEventKind::MemberUp,
+                EventKind::MemberDown => ClusterEventKind::MemberDown,
+                EventKind::MemberEjected => ClusterEventKind::MemberEjected,
+                EventKind::MemberReturned => ClusterEventKind::MemberReturned,
+                EventKind::Failover => ClusterEventKind::Failover,
+            };
+            let event = NewClusterEvent {
+                at: seen.at,
+                member: Some(seen.member.clone()),
+                node: Some(node.to_string()),
+                ..event(&row.id, kind, seen.reason.clone())
+            };
+            tx.cluster_event(&event).await?;
+        }
+        tx.edge_read(node.as_str(), &cursor).await?;
+        tx.commit().await?;
+        self.edges.read_up_to(node, cursor);
+        Ok(())
+    }
+
+    /// How far a node's events were read.
+    pub fn read_up_to(&self, node: &NodeId) -> EdgeCursor {
+        self.edges.cursor(node)
+    }
+
+    /// The entry node that takes the traffic, as far as that is known: the one that holds the virtual address, otherwise the first
+    /// that is connected and tells of the cluster, otherwise the first that ever did.
+    pub(super) fn leading(&self, row: &ClusterRow) -> Option<(NodeId, Arc<Sight>)> {
+        let telling: Vec<(NodeId, Arc<Sight>)> = row
+            .stored
+            .entries
+            .iter()
+            .filter_map(|node| Some((node.clone(), self.sights.get(node)?)))
+            .filter(|(_, sight)| sight.of(&row.id).is_some())
+            .collect();
+        let connected = |node: &NodeId| self.fleet.is_connected(node);
+        let holds = |sight: &Sight| {
+            let shared = row.stored.spec.virtual_address.as_ref().map(|v| v.address.ip());
+            let held = sight.state.iter().flat_map(|s| &s.virtual_addresses);
+            shared.is_some_and(|ip| held.clone().any(|v| v.address == ip && v.held))
+        };
+        let best = telling
+            .iter()
+            .find(|(node, sight)| connected(node) && holds(sight))
+            .or_else(|| telling.iter().find(|(node, _)| connected(node)));
+        best.or(telling.first()).cloned()
+    }
+
+    /// How each member is, in their order.
+    pub(super) fn member_sights(&self, row: &ClusterRow, members: &[Member], addresses: &Addresses) -> Vec<MemberSight> {
+        let leading = self.leading(row);
+        members
+            .iter()
+            .map(|member| self.member_sight(row, member, addresses, leading.as_ref()))
+            .collect()
+    }
+
+    fn member_sight(
+        &self,
+        row: &ClusterRow,
+        member: &Member,
+        addresses: &Addresses,
+        leading: Option<&(NodeId, Arc<Sight>)>,
+    ) -> MemberSight {
+        let from = leading.map(|(node, _)| node).or(row.stored.entries.first());
+        let socket = match from {
+            None => Err("no node carries the entry".to_owned()),
+            Some(node) => reach(node, &member.target, member.port, addresses),
+        };
+        let sight = |state, reason: String| MemberSight {
+            state,
+            reason,
+            since: None,
+            in_flight: 0,
+            address: None,
+        };
+        let address = match socket {
+            Ok(socket) => socket.to_string(),
+            Err(reason) => return sight(ClusterMemberState::Unreachable, reason),
+        };
+        let told = leading.and_then(|(_, s)| s.of(&row.id)?.members.iter().find(|m| m.id == member.id));
+        let Some(told) = told else {
+            return MemberSight {
+                address: Some(address),
+                ..sight(ClusterMemberState::Unknown, "the entry has not told of it yet".into())
+            };
+        };
+        MemberSight {
+            state: match told.state {
+                MemberState::Up => ClusterMemberState::Up,
+                MemberState::Down => ClusterMemberState::Down,
+                MemberState::Ejected => ClusterMemberState::Ejected,
+                MemberState::Draining => ClusterMemberState::Draining,
+            },
+            reason: told.reason.clone(),
+            since: Some(told.since),
+            in_flight: told.active,
+            address: Some(told.address.clone()),
+        }
+    }
+
+    /// How many members are up, and of how many.
+    pub(super) fn share_up(&self, row: &ClusterRow) -> (usize, usize) {
+        let members = self.members(row);
+        let sights = self.member_sights(row, &members, &self.addresses());
+        let staying = members.iter().zip(&sights).filter(|(m, _)| !m.draining);
+        let states: Vec<ClusterMemberState> = staying.map(|(_, s)| s.state).collect();
+        let up = states.iter().filter(|s| **s == ClusterMemberState::Up).count();
+        (up, states.len())
+    }
+
+    /// By what is seen now; nothing while no entry has told of the cluster.
+    pub(super) fn status_of(&self, row: &ClusterRow) -> Option<ClusterStatus> {
+        if self.leading(row).is_none() {
+            // An entry that was given its document, and whose load balancer does not answer, serves nobody.
+            let silent = |node: &NodeId| {
+                let sight = self.sights.get(node).filter(|_| self.fleet.is_connected(node))?;
+                let state = sight.state.as_ref()?;
+                Some(state.generation.is_some() && state.generation == self.generation_of(node) && state.proxy.is_none())
+            };
+            let all_silent = !row.stored.entries.is_empty() && row.stored.entries.iter().all(|n| silent(n) == Some(true));
+            return all_silent.then_some(ClusterStatus::Offline);
+        }
+        let (up, all) = self.share_up(row);
+        Some(cluster::status(row.stored.spec.kind, up, all))
+    }
+
+    /// Makes another server the one that takes the traffic, at every entry node that is connected.
+    pub async fn failover(&self, key: &str, server: Option<&str>) -> ApiResult<ClusterId> {
+        let row = self.find(key)?;
+        if row.stored.spec.kind != nm_types::cluster::ClusterType::HighAvailability {
+            return Err(ApiError::conflict(
+                "not_high_availability",
+                format!(
+                    "cluster `{}` is {}: all of its servers take traffic, there is nothing to fail over",
+                    row.stored.spec.name,
+                    row.stored.spec.kind.as_str()
+                ),
+            ));
+        }
+        let member = match server {
+            None => None,
+            Some(named) => Some(self.member_named(&row, named).await.map_err(|e| e.field("server"))?),
+        };
+        let request = nm_types::proxy::FailoverRequest {
+            cluster: row.id.to_string(),
+            member,
+        };
+        let (mut done, mut last) = (false, None);
+        for node in &row.stored.entries {
+            let asked = match self.fleet.agent(node) {
+                Ok(agent) => agent
+                    .post::<serde_json::Value>(nm_link::contract::path::EDGE_FAILOVER, &request, std::time::Duration::ZERO)
+                    .await
+                    .map_err(|error| match error {
+                        crate::service::fleet::CallError::Refused(e) => ApiError::conflict("failover_refused", e.message),
+                        crate::service::fleet::CallError::Link { error, .. } => error,
+                    }),
+                Err(error) => Err(error),
+            };
+            match asked {
+                Ok(_) => done = true,
+                Err(error) => last = Some(error),
+            }
+        }
+        match (done, last) {
+            (true, _) => Ok(row.id.clone()),
+            (false, Some(error)) => Err(error),
+            (false, None) => Err(ApiError::conflict(
+                "no_entry",
+                "no node carries this cluster's entry: name one by `entryNodes`",
+            )),
+        }
+    }
+
+    /// Asks the entry nodes how they are now: whoever has just changed something there wants to see it.
+    pub(super) async fn ask_entries(&self, id: &ClusterId) {
+        let Some(row) = self.row(id) else { return };
+        for node in &row.stored.entries {
+            let Ok(agent) = self.fleet.agent(node) else { continue };
+            let told = match agent.get::<EdgeState>(nm_link::contract::path::EDGE).await {
+                Ok(state) => self.told(node, state).await,
+                Err(error) => Err(error.into()),
+            };
+            if let Err(error) = told {
+                tracing::debug!(node.id = %node, error = %error.message, "an entry node does not say how it is");
+            }
+        }
+    }
+
+    /// The id of the member with this id or name.
+    pub(super) async fn member_named(&self, row: &ClusterRow, named: &str) -> ApiResult<String> {
+        if row.has_member(named) {
+            return Ok(named.to_owned());
+        }
+        // As it was named when it was added: its name may be another one's by now, or nobody's.
+        let as_sent = row
+            .named()
+            .find(|(_, entry)| entry.id.as_str() == named)
+            .map(|(id, _)| id.to_owned());
+        if let Some(id) = as_sent {
+            return Ok(id);
+        }
+        let server = self
+            .servers
+            .resolve(named)
+            .await
+            .map_err(|e| ApiError { details: Vec::new(), ..e })?;
+        let id = server.key.to_string();
+        if row.has_member(&id) {
+            return Ok(id);
+        }
+        Err(ApiError::not_found("server", named))
+    }
+
+    /// A server's name, or its id where it has none any more.
+    pub(super) fn name_of(&self, id: &str) -> String {
+        let key = ServerKey::parse(id);
+        key.and_then(|key| self.servers.name(&key))
+            .map_or_else(|| id.to_owned(), |(name, _)| name)
+    }
+}
+
+/// An event; when it was is for whoever writes it to say.
+pub(super) fn event(id: &ClusterId, kind: ClusterEventKind, reason: impl Into<String>) -> NewClusterEvent {
+    NewClusterEvent {
+        cluster: id.to_string(),
+        at: Timestamp(0),
+        kind: kind.as_str().into(),
+        member: None,
+        node: None,
+        reason: reason.into(),
+        detail: None,
+    }
+}

@@ -1,0 +1,333 @@
+//! Clusters as the API shows them.
+
+use super::seen::MemberSight;
+use super::tls::RENEW_BEFORE_MS;
+use super::{ClusterRow, Clusters, ScaledPhase};
+use crate::api::error::{ApiError, ApiResult};
+use crate::service::servers::ServerKey;
+use nm_plan::cluster::{Addresses, Member, effective_check, reach};
+use nm_types::cluster::{
+    ClusterCondition, ClusterConditionKind, ClusterEntryView, ClusterEventKind, ClusterEventView, ClusterMemberState, ClusterMemberView,
+    ClusterProtocol, ClusterStatus, ClusterTlsView, ClusterType, ClusterView, DRAIN_TIME, ServerTemplate,
+};
+use nm_types::server::ServerKind;
+use nm_types::units::Bounded;
+use nm_types::{NodeId, Timestamp};
+use std::net::{IpAddr, SocketAddr};
+
+/// A cluster, and the revision that `If-Match` can name.
+pub type Versioned = (ClusterView, i64);
+
+impl Clusters {
+    /// In the order of their ids.
+    pub fn list(&self) -> Vec<ClusterView> {
+        self.all().iter().map(|row| self.view(row)).collect()
+    }
+
+    /// By id or name.
+    pub fn get(&self, key: &str) -> ApiResult<Versioned> {
+        let row = self.find(key)?;
+        Ok((self.view(&row), row.revision))
+    }
+
+    pub(super) fn view(&self, row: &ClusterRow) -> ClusterView {
+        let (spec, addresses) = (&row.stored.spec, self.addresses());
+        let members = self.members(row);
+        let sights = self.member_sights(row, &members, &addresses);
+        let (figures, by_member) = self.cluster_figures(&row.id);
+        let entries = self.entry_views(row, &addresses);
+        let endpoints = endpoints(row, &entries);
+        let active = self.leading(row).and_then(|(_, sight)| sight.of(&row.id)?.active_member.clone());
+        let failback = (spec.kind == ClusterType::HighAvailability).then(|| spec.failback.unwrap_or_default());
+        let member_views = members.iter().zip(&sights).map(|(member, sight)| ClusterMemberView {
+            metrics: by_member.get(&member.id).map(|s| s.figures()).unwrap_or_default(),
+            ..self.member_view(row, member, sight)
+        });
+        // Those that are on their way show where they stand.
+        let coming = row
+            .state
+            .scaled
+            .iter()
+            .filter(|s| s.phase == ScaledPhase::Starting)
+            .map(|s| ClusterMemberView {
+                id: s.container.as_ref().map(ToString::to_string).unwrap_or_default(),
+                name: s
+                    .container
+                    .as_ref()
+                    .map_or_else(|| format!("#{}", s.number), |id| self.name_of(id.as_str())),
+                kind: ServerKind::Container,
+                address: None,
+                weight: 1,
+                backup: false,
+                state: ClusterMemberState::Starting,
+                reason: "scaling has it made".into(),
+                since: Some(s.since),
+                in_flight: 0,
+                scaled: true,
+                metrics: Default::default(),
+            });
+        ClusterView {
+            id: row.id.clone(),
+            name: spec.name.clone(),
+            kind: spec.kind,
+            status: self.status_of(row).or(row.state.status).unwrap_or(ClusterStatus::Offline),
+            servers: spec
+                .servers
+                .iter()
+                .map(|s| s.key().to_string())
+                .chain(row.scaled().map(|(id, _)| id.to_string()))
+                .collect(),
+            metrics: figures,
+            endpoint: endpoints.first().cloned(),
+            endpoints,
+            protocol: spec.protocol,
+            listen_port: row.stored.listen_port,
+            members: member_views.chain(coming).collect(),
+            active_member: active,
+            conditions: self.conditions(row, &members, &sights, &entries, &addresses),
+            entry_nodes: entries,
+            load_balancer: spec.load_balancer,
+            health_check: effective_check(spec),
+            auto_scaling: spec.auto_scaling.clone(),
+            sticky: spec.sticky.clone(),
+            tls: spec.tls.as_ref().map(|tls| ClusterTlsView {
+                self_signed: tls.self_signed,
+                server_names: tls.server_names.iter().map(ToString::to_string).collect(),
+                certificate: row.pair.as_ref().map(|p| p.certificate.clone()).unwrap_or_default(),
+                expires: row.expires,
+            }),
+            redirect_to_https: spec.redirect_to_https.clone(),
+            routes: spec.routes.clone(),
+            virtual_address: spec.virtual_address.clone(),
+            failback,
+            retries: spec.retries.map_or(2, Bounded::get),
+            slow_start: spec.slow_start.map_or(0, Bounded::get),
+            drain_time: spec.drain_time.map_or(DRAIN_TIME, Bounded::get),
+            server_template: spec.server_template.as_ref().map(|template| {
+                let ServerTemplate::Container(container) = template;
+                let mut shown = container.clone();
+                // Masked also for those who may see secrets elsewhere: this is no place to read them from.
+                shown.environment = row.secrets.environment.as_ref().map(|e| e.masked()).unwrap_or_default();
+                ServerTemplate::Container(shown)
+            }),
+            created: row.created,
+            updated: row.updated,
+            generation: row.generation,
+        }
+    }
+
+    fn member_view(&self, row: &ClusterRow, member: &Member, sight: &MemberSight) -> ClusterMemberView {
+        let kind = ServerKey::parse(&member.id).map_or(ServerKind::Address, |key| key.kind());
+        ClusterMemberView {
+            id: member.id.clone(),
+            name: self.name_of(&member.id),
+            kind,
+            address: sight.address.clone(),
+            weight: i64::from(member.weight),
+            backup: member.backup,
+            state: sight.state,
+            reason: sight.reason.clone(),
+            since: sight.since,
+            in_flight: sight.in_flight,
+            scaled: row.scaled().any(|(id, _)| id.as_str() == member.id),
+            metrics: Default::default(),
+        }
+    }
+
+    fn entry_views(&self, row: &ClusterRow, addresses: &Addresses) -> Vec<ClusterEntryView> {
+        let shared = row.stored.spec.virtual_address.as_ref().map(|v| v.address.ip());
+        let view = |node: &NodeId| {
+            let sight = self.sights.get(node);
+            let state = sight.as_ref().and_then(|s| s.state.as_ref());
+            let wanted = self.generation_of(node);
+            ClusterEntryView {
+                node_id: node.clone(),
+                name: self.nodes.name(node),
+                address: addresses.get(node).map(ToString::to_string),
+                connected: self.fleet.is_connected(node),
+                current: wanted.is_some() && state.is_some_and(|s| s.generation == wanted && s.proxy.is_some()),
+                holds_virtual_address: shared.map(|ip| {
+                    let held = state.map(|s| s.virtual_addresses.as_slice()).unwrap_or_default();
+                    held.iter().any(|v| v.address == ip && v.held)
+                }),
+            }
+        };
+        row.stored.entries.iter().map(view).collect()
+    }
+
+    fn conditions(
+        &self,
+        row: &ClusterRow,
+        members: &[Member],
+        sights: &[MemberSight],
+        entries: &[ClusterEntryView],
+        addresses: &Addresses,
+    ) -> Vec<ClusterCondition> {
+        use ClusterConditionKind as K;
+        let mut out = Vec::new();
+        let mut say = |kind, about: Option<&str>, message: String| {
+            out.push(ClusterCondition {
+                kind,
+                about: about.map(str::to_owned),
+                message,
+            });
+        };
+        if entries.is_empty() {
+            say(
+                K::NoEntry,
+                None,
+                "the fleet has no node that could carry the entry: join one, or name one by `entryNodes`".into(),
+            );
+        }
+        for entry in entries {
+            let (id, name) = (entry.node_id.as_str(), &entry.name);
+            let sight = self.sights.get(&entry.node_id);
+            let said = sight
+                .as_ref()
+                .and_then(|s| s.problem.clone().or_else(|| s.state.as_ref()?.problem.clone()));
+            if !entry.connected {
+                say(
+                    K::EntryOffline,
+                    Some(id),
+                    format!("entry node {name} is not connected: it goes on with what it was last given, as long as its machine runs"),
+                );
+            } else if let Some(problem) = said {
+                say(K::EntryFailed, Some(id), format!("entry node {name}: {problem}"));
+            } else if !entry.current {
+                say(
+                    K::EntryBehind,
+                    Some(id),
+                    format!("entry node {name} has not taken the last change yet"),
+                );
+            }
+        }
+        for (member, sight) in members.iter().zip(sights) {
+            let refused: Vec<(NodeId, String)> = row
+                .stored
+                .entries
+                .iter()
+                .filter_map(|node| Some((node.clone(), reach(node, &member.target, member.port, addresses).err()?)))
+                .collect();
+            let name = self.name_of(&member.id);
+            match refused.as_slice() {
+                [] => {}
+                [(_, why), ..] if sight.state == ClusterMemberState::Unreachable || refused.len() == row.stored.entries.len() => {
+                    say(K::MemberUnreachable, Some(&member.id), format!("server {name}: {why}"));
+                }
+                some => {
+                    for (node, why) in some {
+                        let node = self.nodes.name(node);
+                        say(
+                            K::MemberUnreachable,
+                            Some(&member.id),
+                            format!("server {name}, from entry node {node}: {why}"),
+                        );
+                    }
+                }
+            }
+        }
+        self.doubled(row, members, addresses, &mut say);
+        if row.stored.spec.virtual_address.is_some() && row.stored.entries.len() > 1 {
+            let hidden = |node: &&NodeId| addresses.get(*node).is_none_or(IpAddr::is_loopback);
+            for node in row.stored.entries.iter().filter(hidden) {
+                let name = self.nodes.name(node);
+                say(
+                    K::VirtualAddress,
+                    Some(node.as_str()),
+                    format!(
+                        "the virtual address is not shared: where other nodes reach entry node {name} is not known. Give it a label `address`"
+                    ),
+                );
+            }
+        }
+        if let Some(reason) = &row.state.cannot_scale {
+            say(K::CannotScale, None, reason.clone());
+        }
+        if let Some(expires) = row.expires.filter(|e| e.since(self.clock.now()) < RENEW_BEFORE_MS) {
+            say(
+                K::Certificate,
+                None,
+                format!("the certificate ends at {expires}: send a new one in `tls`"),
+            );
+        }
+        out
+    }
+
+    /// Servers that are one to an entry, for they are at the same address and port.
+    fn doubled(
+        &self,
+        row: &ClusterRow,
+        members: &[Member],
+        addresses: &Addresses,
+        say: &mut impl FnMut(ClusterConditionKind, Option<&str>, String),
+    ) {
+        let Some(first) = row.stored.entries.first() else { return };
+        let mut seen: Vec<(SocketAddr, &str)> = Vec::new();
+        for member in members {
+            let Ok(socket) = reach(first, &member.target, member.port, addresses) else {
+                continue;
+            };
+            match seen.iter().find(|(other, _)| *other == socket) {
+                Some((_, other)) => say(
+                    ClusterConditionKind::MemberUnreachable,
+                    Some(&member.id),
+                    format!(
+                        "server {} is at {socket}, and so is {}: it gets no traffic of its own",
+                        member.id, other
+                    ),
+                ),
+                None => seen.push((socket, &member.id)),
+            }
+        }
+    }
+
+    /// Newest first, from before number `before` on.
+    pub async fn events(&self, key: &str, before: Option<i64>, limit: u32) -> ApiResult<(Vec<ClusterEventView>, Option<i64>)> {
+        let row = self.find(key)?;
+        let mut rows = self
+            .store
+            .cluster_events(row.id.as_str(), before.unwrap_or(i64::MAX), limit.saturating_add(1))
+            .await?;
+        let more = rows.len() > limit as usize;
+        rows.truncate(limit as usize);
+        let next = rows.last().filter(|_| more).map(|r| r.sequence);
+        let views = rows.into_iter().map(|row| {
+            let kind = ClusterEventKind::parse(&row.event.kind).ok_or_else(|| {
+                tracing::error!(kind = row.event.kind, "an event of the store is of a kind there is none of");
+                ApiError::internal()
+            })?;
+            Ok(ClusterEventView {
+                sequence: row.sequence,
+                at: row.event.at,
+                kind,
+                member: row.event.member,
+                node_id: row.event.node.and_then(|n| NodeId::parse(&n).ok()),
+                reason: row.event.reason,
+                detail: row.event.detail.and_then(|d| serde_json::from_str(&d).ok()),
+            })
+        });
+        Ok((views.collect::<ApiResult<Vec<_>>>()?, next))
+    }
+
+    /// When something was last heard of any entry; for tests and those who wait.
+    pub(super) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+}
+
+/// Where a cluster is reached, the virtual address first.
+fn endpoints(row: &ClusterRow, entries: &[ClusterEntryView]) -> Vec<String> {
+    let spec = &row.stored.spec;
+    let scheme = match (spec.protocol, spec.tls.is_some()) {
+        (ClusterProtocol::Tcp, _) => "tcp",
+        (ClusterProtocol::Http, true) => "https",
+        (ClusterProtocol::Http, false) => "http",
+    };
+    let shared = spec.virtual_address.as_ref().map(|v| v.address.ip());
+    let own = entries.iter().filter_map(|e| e.address.as_ref()?.parse::<IpAddr>().ok());
+    shared
+        .into_iter()
+        .chain(own)
+        .map(|ip| format!("{scheme}://{}", SocketAddr::new(ip, row.stored.listen_port)))
+        .collect()
+}

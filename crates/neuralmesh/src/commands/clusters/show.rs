@@ -1,0 +1,123 @@
+//! Clusters as people read them.
+
+use crate::output::human;
+use nm_types::Timestamp;
+use nm_types::cluster::{ClusterFigures, ClusterMemberState, ClusterMemberView, ClusterMetricsView, ClusterView};
+
+/// `2/3`: how many servers are up.
+pub fn up(c: &ClusterView) -> String {
+    let up = c.members.iter().filter(|m| m.state == ClusterMemberState::Up).count();
+    format!("{up}/{}", c.members.len())
+}
+
+pub fn percent(share: f64) -> String {
+    format!("{share}%")
+}
+
+pub fn millis(ms: f64) -> String {
+    format!("{ms:.1}ms")
+}
+
+fn figures(f: &ClusterFigures) -> String {
+    format!(
+        "{} requests, {} errors, average {}, p50 {}, p95 {}, p99 {}, {}",
+        f.total_requests,
+        percent(f.error_rate),
+        millis(f.average_response_time),
+        millis(f.p50),
+        millis(f.p95),
+        millis(f.p99),
+        human::size(f.total_bandwidth)
+    )
+}
+
+fn member(c: &ClusterView, m: &ClusterMemberView) -> String {
+    let mark = if c.active_member.as_deref() == Some(m.id.as_str()) {
+        "*"
+    } else {
+        " "
+    };
+    let made = if m.scaled { ", made by scaling" } else { "" };
+    let weight = if m.weight == 1 {
+        String::new()
+    } else {
+        format!(", weight {}", m.weight)
+    };
+    let address = m.address.as_ref().map(|a| format!(" at {a}")).unwrap_or_default();
+    format!("{mark} {:<11} {}{address}{weight}{made}: {}", m.state.as_str(), m.name, m.reason)
+}
+
+pub fn card(c: &ClusterView, now: Timestamp) -> Vec<(&'static str, String)> {
+    let lines = |all: Vec<String>| all.join("\n");
+    let members = c.members.iter().map(|m| member(c, m)).collect();
+    let entries = c.entry_nodes.iter().map(|e| {
+        let address = e.address.as_deref().unwrap_or("of an unknown address");
+        let state = match (e.connected, e.current) {
+            (false, _) => "not connected",
+            (true, false) => "behind",
+            (true, true) => "current",
+        };
+        let holds = if e.holds_virtual_address == Some(true) {
+            ", has the virtual address"
+        } else {
+            ""
+        };
+        format!("{} {address}: {state}{holds}", e.name)
+    });
+    let entries: Vec<String> = entries.collect();
+    let scaling = c.auto_scaling.as_ref().filter(|s| s.enabled).map(|s| {
+        let aims = [
+            s.target_cpu_percent.map(|t| format!("cpu {}%", t.get())),
+            s.target_memory_percent.map(|t| format!("memory {}%", t.get())),
+            s.target_requests_per_second.map(|t| format!("{} requests/s", t.get())),
+        ];
+        let aims: Vec<String> = aims.into_iter().flatten().collect();
+        format!(
+            "{} to {} servers, for {}",
+            s.min_servers.get(),
+            s.max_servers.get(),
+            aims.join(", ")
+        )
+    });
+    let check = &c.health_check;
+    let how = check.path.as_ref().map_or_else(|| "tcp".to_owned(), |p| format!("http {p}"));
+    let every = check.interval.map_or(0, |i| i.get());
+    let rise_fall = [check.rise, check.fall].map(|n| n.map_or(0, |n| n.get()));
+    vec![
+        ("Name", c.name.to_string()),
+        ("Id", c.id.to_string()),
+        ("Type", c.kind.as_str().to_owned()),
+        ("Status", c.status.as_str().to_owned()),
+        ("Endpoint", lines(c.endpoints.clone())),
+        ("Entry", lines(entries)),
+        ("Members", lines(members)),
+        (
+            "Checks",
+            format!("{how} every {every}s, up after {}, down after {}", rise_fall[0], rise_fall[1]),
+        ),
+        ("Scaling", scaling.unwrap_or_default()),
+        ("Measured", figures(&c.metrics)),
+        ("Matters", lines(c.conditions.iter().map(|k| k.message.clone()).collect())),
+        ("Made", human::ago(c.created, now)),
+    ]
+}
+
+pub fn metrics(m: &ClusterMetricsView) -> Vec<(&'static str, String)> {
+    let members = m.members.iter().map(|s| format!("{}: {}", s.id, figures(&s.figures)));
+    let history = m.history.iter().map(|p| {
+        format!(
+            "{} to {}: {:.1}/s, {} errors, p99 {}",
+            p.from,
+            p.to,
+            p.requests_per_second,
+            percent(p.figures.error_rate),
+            millis(p.figures.p99)
+        )
+    });
+    vec![
+        ("Total", figures(&m.figures)),
+        ("Now", format!("{:.1} requests/s", m.requests_per_second)),
+        ("Members", members.collect::<Vec<_>>().join("\n")),
+        ("History", history.collect::<Vec<_>>().join("\n")),
+    ]
+}

@@ -1,0 +1,36 @@
+//! Clusters: where their members are reached, what a node's load balancer is to do, who carries an entry and on which port, and
+//! how well a cluster is.
+
+mod config;
+mod entry;
+mod figures;
+mod ports;
+mod reach;
+
+#[cfg(test)]
+mod tests;
+
+pub use config::{Cluster, KeyPair, Member, effective_check, proxy_config};
+pub use entry::{EntryCandidate, choose_entries};
+pub use figures::{Book, Sum, Sums};
+pub use ports::{Claim, Use, clash, free_port};
+pub use reach::{Addresses, Target, reach};
+
+use nm_types::cluster::{ClusterStatus, ClusterType};
+
+/// How well a cluster is of which `up` of `all` servers are up.
+pub fn status(kind: ClusterType, up: usize, all: usize) -> ClusterStatus {
+    if all == 0 || up == 0 {
+        return ClusterStatus::Offline;
+    }
+    if up >= all {
+        return ClusterStatus::Healthy;
+    }
+    match up * 100 / all {
+        70.. => ClusterStatus::Degraded,
+        50.. => ClusterStatus::Critical,
+        // One server takes all traffic there, and does.
+        _ if kind == ClusterType::HighAvailability => ClusterStatus::Critical,
+        _ => ClusterStatus::Offline,
+    }
+}

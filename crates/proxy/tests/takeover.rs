@@ -7,7 +7,7 @@ use kit::member::{Member, all, some};
 use kit::{Connection, Load, Proxy, eventually};
 use serde_json::json;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -18,11 +18,11 @@ async fn a_new_process_takes_over_under_load_and_no_request_fails() {
     let mut proxy = Proxy::with(json!({"members": all(&members)})).await;
     let load = Load::start(proxy.address(), 16);
     // Clients that come with each request are those who would wait in a queue that is reset.
-    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let stop = Arc::new(AtomicBool::new(false));
     let (ends, address) = (stop.clone(), proxy.address());
     let newcomers = tokio::spawn(async move {
         let mut count = 0;
-        while !ends.load(std::sync::atomic::Ordering::SeqCst) {
+        while !ends.load(Ordering::SeqCst) {
             let mut connection = Connection::open(address).await;
             assert_eq!(connection.get("/").await.status, StatusCode::OK);
             count += 1;
@@ -40,7 +40,7 @@ async fn a_new_process_takes_over_under_load_and_no_request_fails() {
         proxy = next;
     }
     load.more(200).await;
-    stop.store(true, std::sync::atomic::Ordering::SeqCst);
+    stop.store(true, Ordering::SeqCst);
     let newcomers = newcomers.await.unwrap();
     let (requests, failures) = load.end().await;
     assert_eq!(failures, Vec::<String>::new(), "of {requests}");

@@ -138,7 +138,7 @@ class Traffic:
                 self.book.count("sent again")
                 continue
             # 409 on a repeated key: the first try is still being carried out.
-            if reply.status == 503 or reply.code in ("operation_in_progress", "idempotency_in_progress", "in_progress"):
+            if reply.status == 503 or reply.code in NOTHING_DONE:
                 self.book.count("busy")
                 if reply.code in NOTHING_DONE:
                     tries -= 1

@@ -507,11 +507,20 @@ mod tests {
         ];
         for pair in story.windows(2) {
             let [before, after] = [pair[0].clone(), pair[1].clone()];
-            assert_eq!(before.clone().newest(after.clone()), after);
-            assert_eq!(after.clone().newest(before), after);
+            assert!(
+                after.is_later_than(&before) && !before.is_later_than(&after),
+                "{before:?} {after:?}"
+            );
+            assert_eq!(before.is_before_start_of(&after), before.started.is_none());
+            assert!(!after.is_before_start_of(&before));
         }
-        // What can't be told apart stays as it is.
-        assert_eq!(at(Some(10), None, 0).newest(at(Some(10), None, 7)).restarts, 0);
+        let other = ObservedContainer {
+            docker_id: "e".into(),
+            ..story[1].clone()
+        };
+        assert!(!story[0].is_before_start_of(&other), "another container of that name");
+        // What can't be told apart is not later.
+        assert!(!at(Some(10), None, 7).is_later_than(&at(Some(10), None, 0)));
     }
 
     #[test]

@@ -106,7 +106,7 @@ async fn check_registry(registry: &str) -> Result<(), AgentError> {
 fn forbidden(ip: IpAddr) -> Option<Special> {
     Special::of(ip).filter(|special| match special {
         Special::Metadata | Special::Link | Special::Nowhere | Special::Multicast => true,
-        // Whether this machine's own registry may be used is for the control plane's settings to say.
+        // A registry of this machine's own is a usual thing to have.
         Special::Loopback => false,
     })
 }

@@ -19,6 +19,8 @@ const FIRST_WAIT: Duration = Duration::from_millis(100);
 /// A dead engine closes its sockets, which is seen at once; one that hangs is only found out by asking.
 const PING_EVERY: Duration = Duration::from_secs(10);
 const PING_DEADLINE: Duration = Duration::from_secs(10);
+/// So many images are remembered; then it begins anew.
+const IMAGES_KNOWN: usize = 1_000;
 
 /// Runs until `stop`.
 pub async fn follow(docker: &Docker, stop: &CancellationToken) {
@@ -220,10 +222,11 @@ impl Docker {
             Err(error) => return Err(error),
         };
         let label = found.remove(labels::ID);
-        self.image_labels
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(image.to_owned(), label.clone());
+        let mut known = self.image_labels.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= IMAGES_KNOWN {
+            known.clear();
+        }
+        known.insert(image.to_owned(), label.clone());
         Ok(label)
     }
 

@@ -287,10 +287,8 @@ fn observe(app: &App, node: &NodeId, observed: ObservedContainer) {
                 if record.node != *node {
                     return false;
                 }
-                // A command's answer was faster: what has started is never unstarted again.
-                let is_late =
-                    |held: &ObservedContainer| held.docker_id == observed.docker_id && held.started.is_some() && observed.started.is_none();
-                if record.state.observed.as_ref().is_some_and(is_late) {
+                // A command's answer was faster.
+                if record.state.observed.as_ref().is_some_and(|held| observed.is_before_start_of(held)) {
                     return false;
                 }
                 changed = record.state.missing || record.state.observed.as_ref() != Some(&observed);

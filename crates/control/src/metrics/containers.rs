@@ -69,7 +69,7 @@ pub(super) fn write(text: &mut Text, nodes: &[NodeFigures], census: &Census) {
         "neuralmesh_container_cpu_limit_cores",
         Kind::Gauge,
         "The most processors' worth of CPU it may use",
-        &|c| cpu_limit(c),
+        &|c| c.record.cpu_limit(),
     );
     family(
         "neuralmesh_container_memory_usage_bytes",
@@ -81,7 +81,7 @@ pub(super) fn write(text: &mut Text, nodes: &[NodeFigures], census: &Census) {
         "neuralmesh_container_memory_limit_bytes",
         Kind::Gauge,
         "The most memory it may use",
-        &|c| memory_limit(c),
+        &|c| c.record.memory_limit().map(|m| m.bytes() as f64),
     );
 }
 
@@ -92,14 +92,6 @@ fn runs(c: &Counted) -> bool {
 /// Whether its figures are of now.
 fn measured(c: &Counted) -> bool {
     c.reachable && runs(c)
-}
-
-fn cpu_limit(c: &Counted) -> Option<f64> {
-    c.record.cpu_limit()
-}
-
-fn memory_limit(c: &Counted) -> Option<f64> {
-    c.record.memory_limit().map(|m| m.bytes() as f64)
 }
 
 #[cfg(test)]

@@ -190,20 +190,11 @@ impl Containers {
     }
 
     /// What a command's answer says goes to the index at once, and to the store a moment later: when the watch tells the same, it
-    /// is no news any more. Where the watch was faster and has seen what came after, that stays.
+    /// is no news any more.
     fn seen(&self, record: &Record, observed: ObservedContainer) {
         let mut changed = false;
         self.index.change(&record.id, |r| {
-            let observed = match r.state.observed.clone() {
-                Some(watched) => observed.newest(watched),
-                None => observed,
-            };
-            changed = r.state.observed.as_ref() != Some(&observed);
-            let foreign = r.state.observed.as_mut().and_then(|o| o.foreign.take());
-            r.state.observed = Some(ObservedContainer {
-                foreign: observed.foreign.clone().or(foreign),
-                ..observed
-            });
+            changed = r.state.answered(observed);
             changed
         });
         if changed {

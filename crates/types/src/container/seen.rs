@@ -84,12 +84,16 @@ pub struct ObservedContainer {
 }
 
 impl ObservedContainer {
-    /// The later of two sights of one container that came by different ways, `self` where that can't be told: being made,
-    /// starting and ending only go forward.
-    #[must_use]
-    pub fn newest(self, other: Self) -> Self {
+    /// Whether this is the later of two sights of one container that came by different ways: being made, starting and ending
+    /// only go forward.
+    pub fn is_later_than(&self, other: &Self) -> bool {
         let stage = |c: &Self| (c.created, c.started, c.finished);
-        if stage(&other) > stage(&self) { other } else { self }
+        stage(self) > stage(other)
+    }
+
+    /// Whether this sight is of before the container's first start, and `other` of after it: a start is never undone.
+    pub fn is_before_start_of(&self, other: &Self) -> bool {
+        self.docker_id == other.docker_id && self.started.is_none() && other.started.is_some()
     }
 }
 

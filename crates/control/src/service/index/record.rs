@@ -66,15 +66,21 @@ impl State {
             arriving: None,
         }
     }
-}
 
-impl State {
-    /// What a command's answer says: the watch may have seen what came after, and may as well be behind.
-    pub fn answered(&mut self, answer: ObservedContainer) {
-        self.observed = Some(match self.observed.take() {
-            Some(watched) => watched.newest(answer),
+    /// Takes up what a command's answer says, and tells whether that is news. Where the watch was faster and has seen what came
+    /// after, that stays; an answer has no word on how others made a container.
+    pub fn answered(&mut self, answer: ObservedContainer) -> bool {
+        let latest = match &self.observed {
+            Some(watched) if watched.is_later_than(&answer) => return false,
+            Some(watched) => ObservedContainer {
+                foreign: answer.foreign.or_else(|| watched.foreign.clone()),
+                ..answer
+            },
             None => answer,
-        });
+        };
+        let news = self.observed.as_ref() != Some(&latest);
+        self.observed = Some(latest);
+        news
     }
 }
 

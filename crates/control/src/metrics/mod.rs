@@ -1,12 +1,14 @@
 //! What `GET /metrics` tells, named by <https://prometheus.io/docs/practices/naming/>.
 //!
 //! Everything is read where it lies at the moment of the scrape; only requests are counted here. Labels are bounded: by what
-//! there is of nodes, by [`CONTAINERS_SHOWN`] of containers, and by our own words everywhere else.
+//! there is of nodes and clusters (500 of 100 servers at most), by [`CONTAINERS_SHOWN`] of containers, and by our own words
+//! everywhere else.
 //!
 //! - [`text`] writes the two formats.
-//! - [`fleet`] tells of nodes and their machines, [`containers`] of single containers.
+//! - [`fleet`] tells of nodes and their machines, [`containers`] of single containers, [`clusters`] of traffic.
 //! - [`plane`] tells of the control plane's own work, [`process`] of its process.
 
+mod clusters;
 mod containers;
 mod fleet;
 mod plane;
@@ -105,11 +107,12 @@ pub async fn scrape(app: &App, format: Format, each_container: bool) -> Result<S
 
 fn write(app: &App, store: &StoreSeen, format: Format, each_container: bool) -> String {
     let census = app.index.census(if each_container { CONTAINERS_SHOWN } else { 0 });
-    let nodes = app.nodes.figures();
+    let (nodes, clusters) = (app.nodes.figures(), app.clusters.counts());
     let mut text = Text::new(format, 32 * 1024 + room(&census, nodes.len()));
     plane::write(&mut text, app, store);
     fleet::write(&mut text, &nodes, &census);
     containers::write(&mut text, &nodes, &census);
+    clusters::write(&mut text, &clusters);
     process::write(&mut text, app.metrics.began);
     text.end()
 }

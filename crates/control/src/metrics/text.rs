@@ -151,17 +151,22 @@ impl Text {
     pub fn durations(&mut self, labels: Labels<'_>, seen: &DurationsSeen) -> &mut Self {
         let mut block = String::new();
         let _infallible = write_labels(&mut block, labels);
+        self.durations_in(&block, seen)
+    }
+
+    /// The samples of a histogram with the labels of `block`, as [`Blocks`] writes them.
+    pub fn durations_in(&mut self, block: &str, seen: &DurationsSeen) -> &mut Self {
         for (bound, count) in &seen.buckets {
             let mut le = String::new();
             let _infallible = bound.write(&mut le);
-            self.head("_bucket", &block, &[("le", &le)]);
+            self.head("_bucket", block, &[("le", &le)]);
             self.tail(*count);
         }
-        self.head("_bucket", &block, &[("le", "+Inf")]);
+        self.head("_bucket", block, &[("le", "+Inf")]);
         self.tail(seen.count);
-        self.head("_sum", &block, &[]);
+        self.head("_sum", block, &[]);
         self.tail(seen.sum);
-        self.head("_count", &block, &[]);
+        self.head("_count", block, &[]);
         self.tail(seen.count)
     }
 

@@ -5,8 +5,10 @@ use nm_link::contract::WatchEvent;
 use nm_testing::{Client, FakeAgent, TestControlPlane, eventually};
 use nm_types::Timestamp;
 use nm_types::auth::Role;
+use nm_types::cluster::ClusterView;
 use nm_types::container::ContainerHealth;
 use nm_types::host::{DiskStats, MemoryStats, NetworkStats, NodeStats, PressureStats};
+use nm_types::proxy::MemberState;
 use nm_types::stats::Usage;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -237,6 +239,12 @@ async fn busy() -> (TestControlPlane, FakeAgent) {
     let container = admin.create(&spec).await;
     agent.uses(container.id.as_str(), Usage { cpu: 150.0, memory: 64.0 });
     agent.docker_run("foreign \"one\"\\", "redis:7");
+    let label = json!({ "labels": { "address": "10.0.0.1" } });
+    admin.patch(format!("/api/nodes/{}", agent.node)).json(&label).await.is(200);
+    agent.docker_address(container.id.as_str(), "172.17.0.2");
+    let cluster = json!({ "name": "shop \"one\"", "type": "load-balanced", "servers": [{ "id": "web", "port": 80 }] });
+    let cluster: ClusterView = admin.post("/api/capabilities/clusters").json(&cluster).await.data(201);
+    agent.serves(cluster.id.as_str(), container.id.as_str(), 90, 9, 2_000);
     let mut seen = agent.container(&container.id).observed;
     (seen.health, seen.restarts) = (Some(ContainerHealth::Unhealthy), 3);
     agent.report(WatchEvent::Container { observed: Box::new(seen) });
@@ -255,6 +263,7 @@ async fn busy() -> (TestControlPlane, FakeAgent) {
         let names = told.names();
         (cores == 1.5
             && restarts
+            && told.all("neuralmesh_cluster_requests_total", &[]).any(|s| s.value == 90.0)
             && names.contains("neuralmesh_node_load1")
             && told.all("neuralmesh_containers", &[("status", "running")]).any(|s| s.value == 2.0))
         .then_some(())
@@ -325,6 +334,40 @@ async fn fleet_nodes_and_containers_are_told() {
     }
     assert_eq!(told.value("neuralmesh_container_wanted_running", &web), 1.0);
     assert_eq!(told.value("neuralmesh_link_disconnections_total", &[("reason", "lost")]), 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clusters_and_their_servers_are_told() {
+    let (plane, agent) = busy().await;
+    let admin = plane.admin().await;
+    let told = exposed(admin).await;
+    let cluster = [("cluster", "shop \"one\"")];
+    let bucket = |le| told.value("neuralmesh_cluster_request_duration_seconds_bucket", &[("le", le)]);
+    assert_eq!((bucket("0.001024"), bucket("0.004096"), bucket("+Inf")), (0.0, 90.0, 90.0));
+    for (name, value) in [
+        ("neuralmesh_cluster_request_duration_seconds_count", 90.0),
+        ("neuralmesh_cluster_requests_total", 90.0),
+        ("neuralmesh_cluster_request_errors_total", 9.0),
+        ("neuralmesh_cluster_conditions", 0.0),
+        ("neuralmesh_cluster_server_up", 1.0),
+        ("neuralmesh_cluster_server_requests_total", 90.0),
+    ] {
+        assert_eq!(told.value(name, &cluster), value, "{name}");
+    }
+    let bytes = ["received", "sent"].map(|way| told.value(&format!("neuralmesh_cluster_{way}_bytes_total"), &cluster));
+    assert!(bytes.iter().all(|b| *b > 0.0), "{bytes:?}");
+    let server = told.all("neuralmesh_cluster_server_in_flight", &cluster).next().unwrap();
+    assert_eq!(&*server.labels["server"], "web");
+    assert_eq!(told.value("neuralmesh_clusters", &[("status", "healthy")]), 1.0);
+
+    let list: Vec<ClusterView> = admin.get("/api/capabilities/clusters").await.data(200);
+    agent.member_is(list[0].id.as_str(), &list[0].members[0].id, MemberState::Down, "connection refused");
+    eventually("it is told that nothing serves", async || {
+        let told = exposed(admin).await;
+        (told.value("neuralmesh_clusters", &[("status", "offline")]) == 1.0 && told.value("neuralmesh_cluster_server_up", &cluster) == 0.0)
+            .then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,8 +5,8 @@ use nm_types::cluster::{
     ClusterCheckType, ClusterHealthCheck, ClusterProtocol, ClusterSpec, ClusterType, FailbackMode, LoadBalancingAlgorithm,
 };
 use nm_types::proxy::{
-    Algorithm, Certificate, CertificateSource, Cluster as ProxyCluster, Failback, HealthCheck, Limits, Listener, Member as ProxyMember,
-    Mode, PrivateKey, Probe, Protocol, ProxyConfig, RedirectToHttps, Route, StatusRange, Sticky, Tls,
+    Algorithm, Certificate, CertificateSource, Cluster as ProxyCluster, Failback, HealthCheck, Listener, Member as ProxyMember, Mode,
+    PrivateKey, Probe, Protocol, ProxyConfig, RedirectToHttps, Route, StatusRange, Sticky, Tls,
 };
 use nm_types::units::{Bounded, Port};
 use nm_types::{ClusterId, NodeId};
@@ -150,12 +150,12 @@ fn cluster_of(node: &NodeId, cluster: &Cluster<'_>, nodes: &Addresses) -> ProxyC
             max_age_seconds: s.max_age.map(|a| small(a.get(), u32::MAX)),
         }),
         health_check: Some(check(spec)),
-        ejection: nm_types::proxy::Ejection::default(),
+        ejection: spec.upstream.ejection(),
         slow_start_ms: spec.slow_start.map_or(0, |s| small(s.get() * 1000, u32::MAX)),
         retries: spec.retries.map_or(2, |r| small(r.get(), 2)),
-        connect_timeout_ms: 3_000,
-        response_timeout_ms: 60_000,
-        send_proxy_protocol: None,
+        connect_timeout_ms: spec.upstream.connect_timeout_ms(),
+        response_timeout_ms: spec.upstream.response_timeout_ms(),
+        send_proxy_protocol: spec.upstream.send_proxy_protocol,
     }
 }
 
@@ -200,10 +200,10 @@ fn listener(what: &str, cluster: &Cluster<'_>, port: u16) -> Listener {
         redirect_to_https: None,
         routes: Vec::new(),
         cluster: None,
-        accept_proxy_protocol: false,
-        trusted_addresses: Vec::new(),
-        access_log: false,
-        limits: Limits::default(),
+        accept_proxy_protocol: cluster.spec.entry.accept_proxy_protocol,
+        trusted_addresses: cluster.spec.entry.trusted_addresses.clone(),
+        access_log: cluster.spec.entry.access_log,
+        limits: cluster.spec.entry.limits(),
     }
 }
 

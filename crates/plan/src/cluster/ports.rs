@@ -1,16 +1,17 @@
 //! Who listens where: clusters may share a port of a node where their requests can be told apart.
 
-use nm_types::cluster::{ClusterSpec, GIVEN_PORTS};
+use nm_types::cluster::{ClusterEntry, ClusterSpec, GIVEN_PORTS};
 use nm_types::{ClusterId, NodeId};
 use std::collections::BTreeSet;
 
 /// What a listener does.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Use {
     /// Requests by host and path prefix.
     Http {
         tls: bool,
         routes: Vec<(Option<String>, String)>,
+        entry: ClusterEntry,
     },
     Tcp,
     /// Sends everybody to another port.
@@ -20,7 +21,7 @@ pub enum Use {
 }
 
 /// One listener of one cluster.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Claim {
     pub cluster: ClusterId,
     /// The cluster's name, for people.
@@ -50,6 +51,7 @@ impl Claim {
                 } else {
                     spec.routes.iter().map(|r| r.pair()).collect()
                 },
+                entry: spec.entry.clone(),
             },
         };
         let redirect = spec.redirect_to_https.as_ref().map(|r| claim(r.port(), Use::Redirect { to: port }));
@@ -65,14 +67,18 @@ pub fn clash(a: &Claim, b: &Claim) -> Option<String> {
     let taken = |why: &str| Some(format!("port {} is taken by cluster `{}`{why}", a.port, b.name));
     match (&a.way, &b.way) {
         (
-            Use::Http { tls, routes },
+            Use::Http { tls, routes, entry },
             Use::Http {
                 tls: other_tls,
                 routes: others,
+                entry: other_entry,
             },
         ) => {
             if tls != other_tls {
                 return taken(if *other_tls { ", with TLS" } else { ", without TLS" });
+            }
+            if entry != other_entry {
+                return taken(", whose settings in `entry` differ: clusters that share a port have the same");
             }
             let same = routes.iter().find(|route| others.contains(route))?;
             let host = same.0.as_deref().unwrap_or("every host");

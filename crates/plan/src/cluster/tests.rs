@@ -1,7 +1,7 @@
 use super::*;
 use nm_types::cluster::ClusterSpec;
 use nm_types::container::PortMapping;
-use nm_types::proxy::{Failback, Mode, Probe, Protocol};
+use nm_types::proxy::{Ejection, Failback, Limits, Mode, Probe, Protocol, ProxyVersion};
 use nm_types::{ClusterId, NodeId};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -181,6 +181,12 @@ fn ports_are_shared_only_where_requests_can_be_told_apart() {
         (a(tls("a.example")), claims(2, tls("b.example"), 444, &[2]), true),
         (a(tls("a.example")), claims(2, json!({}), 80, &[2]), true),
         (a(json!({"protocol": "tcp"})), claims(2, json!({}), 443, &[2]), true),
+        // What holds before a request's host is known holds for both.
+        (
+            a(json!({"routes": [{"host": "a.example"}], "entry": {"headerTimeout": 5}})),
+            claims(2, host("b.example"), 443, &[2]),
+            true,
+        ),
         (a(json!({})), a(json!({})), false),
     ] {
         assert_eq!(clashes(&one, &other), want, "{one:?} {other:?}");
@@ -229,7 +235,11 @@ fn a_nodes_document_is_right_as_a_whole() {
             "sticky": {}, "slowStart": 10, "retries": 0, "healthCheck": {"path": "/up"}}),
         ),
         spec(json!({"tls": {"selfSigned": true, "serverNames": ["A.example", "b.example"]}, "routes": [{"host": "b.example"}]})),
-        spec(json!({"type": "high-availability", "protocol": "tcp", "failback": {"mode": "manual"}})),
+        spec(
+            json!({"type": "high-availability", "protocol": "tcp", "failback": {"mode": "manual"},
+            "entry": {"trustedAddresses": ["10.0.0.0/8"], "acceptProxyProtocol": true, "accessLog": true, "maxConnections": 9, "tunnelTimeout": 60},
+            "upstream": {"sendProxyProtocol": "v2", "connectTimeout": 1, "ejectAfterErrors": 3, "ejectTime": 5}}),
+        ),
     );
     let ids = [id(1), id(2), id(3)];
     let cluster = |n: usize, spec, port, entries| Cluster {
@@ -290,7 +300,18 @@ fn a_nodes_document_is_right_as_a_whole() {
         }
     );
     assert_eq!((one.clusters[0].retries, one.clusters[0].slow_start_ms), (0, 10_000));
-    assert_eq!(one.listeners[2].protocol, Protocol::Tcp);
+    let tcp = &one.listeners[2];
+    assert_eq!(
+        (tcp.protocol, tcp.accept_proxy_protocol, tcp.access_log),
+        (Protocol::Tcp, true, true)
+    );
+    assert!(tcp.trusted_addresses[0].contains("10.9.9.9".parse().unwrap()));
+    assert_eq!((tcp.limits.max_connections, tcp.limits.tunnel_idle_timeout_ms), (9, 60_000));
+    assert_eq!(one.listeners[1].limits, Limits::default());
+    let db = &one.clusters[2];
+    assert_eq!((db.connect_timeout_ms, db.send_proxy_protocol), (1_000, Some(ProxyVersion::V2)));
+    assert_eq!((db.ejection.connection_errors, db.ejection.time_ms), (3, 5_000));
+    assert_eq!(one.clusters[0].ejection, Ejection::default());
     assert_eq!(proxy_config(&node(3), &all, &addresses()), nm_types::proxy::ProxyConfig::default());
     let naked = Cluster {
         pair: None,
@@ -301,6 +322,6 @@ fn a_nodes_document_is_right_as_a_whole() {
         config.listeners.iter().all(|l| l.port != 443),
         "never in the clear what was to be secret"
     );
-    assert_eq!(effective_check(&db).interval.unwrap().get(), 1);
+    assert_eq!(effective_check(all[2].spec).interval.unwrap().get(), 1);
     assert_eq!(effective_check(&web).path.unwrap().as_str(), "/up");
 }

@@ -1,10 +1,12 @@
 //! Clusters: servers behind one entry point. What users ask for stands here; what they see is in `view`.
 
+mod entry;
 mod patch;
 mod server;
 mod settings;
 mod view;
 
+pub use entry::{ClusterEntry, ClusterUpstream};
 pub use patch::ClusterUpdate;
 pub use server::{ClusterServer, ClusterServerEntry, ClusterServerKey, NewClusterServers};
 pub use settings::{
@@ -121,6 +123,12 @@ pub struct ClusterSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(max_items = 10)]
     pub entry_nodes: Vec<ClusterServerKey>,
+    /// How the entry takes clients.
+    #[serde(default)]
+    pub entry: ClusterEntry,
+    /// How the entry goes to servers.
+    #[serde(default)]
+    pub upstream: ClusterUpstream,
     /// An address that the entry nodes share: the first one that is alive answers for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub virtual_address: Option<ClusterVirtualAddress>,
@@ -157,6 +165,12 @@ impl ClusterSpec {
             ("routes", self.routes.len(), 0, ROUTES_AT_MOST),
             ("entryNodes", self.entry_nodes.len(), 0, ENTRY_NODES_AT_MOST),
             ("tls.serverNames", names, 0, settings::SERVER_NAMES_AT_MOST),
+            (
+                "entry.trustedAddresses",
+                self.entry.trusted_addresses.len(),
+                0,
+                entry::TRUSTED_AT_MOST,
+            ),
         ]
         .into_iter()
         .filter(|(_, len, min, max)| len < min || len > max)
@@ -254,6 +268,24 @@ impl ClusterSpec {
             if tcp && given {
                 problem(field.into(), "belongs to protocol `http`: leave this out, or change `protocol`");
             }
+        }
+        if tcp && let Some(field) = self.entry.of_http() {
+            problem(
+                format!("entry.{field}"),
+                "belongs to protocol `http`: leave this out, or change `protocol`",
+            );
+        }
+        if tcp && self.upstream.response_timeout.is_some() {
+            problem(
+                "upstream.responseTimeout".into(),
+                "belongs to protocol `http`: leave this out, or change `protocol`",
+            );
+        }
+        if self.entry.accept_proxy_protocol && self.entry.trusted_addresses.is_empty() {
+            problem(
+                "entry.trustedAddresses".into(),
+                "say from where PROXY protocol headers are believed",
+            );
         }
         if active_standby && self.sticky.is_some() {
             problem(

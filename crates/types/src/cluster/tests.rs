@@ -73,6 +73,12 @@ fn each_field_that_clashes_is_named() {
         (json!({"protocol": "tcp", "routes": [{}]}), "routes"),
         (json!({"type": "high-availability", "sticky": {}}), "sticky"),
         (json!({"failback": {}}), "failback"),
+        (json!({"entry": {"acceptProxyProtocol": true}}), "entry.trustedAddresses"),
+        (json!({"protocol": "tcp", "entry": {"maxRequestBytes": 5}}), "entry.maxRequestBytes"),
+        (
+            json!({"protocol": "tcp", "upstream": {"responseTimeout": 5}}),
+            "upstream.responseTimeout",
+        ),
         (
             json!({"type": "high-availability", "servers": [{"id": "a", "backup": true}]}),
             "servers[0].backup",
@@ -131,6 +137,9 @@ fn fields_out_of_their_bounds_are_refused() {
         json!({"routes": [{"pathPrefix": "/?"}]}),
         json!({"sticky": {"cookie": "a=b"}}),
         json!({"virtualAddress": {"address": "10.0.0.256"}}),
+        json!({"entry": {"trustedAddresses": ["10.0.0.0/33"]}}),
+        json!({"entry": {"headerTimeout": 0}}),
+        json!({"upstream": {"sendProxyProtocol": "v3"}}),
         json!({"nope": 1}),
     ] {
         let mut whole = json!({"name": "Web", "type": "load-balanced", "servers": ["a"]});

@@ -1,8 +1,8 @@
 //! Clusters as the API shows them.
 
 use super::{
-    AutoScaling, ClusterFailback, ClusterHealthCheck, ClusterProtocol, ClusterRedirect, ClusterRoute, ClusterServerKey, ClusterSticky,
-    ClusterType, ClusterVirtualAddress, LoadBalancer, ServerTemplate,
+    AutoScaling, ClusterEntry, ClusterFailback, ClusterHealthCheck, ClusterProtocol, ClusterRedirect, ClusterRoute, ClusterServerKey,
+    ClusterSticky, ClusterType, ClusterUpstream, ClusterVirtualAddress, LoadBalancer, ServerTemplate,
 };
 use crate::server::ServerKind;
 use crate::text::Title;
@@ -94,6 +94,8 @@ pub struct ClusterView {
     pub routes: Vec<ClusterRoute>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub virtual_address: Option<ClusterVirtualAddress>,
+    pub entry: ClusterEntry,
+    pub upstream: ClusterUpstream,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failback: Option<ClusterFailback>,
     pub retries: i64,

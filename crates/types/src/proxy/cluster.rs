@@ -204,9 +204,12 @@ impl Default for Ejection {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// A version of the PROXY protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ProxyVersion {
+    /// One line of text.
     V1,
+    /// Binary.
     V2,
 }

@@ -1,9 +1,12 @@
 //! A network in CIDR form.
 
-use crate::text::BadText;
+use crate::text::{BadText, string_schema};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::net::IpAddr;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::Schema;
+use utoipa::{PartialSchema, ToSchema};
 
 /// A network as `10.0.0.0/8` or `fd00::/8`; a single address is a network of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,14 +19,18 @@ pub struct Network {
 impl Network {
     pub fn parse(text: &str) -> Result<Self, BadText> {
         let bad = || BadText(format!("`{text}` is neither an address nor a network as 10.0.0.0/8"));
-        let (base, bits) = match text.split_once('/') {
+        let (base, prefix) = match text.split_once('/') {
             Some((base, bits)) => (base, Some(bits)),
             None => (text, None),
         };
         let base: IpAddr = base.parse().map_err(|_| bad())?;
         let most = if base.is_ipv4() { 32 } else { 128 };
-        let bits = match bits {
-            Some(bits) => bits.parse::<u8>().ok().filter(|bits| *bits <= most).ok_or_else(bad)?,
+        let bits = match prefix {
+            Some(text) => {
+                let bits = text.parse::<u8>().ok().filter(|bits| *bits <= most);
+                // Written in one way: neither `+8` nor `08`.
+                bits.filter(|bits| bits.to_string() == text).ok_or_else(bad)?
+            }
             None => most,
         };
         Ok(Self { base, bits })
@@ -62,9 +69,39 @@ impl From<Network> for String {
     }
 }
 
+const PATTERN: &str = concat!(
+    "^(?:(?:(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])\\.){3}(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])",
+    "(?:/(?:3[0-2]|[12]?[0-9]))?",
+    "|(?:(?:[0-9A-Fa-f]{1,4}:){7}[0-9A-Fa-f]{1,4}|(?:[0-9A-Fa-f]{1,4}:){1,7}:",
+    "|(?:[0-9A-Fa-f]{1,4}:){1,6}:[0-9A-Fa-f]{1,4}|(?:[0-9A-Fa-f]{1,4}:){1,5}(?::[0-9A-Fa-f]{1,4}){1,2}",
+    "|(?:[0-9A-Fa-f]{1,4}:){1,4}(?::[0-9A-Fa-f]{1,4}){1,3}|(?:[0-9A-Fa-f]{1,4}:){1,3}(?::[0-9A-Fa-f]{1,4}){1,4}",
+    "|(?:[0-9A-Fa-f]{1,4}:){1,2}(?::[0-9A-Fa-f]{1,4}){1,5}|[0-9A-Fa-f]{1,4}:(?::[0-9A-Fa-f]{1,4}){1,6}",
+    "|:(?:(?::[0-9A-Fa-f]{1,4}){1,7}|:))(?:/(?:12[0-8]|1[01][0-9]|[1-9]?[0-9]))?)$"
+);
+
+impl PartialSchema for Network {
+    fn schema() -> RefOr<Schema> {
+        string_schema(
+            PATTERN,
+            None,
+            Some(43),
+            "An IP address, or a network as `10.0.0.0/8` or `fd00::/8`.",
+        )
+    }
+}
+impl ToSchema for Network {}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn whatever_the_schema_takes_is_one(text in proptest::string::string_regex(PATTERN.trim_matches(['^', '$'])).unwrap()) {
+            prop_assert!(Network::parse(&text).is_ok());
+        }
+    }
 
     #[test]
     fn holds_what_lies_in_it() {
@@ -83,7 +120,20 @@ mod tests {
             let parsed = Network::parse(network).unwrap();
             assert_eq!(parsed.contains(address.parse().unwrap()), inside, "{address} in {network}");
         }
-        for wrong in ["", "10.0.0.0/33", "10.0.0/8", "::/129", "10.0.0.0/", "10.0.0.0/-1"] {
+        for wrong in [
+            "",
+            "10.0.0.0/33",
+            "10.0.0/8",
+            "::/129",
+            "10.0.0.0/",
+            "10.0.0.0/-1",
+            "10.0.0.0/+1",
+            "01.2.3.4",
+            "1:2:3",
+            "1:2:3:4:5:6:7:8:9",
+            ":::",
+            "10.0.0.0/01",
+        ] {
             assert!(Network::parse(wrong).is_err(), "{wrong}");
         }
     }

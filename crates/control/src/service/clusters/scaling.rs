@@ -208,12 +208,10 @@ impl Clusters {
                 if usage.memory <= 0.0 {
                     return (None, None);
                 }
-                let spec = record.wanted.spec.as_deref();
-                let cores = spec.and_then(|s| s.cpu_limit).map_or(1.0, |c| c.cores());
-                let bytes = spec.and_then(|s| s.memory_limit.as_ref()).map(|m| m.bytes());
+                let bytes = record.memory_limit().map(|m| m.bytes());
                 let bytes = bytes.or_else(|| self.nodes.info(&record.node).map(|i| i.memory));
                 let memory = bytes.and_then(|bytes| percent(usage.memory * f64::from(1 << 20), bytes as f64));
-                (percent(usage.cpu, cores * 100.0), memory)
+                (percent(usage.cpu, record.cpu_limit().unwrap_or(1.0) * 100.0), memory)
             }
             Some(ServerKey::Node(node)) => match self.nodes.host(&node) {
                 Some(host) => (Some(host.cpu), Some(host.memory.used_percent())),

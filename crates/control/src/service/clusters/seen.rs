@@ -5,7 +5,7 @@ use crate::api::error::{ApiError, ApiResult};
 use crate::service::servers::ServerKey;
 use nm_link::contract::EdgeState;
 use nm_plan::cluster::{self, Addresses, Member, reach};
-use nm_store::{EdgeCursor, Kind, NewClusterEvent, Patch, StoreError};
+use nm_store::{AuditEntry, EdgeCursor, Kind, NewClusterEvent, Patch, StoreError};
 use nm_types::cluster::{ClusterEventKind, ClusterMemberState, ClusterStatus};
 use nm_types::proxy::{ClusterStatus as EntryStatus, EventKind, Events, MemberState};
 use nm_types::{ClusterId, NodeId, Timestamp};
@@ -146,6 +146,16 @@ impl Clusters {
         id: &ClusterId,
         change: impl FnOnce(&mut super::ClusterState) -> Option<Vec<NewClusterEvent>> + Send,
     ) -> ApiResult<()> {
+        self.change_state_for(id, None, change).await
+    }
+
+    /// The same, for somebody who asked for it.
+    pub(super) async fn change_state_for(
+        &self,
+        id: &ClusterId,
+        audit: Option<AuditEntry>,
+        change: impl FnOnce(&mut super::ClusterState) -> Option<Vec<NewClusterEvent>> + Send,
+    ) -> ApiResult<()> {
         let now = self.clock.now();
         let mut tx = self.store.begin(now).await?;
         let Some(row) = tx.get(Kind::Cluster, id.as_str()).await? else {
@@ -160,6 +170,9 @@ impl Clusters {
         };
         for event in events {
             tx.cluster_event(&NewClusterEvent { at: now, ..event }).await?;
+        }
+        if let Some(audit) = audit {
+            tx.audit(audit).await?;
         }
         tx.commit().await?;
         self.learn(ClusterRow::read(&self.store, &row).await?);

@@ -5,7 +5,7 @@ use super::tls::RENEW_BEFORE_MS;
 use super::{ClusterRow, Clusters, ScaledPhase};
 use crate::api::error::{ApiError, ApiResult};
 use crate::service::servers::ServerKey;
-use nm_plan::cluster::{Addresses, Member, effective_check, reach};
+use nm_plan::cluster::{Addresses, Member, Sums, effective_check, reach};
 use nm_types::cluster::{
     ClusterCondition, ClusterConditionKind, ClusterEntryView, ClusterEventKind, ClusterEventView, ClusterMemberState, ClusterMemberView,
     ClusterProtocol, ClusterStatus, ClusterTlsView, ClusterType, ClusterView, DRAIN_TIME, ServerTemplate,
@@ -14,6 +14,7 @@ use nm_types::server::ServerKind;
 use nm_types::units::Bounded;
 use nm_types::{NodeId, Timestamp};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 /// A cluster, and the revision that `If-Match` can name.
 pub type Versioned = (ClusterView, i64);
@@ -22,6 +23,12 @@ impl Clusters {
     /// In the order of their ids.
     pub fn list(&self) -> Vec<ClusterView> {
         self.all().iter().map(|row| self.view(row)).collect()
+    }
+
+    /// All of them, each with what was counted.
+    pub fn counts(&self) -> Vec<(ClusterView, Sums)> {
+        let counted = |row: &Arc<ClusterRow>| (self.view(row), self.figures.of(&row.id));
+        self.all().iter().map(counted).collect()
     }
 
     /// By id or name.
@@ -99,6 +106,8 @@ impl Clusters {
             redirect_to_https: spec.redirect_to_https.clone(),
             routes: spec.routes.clone(),
             virtual_address: spec.virtual_address.clone(),
+            entry: spec.entry.clone(),
+            upstream: spec.upstream.clone(),
             failback,
             retries: spec.retries.map_or(2, Bounded::get),
             slow_start: spec.slow_start.map_or(0, Bounded::get),

@@ -204,7 +204,8 @@ impl Clusters {
     async fn send_away(&self, actor: &Actor, meta: &Meta, row: &ClusterRow, member: &str) -> ApiResult<Versioned> {
         let until = self.now().plus_millis(row.stored.spec.drain_millis());
         let (id, who) = (row.id.clone(), actor.label());
-        self.change_state(&id, |state| {
+        let audit = audit(actor, meta, "cluster.removeServer", Some(id.as_str()), json!({ "server": member }));
+        self.change_state_for(&id, Some(audit), |state| {
             let scaled = state
                 .scaled
                 .iter_mut()
@@ -222,16 +223,6 @@ impl Clusters {
             Some(vec![gone])
         })
         .await?;
-        let mut tx = self.store.begin(self.clock.now()).await?;
-        tx.audit(audit(
-            actor,
-            meta,
-            "cluster.removeServer",
-            Some(row.id.as_str()),
-            json!({ "server": member }),
-        ))
-        .await?;
-        tx.commit().await?;
         self.taken_over(&row.id).await;
         self.get(row.id.as_str())
     }

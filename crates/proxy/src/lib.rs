@@ -34,6 +34,8 @@ mod proxy_protocol;
 mod sockets;
 mod stats;
 mod takeover;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod targets;
 mod tcp;
 mod tls;
 mod worker;

@@ -8,54 +8,11 @@ use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use kit::member::{Member, all, some};
+use kit::tls::{certificate, connect};
 use kit::{Proxy, document, eventually, within};
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
 use serde_json::{Value, json};
-use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
-
-struct Pair {
-    pem: String,
-    key: String,
-    der: CertificateDer<'static>,
-}
-
-fn certificate(name: &str) -> Pair {
-    let made = rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap();
-    Pair {
-        pem: made.cert.pem(),
-        key: made.signing_key.serialize_pem(),
-        der: made.cert.der().clone(),
-    }
-}
-
-impl Pair {
-    fn json(&self, names: &[&str]) -> Value {
-        json!({"serverNames": names, "source": {"inline": {"certificate": self.pem, "key": self.key}}})
-    }
-}
-
-/// Connects as a client that trusts these certificates and no others.
-async fn connect(proxy: &Proxy, name: &str, trusted: &[&Pair], protocols: &[&str]) -> std::io::Result<TlsStream<TcpStream>> {
-    let mut roots = RootCertStore::empty();
-    for pair in trusted {
-        roots.add(pair.der.clone()).unwrap();
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = protocols.iter().map(|p| p.as_bytes().to_vec()).collect();
-    let stream = TcpStream::connect(proxy.address()).await?;
-    let name = ServerName::try_from(name.to_owned()).unwrap();
-    TlsConnector::from(Arc::new(config)).connect(name, stream).await
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_certificate_is_chosen_by_name_and_changes_live() {
@@ -79,7 +36,7 @@ async fn the_certificate_is_chosen_by_name_and_changes_live() {
 
     // From files, which may change with the document the same.
     let (cert_file, key_file) = (proxy.folder.path().join("cert.pem"), proxy.folder.path().join("key.pem"));
-    let write = |pair: &Pair| {
+    let write = |pair: &kit::tls::Pair| {
         std::fs::write(&cert_file, &pair.pem).unwrap();
         std::fs::write(&key_file, &pair.key).unwrap();
     };

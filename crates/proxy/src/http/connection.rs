@@ -1,13 +1,15 @@
 //! A client's connection: its protocol, its deadlines, its requests one after another or at once.
 
+use super::headers::Hop;
 use super::service;
+use super::streams::{Pulled, Streams};
 use crate::instance::Instance;
 use crate::io::{ClientStream, Prefixed};
 use crate::listener::{Listener, Rules};
 use crate::worker::Worker;
 use http::HeaderValue;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -25,6 +27,12 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const STREAMS: u32 = 128;
 const STREAM_WINDOW: u32 = 256 << 10;
 const CONNECTION_WINDOW: u32 = 1 << 20;
+/// Headers of a request.
+pub const MAX_HEADERS: usize = 128;
+/// Requests that an HTTP/2 client may take back before their answers begin, where they are more than half of its requests. Who
+/// leaves a page takes back as many as are open at once; who takes back more, and hardly anything else, makes members work for
+/// nobody (CVE-2023-44487).
+const TAKEN_BACK_AT_MOST: u32 = 2 * STREAMS;
 const PING_EVERY: Duration = Duration::from_secs(20);
 
 /// What the requests of one connection have in common.
@@ -33,7 +41,7 @@ pub struct Client {
     worker: Arc<Worker>,
     /// The peer, or whom its PROXY protocol header names.
     pub address: SocketAddr,
-    pub address_header: HeaderValue,
+    address_header: HeaderValue,
     /// Where it connected to.
     pub local: SocketAddr,
     pub tls: bool,
@@ -41,6 +49,10 @@ pub struct Client {
     in_flight: AtomicU32,
     /// Requests that have ended.
     ended: AtomicU32,
+    /// Of those, the ones that the client took back before their answer began.
+    taken_back: AtomicU32,
+    /// What the body of an answer last did, for the stream that is being polled.
+    pub pulled: Pulled,
     /// Bytes came since the last request ended.
     reading: Arc<AtomicBool>,
 }
@@ -66,16 +78,32 @@ impl Client {
     pub fn tracker(&self) -> &TaskTracker {
         &self.worker.tunnels
     }
+    pub fn hop(&self) -> Hop<'_> {
+        Hop {
+            address: self.address,
+            value: &self.address_header,
+            tls: self.tls,
+        }
+    }
     pub fn is_http2(&self) -> bool {
         self.http2
     }
     pub fn begin(&self) {
         self.in_flight.fetch_add(1, Relaxed);
     }
-    pub fn end(&self) {
+    /// `answered`: the answer's head was there.
+    pub fn end(&self, answered: bool) {
+        if !answered {
+            self.taken_back.fetch_add(1, Relaxed);
+        }
         self.reading.store(false, Relaxed);
         self.ended.store(self.ended.load(Relaxed).wrapping_add(1), Relaxed);
         self.in_flight.fetch_sub(1, Relaxed);
+    }
+
+    fn takes_back_too_much(&self) -> bool {
+        let taken_back = self.taken_back.load(Relaxed);
+        taken_back > TAKEN_BACK_AT_MOST && taken_back > self.ended.load(Relaxed) / 2
     }
 
     fn phase(&self) -> Phase {
@@ -124,17 +152,20 @@ pub async fn serve(
         http2,
         in_flight: AtomicU32::new(0),
         ended: AtomicU32::new(0),
+        taken_back: AtomicU32::new(0),
+        pulled: Pulled::default(),
         reading: stream.reading(),
     });
     let io = TokioIo::new(stream);
     let for_requests = client.clone();
     let service = service_fn(move |request| service::serve(for_requests.clone(), request));
     let max_header = rules.limits.max_header_bytes as usize;
+    let streams = Streams::new(client.clone(), rules.body_idle);
     let watch = Watch::new(client, &rules, first);
     // Rules are read anew for each request; a connection must not hold old ones.
     drop(rules);
     if http2 {
-        let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+        let connection = hyper::server::conn::http2::Builder::new(streams)
             .timer(TokioTimer::new())
             .max_concurrent_streams(STREAMS)
             .initial_stream_window_size(STREAM_WINDOW)
@@ -160,7 +191,7 @@ pub async fn serve(
         let connection = hyper::server::conn::http1::Builder::new()
             .header_read_timeout(None)
             .max_header_size(max_header)
-            .max_headers(128)
+            .max_headers(MAX_HEADERS)
             .serve_connection(io, service)
             .with_upgrades();
         let mut connection = std::pin::pin!(connection);
@@ -200,7 +231,7 @@ impl Watch {
 
     async fn run(mut self, mut connection: impl FnMut(&mut Context<'_>) -> Poll<()>) {
         poll_fn(|cx| {
-            if connection(cx).is_ready() {
+            if connection(cx).is_ready() || self.client.takes_back_too_much() {
                 return Poll::Ready(());
             }
             let phase = self.client.phase();

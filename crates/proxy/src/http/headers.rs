@@ -1,6 +1,5 @@
 //! Headers: what is refused, removed, added and believed.
 
-use super::connection::Client;
 use crate::listener::{Rules, without_port};
 use http::header::{self, HeaderName, HeaderValue};
 use http::{HeaderMap, Method, Uri, Version, request::Parts};
@@ -24,6 +23,17 @@ pub enum Malformed {
     TransferEncoding,
     #[error("the target is no path")]
     Target,
+}
+
+/// The cookies of an HTTP/2 request may come in pieces; HTTP/1.1 has them in one (RFC 9113, 8.2.3).
+pub fn join_cookies(headers: &mut HeaderMap) {
+    if headers.get_all(header::COOKIE).iter().nth(1).is_none() {
+        return;
+    }
+    let pieces: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if let Ok(joined) = HeaderValue::from_maybe_shared(bytes::Bytes::from(pieces.join(b"; ".as_slice()))) {
+        headers.insert(header::COOKIE, joined);
+    }
 }
 
 /// The request's host, once it is sure that the request means the same to everybody. Its target becomes a path.
@@ -148,30 +158,45 @@ fn parse_address(text: &str) -> Option<IpAddr> {
     text.parse().or_else(|_| bare.parse()).ok()
 }
 
+/// The last hop: who sent the request here, and how.
+pub struct Hop<'a> {
+    pub address: SocketAddr,
+    /// The address as a header's value.
+    pub value: &'a HeaderValue,
+    pub tls: bool,
+}
+
+/// Makes a request that was judged what a member is to receive.
+pub fn rewrite(parts: &mut Parts, hop: &Hop<'_>, host: &HeaderValue, rules: &Rules) {
+    strip_hop_by_hop(&mut parts.headers);
+    set_forwarded(&mut parts.headers, hop, host, rules);
+    parts.version = Version::HTTP_11;
+}
+
 /// Says who asked, how and for what; takes away what only a proxy may say and this client is none.
-pub fn set_forwarded(headers: &mut HeaderMap, client: &Client, host: &HeaderValue, rules: &Rules) {
-    let trusted = !rules.trusted.is_empty() && rules.trusts(client.address.ip());
+fn set_forwarded(headers: &mut HeaderMap, hop: &Hop<'_>, host: &HeaderValue, rules: &Rules) {
+    let trusted = !rules.trusted.is_empty() && rules.trusts(hop.address.ip());
     // Room for all of them at once, in place of growing twice.
     headers.reserve(3);
+    remove_claims(headers, trusted);
     if !trusted {
-        remove_claims(headers);
-        headers.insert(FORWARDED_FOR, client.address_header.clone());
+        headers.insert(FORWARDED_FOR, hop.value.clone());
     } else {
         let mut chain = Vec::new();
         for value in headers.get_all(FORWARDED_FOR) {
             chain.extend_from_slice(value.as_bytes());
             chain.extend_from_slice(b", ");
         }
-        chain.extend_from_slice(client.address_header.as_bytes());
+        chain.extend_from_slice(hop.value.as_bytes());
         if let Ok(value) = HeaderValue::from_maybe_shared(bytes::Bytes::from(chain)) {
             headers.insert(FORWARDED_FOR, value);
         }
         if headers.contains_key(header::FORWARDED) {
-            headers.append(header::FORWARDED, element(client.address, client.tls));
+            headers.append(header::FORWARDED, element(hop.address, hop.tls));
         }
     }
     if !trusted || !headers.contains_key(&FORWARDED_PROTO) {
-        headers.insert(FORWARDED_PROTO, HeaderValue::from_static(if client.tls { "https" } else { "http" }));
+        headers.insert(FORWARDED_PROTO, HeaderValue::from_static(if hop.tls { "https" } else { "http" }));
     }
     if (!trusted || !headers.contains_key(&FORWARDED_HOST)) && !host.is_empty() {
         headers.insert(FORWARDED_HOST, host.clone());
@@ -188,14 +213,18 @@ fn element(peer: SocketAddr, tls: bool) -> HeaderValue {
     HeaderValue::try_from(format!("for={node};proto={proto}")).unwrap_or(HeaderValue::from_static("for=unknown"))
 }
 
-/// `X-Forwarded-*`, `X-Real-IP` and `Forwarded`, also with `_` for `-`: some servers read both the same.
-fn remove_claims(headers: &mut HeaderMap) {
+/// `X-Forwarded-*`, `X-Real-IP` and `Forwarded` of those who are not trusted, also with `_` for `-`: some servers read both the
+/// same. For that, what would be a second length goes from everybody's.
+fn remove_claims(headers: &mut HeaderMap, trusted: bool) {
     let claims = |name: &HeaderName| {
         let name = name.as_str().as_bytes();
         let same = |a: &[u8], b: &[u8]| a.iter().zip(b).all(|(a, b)| a == b || (*a == b'_' && *b == b'-'));
         let begins = |word: &[u8]| name.len() >= word.len() && same(name, word);
         let is = |word: &[u8]| name.len() == word.len() && same(name, word);
         match name.first() {
+            Some(b'c') => name == b"content_length",
+            Some(b't') => name == b"transfer_encoding",
+            _ if trusted => false,
             Some(b'x') => begins(b"x-forwarded-") || is(b"x-real-ip"),
             Some(b'f') => is(b"forwarded"),
             _ => false,
@@ -255,11 +284,18 @@ mod tests {
             "forwarded",
             "x-forwarded-anything",
             "x-other",
+            "content_length",
+            "content-length",
         ] {
             headers.insert(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_static("1"));
         }
-        remove_claims(&mut headers);
-        assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["x-other"]);
+        let mut of_trusted = headers.clone();
+        remove_claims(&mut of_trusted, true);
+        assert_eq!(of_trusted.len(), headers.len() - 1);
+        remove_claims(&mut headers, false);
+        let mut left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["content-length", "x-other"]);
     }
 
     #[test]

@@ -6,13 +6,15 @@
 //! - `link`: a connection to a member, and those that wait for the next request
 //! - `request_body`, `response_body`: bodies on their way, counted and timed
 //! - `headers`: what is removed, added and believed
+//! - `streams`: the requests of an HTTP/2 connection, each a task
 //! - `tunnel`: WebSocket and other upgrades
 
 pub mod connection;
 mod forward;
-mod headers;
+pub mod headers;
 pub mod link;
-mod request_body;
+pub mod request_body;
 mod response_body;
 mod service;
+mod streams;
 mod tunnel;

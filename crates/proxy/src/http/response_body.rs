@@ -53,6 +53,7 @@ pub struct Exchange {
     pub client: Arc<Client>,
     pub started: Instant,
     log: Option<Box<LogEntry>>,
+    answered: bool,
 }
 
 struct LogEntry {
@@ -84,6 +85,7 @@ impl Exchange {
             client,
             started: Instant::now(),
             log: None,
+            answered: false,
         }
     }
 
@@ -119,7 +121,7 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        self.client.end();
+        self.client.end(self.answered);
         if let Some(log) = &self.log {
             self.client.instance().access_log.write(&Line {
                 time: log.time,
@@ -143,6 +145,7 @@ impl Drop for Exchange {
 impl ResponseBody {
     pub fn own(text: impl Into<Bytes>, mut end: Exchange) -> Self {
         let text = text.into();
+        end.answered = true;
         if let Some(log) = &mut end.log {
             log.bytes_out = text.len() as u64;
         }
@@ -152,7 +155,8 @@ impl ResponseBody {
         }
     }
 
-    pub fn member(body: FromMember, end: Exchange) -> Self {
+    pub fn member(body: FromMember, mut end: Exchange) -> Self {
+        end.answered = true;
         Self {
             source: Source::Member(body),
             end,
@@ -261,7 +265,11 @@ impl Body for ResponseBody {
         let this = &mut *self;
         match &mut this.source {
             Source::Own(text) => Poll::Ready(text.take().map(|t| Ok(Frame::data(t)))),
-            Source::Member(body) => body.poll_frame(this.end.client.worker(), cx),
+            Source::Member(body) => {
+                let frame = body.poll_frame(this.end.client.worker(), cx);
+                this.end.client.pulled.note(&frame);
+                frame
+            }
         }
     }
 

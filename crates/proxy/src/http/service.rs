@@ -1,6 +1,6 @@
 //! One request: judged, routed, sent on, answered.
 
-use super::connection::Client;
+use super::connection::{Client, MAX_HEADERS};
 use super::forward::{self, Failure, Task};
 use super::headers::{self, Malformed};
 use super::request_body::RequestBody;
@@ -26,6 +26,7 @@ enum Refusal {
     Method,
     NoRoute,
     TooLarge,
+    Headers,
 }
 
 pub async fn serve(client: Arc<Client>, request: Request<Incoming>) -> Result<Response<ResponseBody>, Infallible> {
@@ -41,6 +42,12 @@ pub async fn serve(client: Arc<Client>, request: Request<Incoming>) -> Result<Re
 async fn answer(client: &Arc<Client>, mut exchange: Exchange, request: Request<Incoming>) -> Response<ResponseBody> {
     let rules = client.listener.rules.load_full();
     let (mut parts, body) = request.into_parts();
+    if client.is_http2() {
+        headers::join_cookies(&mut parts.headers);
+        if parts.headers.len() > MAX_HEADERS {
+            return refuse(Refusal::Headers, exchange);
+        }
+    }
     let judged = headers::judge(&mut parts);
     let client_ip = headers::client_address(client.address.ip(), &parts.headers, &rules);
     let host = judged.as_ref().ok().and_then(|h| h.to_str().ok()).unwrap_or_default();
@@ -87,15 +94,13 @@ async fn answer(client: &Arc<Client>, mut exchange: Exchange, request: Request<I
         .as_ref()
         .and_then(|_| parts.extensions.remove::<hyper::upgrade::OnUpgrade>());
     let had_sticky = wish.sticky;
-    headers::strip_hop_by_hop(&mut parts.headers);
-    headers::set_forwarded(&mut parts.headers, client, &host_value, &rules);
+    headers::rewrite(&mut parts, &client.hop(), &host_value, &rules);
     if on_upgrade.is_some()
         && let Some(upgrade) = upgrade
     {
         parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         parts.headers.insert(header::UPGRADE, upgrade);
     }
-    parts.version = Version::HTTP_11;
     let (body, progress) = RequestBody::new(body, limit, rules.body_idle);
     let task = Task {
         client,
@@ -121,6 +126,10 @@ async fn answer(client: &Arc<Client>, mut exchange: Exchange, request: Request<I
             if status == StatusCode::SWITCHING_PROTOCOLS {
                 let response = Response::from_parts(head, incoming);
                 return tunnel::switch(response, on_upgrade, answer.link, answer.in_flight, cluster, exchange, &rules);
+            }
+            if head.headers.contains_key(header::TRANSFER_ENCODING) {
+                // It counts, and a length beside it is another one (RFC 9112, 6.3).
+                head.headers.remove(header::CONTENT_LENGTH);
             }
             headers::strip_hop_by_hop(&mut head.headers);
             head.version = Version::HTTP_11;
@@ -184,6 +193,10 @@ fn refuse(refusal: Refusal, exchange: Exchange) -> Response<ResponseBody> {
         Refusal::Method => (StatusCode::METHOD_NOT_ALLOWED, "this method is not passed on\n".to_owned()),
         Refusal::NoRoute => (StatusCode::NOT_FOUND, "nothing is served under this host and path\n".to_owned()),
         Refusal::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "the request is larger than allowed\n".to_owned()),
+        Refusal::Headers => (
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            "the request has more headers than allowed\n".to_owned(),
+        ),
     };
     let http2 = exchange.client.is_http2();
     let mut response = own(status, text, exchange);

@@ -1,7 +1,9 @@
 //! A proxy on loopback with members to talk to, for the tests of this folder. Each test file uses a part of it.
 #![expect(dead_code, reason = "every test file is a program of its own and uses only some of this")]
 
+pub mod frames;
 pub mod member;
+pub mod tls;
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};

@@ -21,7 +21,9 @@ class DockerError(Exception):
         self.status = status
 
 
-class _SocketConnection(http.client.HTTPConnection):
+class SocketConnection(http.client.HTTPConnection):
+    """HTTP over a Unix socket."""
+
     def __init__(self, path):
         super().__init__("docker", timeout=120)
         self._path = path
@@ -55,7 +57,7 @@ class Docker:
             connection.close()
             connection = None
         if connection is None:
-            connection = self._local.connection = _SocketConnection(self.path)
+            connection = self._local.connection = SocketConnection(self.path)
         try:
             connection.request(method, path, text, headers)
             response = connection.getresponse()

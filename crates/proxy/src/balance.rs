@@ -3,6 +3,7 @@
 use crate::cluster::{Cluster, Seat};
 use crate::instance::{Instance, lock};
 use nm_types::proxy::{Algorithm, Mode};
+use std::cmp::Ordering;
 use std::net::IpAddr;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -67,21 +68,36 @@ impl Cluster {
             }
             Algorithm::Weighted => self.smooth(candidates(), |seat| seat.weight, instance),
             Algorithm::LeastConnections => {
-                // From another member each time, so that those with equally few take turns.
-                let turn = self.state.turn.fetch_add(1, Relaxed) % self.seats.len().max(1);
                 let now = instance.now_ms();
-                let mut best: Option<(usize, u64, u64)> = None;
-                let rotated = candidates()
-                    .filter(|(i, _)| *i >= turn)
-                    .chain(candidates().filter(|(i, _)| *i < turn));
-                for (i, seat) in rotated {
-                    let load = (u64::from(seat.member.active()) + 1) * 100;
-                    let capacity = u64::from(seat.weight * seat.member.share(now, self.conf.slow_start_ms));
-                    if best.is_none_or(|(_, l, c)| load * c < l * capacity) {
-                        best = Some((i, load, capacity));
+                let capacity = |seat: &Seat| u64::from(seat.weight * seat.member.share(now, self.conf.slow_start_ms));
+                let load = |seat: &Seat| (u64::from(seat.member.active()), capacity(seat));
+                let (mut best, mut ties, mut alike): (Option<(usize, u64, u64)>, usize, bool) = (None, 0, true);
+                for (i, seat) in candidates() {
+                    let (busy, room) = load(seat);
+                    let order = best.map_or(Ordering::Less, |(_, b, r)| (busy * r).cmp(&(b * room)));
+                    match order {
+                        Ordering::Less => (best, ties, alike) = (Some((i, busy, room)), 1, true),
+                        Ordering::Equal => (ties, alike) = (ties + 1, alike && best.is_none_or(|(.., r)| r == room)),
+                        Ordering::Greater => {}
                     }
                 }
-                best.map(|(i, ..)| i)
+                let (first, least, most) = best?;
+                if ties == 1 {
+                    return Some(first);
+                }
+                let equals = candidates().filter(|(_, seat)| {
+                    let (busy, room) = load(seat);
+                    busy * most <= least * room
+                });
+                // By their weights, or else the one with the highest would get all that comes while nobody is busy. Others may
+                // have become busy since they were asked.
+                let turn = if alike {
+                    let turn = self.state.turn.fetch_add(1, Relaxed) % ties;
+                    equals.map(|(i, _)| i).nth(turn)
+                } else {
+                    self.smooth(equals, |seat| seat.weight, instance)
+                };
+                turn.or(Some(first))
             }
             // Rendezvous hashing (Thaler and Ravishankar, 1998): the highest score of client and member wins, so a member
             // that leaves moves only the clients it had won.

@@ -15,7 +15,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
+
+/// How long the answers to those who ask for the last figures may take.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// How a proxy is started.
 #[derive(Debug, Clone)]
@@ -115,8 +118,9 @@ pub async fn run(options: Options) -> Result<(), StartError> {
     let control = Arc::new(Control {
         engine: engine.clone(),
         drain: Notify::new(),
+        ended: watch::Sender::new(false),
     });
-    let api = tokio::spawn(control::serve(listener, control.clone()));
+    let mut api = tokio::spawn(control::serve(listener, control.clone()));
     tracing::info!(workers = options.workers, socket = %options.control_socket.display(), "the proxy runs");
     let mut offer = tokio::spawn(takeover::offer(successors, engine.clone()));
     let handed_over = tokio::select! {
@@ -142,7 +146,10 @@ pub async fn run(options: Options) -> Result<(), StartError> {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
-    api.abort();
+    control.ended.send_replace(true);
+    if tokio::time::timeout(LAST_WORDS, &mut api).await.is_err() {
+        api.abort();
+    }
     // Another process may have put its own sockets in their place meanwhile.
     for (path, before) in ours {
         if before.is_some()

@@ -67,6 +67,17 @@ async fn weights_of_nothing_are_no_members_and_no_panic() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn least_connections_shares_by_weight_while_nobody_is_busy() {
+    let members = some(3).await;
+    let weights = json!([members[0].weighing(3), members[1].weighing(1), members[2].weighing(1)]);
+    let proxy = Proxy::with(json!({"algorithm": "least-connections", "members": weights})).await;
+    assert_eq!(
+        tally(&proxy, 100).await,
+        HashMap::from([("m0".into(), 60), ("m1".into(), 20), ("m2".into(), 20)])
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn least_connections_goes_round_who_is_busy_and_takes_turns_otherwise() {
     let release = Arc::new(Notify::new());
     let waits = release.clone();

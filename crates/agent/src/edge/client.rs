@@ -130,6 +130,11 @@ impl Connection {
         within(AT_ONCE, self.call(Method::GET, "/v1/metrics", Bytes::new())).await
     }
 
+    /// Its figures once it counts no more, however long that takes.
+    pub async fn last_metrics(mut self) -> Result<Metrics, ClientError> {
+        self.call(Method::GET, "/v1/metrics?last", Bytes::new()).await
+    }
+
     async fn call<T: DeserializeOwned>(&mut self, method: Method, path: &str, body: Bytes) -> Result<T, ClientError> {
         let broken = |e: BoxError| ClientError::Broken(e);
         let request = Request::builder()

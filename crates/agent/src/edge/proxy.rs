@@ -10,7 +10,7 @@ use super::process::Process;
 use http::StatusCode;
 use nm_link::contract::{AgentError, AgentErrorCode as Code};
 use nm_types::envelope::FieldProblem;
-use nm_types::proxy::{ProxyConfig, Status};
+use nm_types::proxy::{Metrics, ProxyConfig, Status};
 use rustix::process::Signal;
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
@@ -24,7 +24,7 @@ use tracing::{info, warn};
 
 /// Until a started one answers; one that takes over waits for the old one up to 30 s.
 const START: Duration = Duration::from_secs(40);
-/// Figures of one that ends are read this often, as nobody can tell which answer is its last.
+/// Figures of one that ends are read this often: it may take an hour.
 const LAST_FIGURES: Duration = Duration::from_secs(1);
 
 pub struct Proxy {
@@ -38,6 +38,12 @@ pub struct Proxy {
     leaving: JoinSet<()>,
     former: Former,
     pub problem: Option<String>,
+}
+
+/// To one that is to end.
+struct Lines {
+    now: Option<Connection>,
+    last: JoinSet<Result<Metrics, ClientError>>,
 }
 
 struct Running {
@@ -85,8 +91,8 @@ impl Proxy {
         // Its number is its own only if it still answers now that we hold it.
         let status = self.client.status().await.ok().filter(|s| s.instance == status.instance)?;
         if status.draining {
-            let line = self.client.connect().await.ok();
-            self.leave(process, line);
+            let lines = self.lines().await;
+            self.leave(process, lines);
             return None;
         }
         info!(
@@ -120,13 +126,7 @@ impl Proxy {
     /// Has a new process take the place of the one that runs, with its sockets: no connection is lost.
     async fn replace(&mut self) {
         let Some(old) = self.running.take() else { return };
-        // To the old one, also when the new one has its socket.
-        let mut line = self.client.connect().await.ok();
-        if let Some(line) = &mut line
-            && let Ok(figures) = line.metrics().await
-        {
-            self.former.keep(figures);
-        }
+        let lines = self.lines().await;
         match self.launch().await {
             Ok(new) => {
                 info!(
@@ -135,7 +135,7 @@ impl Proxy {
                     "a load balancer of this version has taken over"
                 );
                 self.running = Some(new);
-                self.leave(old.process, line);
+                self.leave(old.process, lines);
             }
             Err(reason) => {
                 warn!(
@@ -319,38 +319,55 @@ impl Proxy {
         self.rest();
         let Some(running) = self.running.take() else { return };
         info!(pid = running.process.pid, "this node carries nothing more: its load balancer ends");
-        let line = self.client.connect().await.ok();
+        let lines = self.lines().await;
         if let Err(error) = self.client.drain().await {
             warn!(%error, "the load balancer does not take the word to end; it is sent SIGTERM");
             if let Err(error) = running.process.signal(Signal::TERM) {
                 warn!(%error, "the load balancer can't be ended");
             }
         }
-        self.leave(running.process, line);
+        self.leave(running.process, lines);
     }
 
-    /// Reads the figures of one that ends for as long as it answers, and sees its end.
-    fn leave(&mut self, process: Process, mut line: Option<Connection>) {
+    /// Connections to the one that runs, which stay with it also when another has its socket.
+    async fn lines(&self) -> Lines {
+        let mut now = self.client.connect().await.ok();
+        if let Some(line) = &mut now
+            && let Ok(figures) = line.metrics().await
+        {
+            self.former.keep(figures);
+        }
+        let mut last = JoinSet::new();
+        if let Ok(line) = self.client.connect().await {
+            last.spawn(line.last_metrics());
+        }
+        Lines { now, last }
+    }
+
+    /// Reads the figures of one that ends for as long as it answers, those it ends with, and sees its end.
+    fn leave(&mut self, process: Process, mut lines: Lines) {
         while self.leaving.try_join_next().is_some() {}
         let former = self.former.clone();
         self.leaving.spawn(async move {
-            loop {
-                let figures = match &mut line {
+            let how = loop {
+                tokio::select! {
+                    how = process.ended() => break how,
+                    () = tokio::time::sleep(LAST_FIGURES), if lines.now.is_some() => {}
+                }
+                let figures = match &mut lines.now {
                     Some(line) => line.metrics().await.ok(),
                     None => None,
                 };
                 match figures {
                     Some(figures) => former.keep(figures),
-                    None => line = None,
+                    None => lines.now = None,
                 }
-                tokio::select! {
-                    how = process.ended() => {
-                        info!(pid = process.pid, how, "the load balancer before has ended");
-                        return;
-                    }
-                    () = tokio::time::sleep(LAST_FIGURES), if line.is_some() => {}
-                }
+            };
+            // Its answer is there, or its connection broke with it.
+            if let Some(Ok(Ok(figures))) = lines.last.join_next().await {
+                former.keep(figures);
             }
+            info!(pid = process.pid, how, "the load balancer before has ended");
         });
     }
 }

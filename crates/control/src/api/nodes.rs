@@ -105,7 +105,9 @@ async fn remove(
     Id(id): Id,
     Query(query): Query<RemoveQuery>,
 ) -> ApiResult<Reply<Nothing>> {
-    let id = app.containers.remove_node(&actor, &meta, &id, query.force).await?;
+    let node = app.nodes.may_remove(&id, query.force)?;
+    app.clusters.leave(&node).await?;
+    let id = app.containers.remove_node(&actor, &meta, node.as_str(), query.force).await?;
     Ok(Reply::ok(Nothing {}).message(format!("node {id} is no longer in the fleet")))
 }
 

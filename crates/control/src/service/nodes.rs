@@ -519,14 +519,10 @@ impl Nodes {
         Ok(tx.update(Kind::Node, id.as_str(), patch).await?)
     }
 
-    /// Takes a node out of the fleet: its certificate no longer counts and its link is closed. Its containers stay on the
-    /// machine, and are no longer shown. With containers of ours it is refused, unless `force` says that they are to be forgotten.
-    pub async fn remove(&self, actor: &Actor, meta: &Meta, key: &str, force: bool) -> ApiResult<NodeId> {
+    /// The node, where nothing speaks against its removal.
+    pub fn may_remove(&self, key: &str, force: bool) -> ApiResult<NodeId> {
         let id = self.find(key)?;
-        // None is placed there meanwhile.
-        let _placing = self.placing().await;
-        let containers = self.index.on_node(&id);
-        let managed = containers.iter().filter(|c| c.managed()).count();
+        let managed = self.index.on_node(&id).iter().filter(|c| c.managed()).count();
         if managed > 0 && !force {
             return Err(ApiError::conflict(
                 "node_in_use",
@@ -536,6 +532,18 @@ impl Nodes {
                 ),
             ));
         }
+        Ok(id)
+    }
+
+    /// Takes a node out of the fleet: its certificate no longer counts and its link is closed. Its containers stay on the
+    /// machine, and are no longer shown. With containers of ours it is refused, unless `force` says that they are to be forgotten.
+    pub async fn remove(&self, actor: &Actor, meta: &Meta, key: &str, force: bool) -> ApiResult<NodeId> {
+        let id = self.may_remove(key, force)?;
+        // None is placed there meanwhile.
+        let _placing = self.placing().await;
+        self.may_remove(id.as_str(), force)?;
+        let containers = self.index.on_node(&id);
+        let managed = containers.iter().filter(|c| c.managed()).count();
         let mut tx = self.store.begin(self.clock.now()).await?;
         for container in &containers {
             match tx.delete(Kind::Container, container.id.as_str()).await {

@@ -24,8 +24,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::UnixListener;
-use tokio::sync::Notify;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Notify, watch};
 
 /// The largest configuration that is read.
 const BODY_AT_MOST: usize = 32 << 20;
@@ -38,6 +38,15 @@ pub struct Control {
     pub engine: Arc<Engine>,
     /// Somebody asked for the end.
     pub drain: Notify,
+    /// It has come: nothing is counted any more, and who waits for last words is answered.
+    pub ended: watch::Sender<bool>,
+}
+
+impl Control {
+    async fn end(&self) {
+        // It can't fail: the sender is ours.
+        let _ = self.ended.subscribe().wait_for(|ended| *ended).await;
+    }
 }
 
 /// Listens at `path`. What lies there is replaced in one step, so that there is always a socket to talk to.
@@ -54,11 +63,12 @@ pub fn bind(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Serves until it is dropped.
+/// Serves until the end, and until all who have asked by then are answered.
 pub async fn serve(listener: UnixListener, control: Arc<Control>) {
     let mut connections = tokio::task::JoinSet::new();
     loop {
         tokio::select! {
+            () = control.end() => break,
             accepted = listener.accept() => {
                 let stream = match accepted {
                     Ok((stream, _)) => stream,
@@ -69,19 +79,28 @@ pub async fn serve(listener: UnixListener, control: Arc<Control>) {
                     }
                 };
                 let control = control.clone();
-                let service = service_fn(move |request| answer(control.clone(), request));
-                connections.spawn(async move {
-                    // A connection that breaks concerns only who broke it.
-                    let _ = hyper::server::conn::http1::Builder::new()
-                        .timer(TokioTimer::new())
-                        .header_read_timeout(HEADER_TIMEOUT)
-                        .serve_connection(TokioIo::new(stream), service)
-                        .await;
-                });
+                connections.spawn(connection(stream, control.clone()));
             }
             Some(_) = connections.join_next() => {}
         }
     }
+    while connections.join_next().await.is_some() {}
+}
+
+async fn connection(stream: UnixStream, control: Arc<Control>) {
+    let asked = control.clone();
+    let service = service_fn(move |request| answer(asked.clone(), request));
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = std::pin::pin!(connection);
+    // One that breaks concerns only who broke it.
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        () = control.end() => connection.as_mut().graceful_shutdown(),
+    }
+    let _ = connection.await;
 }
 
 type Answer = Response<Full<Bytes>>;
@@ -106,9 +125,20 @@ async fn answer(control: Arc<Control>, request: Request<Incoming>) -> Result<Ans
             Err(failed) => failed,
         },
         (&Method::GET, "/v1/status") => json(StatusCode::OK, &report::status(engine)),
-        (&Method::GET, "/v1/metrics") => json(StatusCode::OK, &report::metrics(engine)),
+        (&Method::GET, "/v1/metrics") => {
+            if query == "last" {
+                control.end().await;
+            }
+            json(StatusCode::OK, &report::metrics(engine))
+        }
         (&Method::GET, "/v1/events") => match after(&query) {
-            Some(after) => json(StatusCode::OK, &engine.instance.events_after(after, EVENTS_WAIT).await),
+            Some(after) => {
+                let told = tokio::select! {
+                    told = engine.instance.events_after(after, EVENTS_WAIT) => told,
+                    () = control.end() => engine.instance.events_after(after, Duration::ZERO).await,
+                };
+                json(StatusCode::OK, &told)
+            }
             None => failure(
                 StatusCode::BAD_REQUEST,
                 "bad_query",

@@ -197,11 +197,12 @@ impl Clusters {
         let before = old.filter(|row| row.stored.spec.entry_nodes.is_empty() && entries_wanted(&row.stored.spec) == most);
         match before.map(|row| row.stored.entries.clone()) {
             Some(entries) if !entries.is_empty() && entries.iter().all(|n| self.nodes.knows(n)) => Ok(entries),
-            Some(_) | None => Ok(self.choose_entries_for(stored)),
+            Some(_) | None => Ok(self.choose_entries_for(stored, None)),
         }
     }
 
-    pub(super) fn choose_entries_for(&self, stored: &StoredCluster) -> Vec<NodeId> {
+    /// Nodes that suit, but for one that leaves.
+    pub(super) fn choose_entries_for(&self, stored: &StoredCluster, but: Option<&NodeId>) -> Vec<NodeId> {
         let addresses = self.addresses();
         let servers = stored.spec.servers.iter().map(|s| s.entry().port.map(|p| p.get()));
         let targets: Vec<(Target, Option<u16>)> = stored.members.iter().map(|id| self.target(id)).zip(servers).collect();
@@ -213,16 +214,21 @@ impl Clusters {
             };
             targets.iter().filter(can).count()
         };
-        let candidates = self.nodes.candidates().into_iter().map(|c| EntryCandidate {
-            reaches: reaches(&c.node),
-            ready: c.ready && !c.cordoned,
-            node: c.node,
-        });
+        let candidates = self
+            .nodes
+            .candidates()
+            .into_iter()
+            .filter(|c| Some(&c.node) != but)
+            .map(|c| EntryCandidate {
+                reaches: reaches(&c.node),
+                ready: c.ready && !c.cordoned,
+                node: c.node,
+            });
         choose_entries(candidates.collect(), entries_wanted(&stored.spec))
     }
 
     /// The port that is named, the one it had, or one that is free.
-    fn port(&self, id: &ClusterId, stored: &StoredCluster, old: Option<&ClusterRow>) -> ApiResult<u16> {
+    pub(super) fn port(&self, id: &ClusterId, stored: &StoredCluster, old: Option<&ClusterRow>) -> ApiResult<u16> {
         let others: Vec<Claim> = self
             .all()
             .iter()

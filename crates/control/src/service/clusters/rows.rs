@@ -9,6 +9,7 @@ use nm_types::cluster::{ClusterServerEntry, ClusterSpec, ClusterStatus, ServerTe
 use nm_types::text::{Environment, SecretText};
 use nm_types::{ClusterId, ContainerId, NodeId, Timestamp};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// A cluster's spec column.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -68,6 +69,9 @@ pub enum ScaledPhase {
 pub struct ClusterState {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub status: Option<ClusterStatus>,
+    /// Servers that no entry has now, as they can't be reached; what is told of each once.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub unreachable: BTreeSet<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub scaled: Vec<Scaled>,
     /// The number of the last one that was made.

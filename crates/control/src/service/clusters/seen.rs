@@ -9,7 +9,7 @@ use nm_store::{AuditEntry, EdgeCursor, Kind, NewClusterEvent, Patch, StoreError}
 use nm_types::cluster::{ClusterEventKind, ClusterMemberState, ClusterStatus};
 use nm_types::proxy::{ClusterStatus as EntryStatus, EventKind, Events, MemberState};
 use nm_types::{ClusterId, NodeId, Timestamp};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, RwLock};
 use tokio::sync::watch;
 
@@ -118,23 +118,31 @@ impl Clusters {
         Ok(())
     }
 
-    /// Writes a status that has changed, with the event that says so.
+    /// Writes a status that has changed, and what servers can't be reached any more or can again, with the events that say so.
     async fn settle(&self, id: &ClusterId) -> ApiResult<()> {
         let Some(row) = self.row(id) else { return Ok(()) };
-        let Some(status) = self.status_of(&row).filter(|s| row.state.status != Some(*s)) else {
+        let status = self.status_of(&row).filter(|s| row.state.status != Some(*s));
+        let members = self.members(&row);
+        let sights = self.member_sights(&row, &members, &self.addresses());
+        let seen: BTreeMap<String, MemberSight> = members.into_iter().map(|m| m.id).zip(sights).collect();
+        if status.is_none() && row.state.unreachable.iter().eq(unreachable(&seen)) {
             return Ok(());
-        };
+        }
         let (up, all) = self.share_up(&row);
         self.change_state(id, |state| {
-            let was = state.status.replace(status);
-            let from = was.map_or_else(String::new, |w| format!(" from {}", w.as_str()));
-            (was != Some(status)).then(|| {
-                vec![event(
+            // A load balancer tells nothing of a server that it does not have.
+            let mut events = told_of_reach(id, &state.unreachable, &seen);
+            state.unreachable = unreachable(&seen).cloned().collect();
+            if let Some(status) = status.filter(|s| state.status != Some(*s)) {
+                let from = state.status.map_or_else(String::new, |w| format!(" from {}", w.as_str()));
+                state.status = Some(status);
+                events.push(event(
                     id,
                     ClusterEventKind::StatusChanged,
                     format!("{up} of {all} servers are up: it went{from} to {}", status.as_str()),
-                )]
-            })
+                ));
+            }
+            Some(events)
         })
         .await
     }
@@ -417,6 +425,29 @@ impl Clusters {
         key.and_then(|key| self.servers.name(&key))
             .map_or_else(|| id.to_owned(), |(name, _)| name)
     }
+}
+
+/// In the order of their ids.
+fn unreachable(seen: &BTreeMap<String, MemberSight>) -> impl Iterator<Item = &String> {
+    let lost = |(_, sight): &(&String, &MemberSight)| sight.state == ClusterMemberState::Unreachable;
+    seen.iter().filter(lost).map(|(id, _)| id)
+}
+
+/// What there is to tell of servers that could be reached `before` and can't be now, or the other way round.
+fn told_of_reach(id: &ClusterId, before: &BTreeSet<String>, seen: &BTreeMap<String, MemberSight>) -> Vec<NewClusterEvent> {
+    let changed = seen.iter().filter_map(|(member, sight)| {
+        let is_lost = sight.state == ClusterMemberState::Unreachable;
+        let (kind, reason) = match (before.contains(member), is_lost) {
+            (false, true) => (ClusterEventKind::MemberDown, sight.reason.clone()),
+            (true, false) => (ClusterEventKind::MemberUp, "it can be reached again".to_owned()),
+            (false, false) | (true, true) => return None,
+        };
+        Some(NewClusterEvent {
+            member: Some(member.clone()),
+            ..event(id, kind, reason)
+        })
+    });
+    changed.collect()
 }
 
 /// An event; when it was is for whoever writes it to say.

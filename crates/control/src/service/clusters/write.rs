@@ -11,7 +11,9 @@ use crate::service::audit::audit;
 use crate::service::auth::Actor;
 use crate::service::idempotency;
 use nm_store::{Kind, NewResource, Patch, StoreError, Subject, Tx};
-use nm_types::cluster::{ClusterEventKind, ClusterServer, ClusterSpec, ClusterUpdate, NewClusterServers, SERVERS_AT_MOST};
+use nm_types::cluster::{
+    ClusterEventKind, ClusterServer, ClusterServerKey, ClusterSpec, ClusterUpdate, NewClusterServers, SERVERS_AT_MOST,
+};
 use nm_types::envelope::FieldProblem;
 use nm_types::text::Title;
 use nm_types::{ClusterId, NodeId};
@@ -328,15 +330,8 @@ impl Clusters {
             loop {
                 changes.mark_unchanged();
                 let Some(row) = self.row(id) else { return };
-                let is_current = |node: &NodeId| {
-                    let sight = self.sights.get(node);
-                    let state = sight.as_ref().and_then(|s| s.state.as_ref());
-                    let wanted = self.generation_of(node);
-                    let refused = sight.as_ref().is_some_and(|s| s.problem.is_some() && s.refused == wanted);
-                    refused || (wanted.is_some() && state.is_some_and(|s| s.generation == wanted))
-                };
-                let connected = row.stored.entries.iter().filter(|node| self.fleet.is_connected(node));
-                if connected.into_iter().all(is_current) || changes.changed().await.is_err() {
+                let mut connected = row.stored.entries.iter().filter(|node| self.fleet.is_connected(node));
+                if connected.all(|node| self.has_taken(node)) || changes.changed().await.is_err() {
                     return;
                 }
             }
@@ -362,14 +357,54 @@ impl Clusters {
         self.get(id.as_str())
     }
 
-    /// A node is no longer of the fleet: clusters whose entry was put there without being asked get it elsewhere.
+    /// A node is about to be taken out of the fleet: it gives its entries away, and its load balancer ends once its connections
+    /// have. What it can't be told any more, or not in time, goes on there until its machine is off.
+    pub async fn leave(&self, node: &NodeId) -> ApiResult<()> {
+        if self.edges.wanted(node).is_none() {
+            return Ok(());
+        }
+        self.rechoose_entries(node).await?;
+        self.assemble().await?;
+        self.wake.notify_one();
+        let mut changes = self.sights.changes();
+        let given_away = async {
+            while self.fleet.is_connected(node) {
+                changes.mark_unchanged();
+                if self.has_taken(node) || changes.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        if tokio::time::timeout(TAKE, given_away).await.is_err() {
+            tracing::warn!(node.id = %node, "a node that leaves the fleet did not say in time that it carries nothing any more");
+        }
+        Ok(())
+    }
+
+    /// Whether a node carries, or refuses, what it is to carry now.
+    fn has_taken(&self, node: &NodeId) -> bool {
+        let sight = self.sights.get(node);
+        let state = sight.as_ref().and_then(|s| s.state.as_ref());
+        let wanted = self.generation_of(node);
+        let refused = sight.as_ref().is_some_and(|s| s.problem.is_some() && s.refused == wanted);
+        refused || (wanted.is_some() && state.is_some_and(|s| s.generation == wanted))
+    }
+
+    /// A node is no longer of the fleet: clusters whose entry is there alone get it elsewhere, also where it was asked for by name.
     pub(super) async fn rechoose_entries(&self, gone: &NodeId) -> ApiResult<()> {
         let _changing = self.changing.lock().await;
         for row in self.all().into_iter().filter(|r| r.stored.entries.contains(gone)) {
             let mut stored = row.stored.clone();
             stored.entries.retain(|n| n != gone);
+            // A name that leads to no node would have every later change refused.
+            let stays = |named: &ClusterServerKey| self.nodes.find(named.as_str()).is_ok_and(|n| n != *gone);
+            stored.spec.entry_nodes.retain(stays);
             if stored.spec.entry_nodes.is_empty() {
-                stored.entries = self.choose_entries_for(&stored);
+                stored.entries = self.choose_entries_for(&stored, Some(gone));
+                // What listens on its port there was there first.
+                if self.port(&row.id, &stored, Some(&row)).is_err() {
+                    stored.entries.clear();
+                }
             }
             let now = self.clock.now();
             let mut tx = self.store.begin(now).await?;

@@ -204,7 +204,7 @@ describe("clusters in words", () => {
     expect([0, 0.04, 0.44, 4, 42.4, 3480.2].map(count)).toEqual(["0", "<0.1", "0.4", "4", "42", "3,480"]);
     expect(perSecond(12)).toBe("12/s");
     expect([0, 0.42, 4.26, 42.4, 1800, 18_000].map(millis)).toEqual(["0 ms", "0.42 ms", "4.3 ms", "42 ms", "1,800 ms", "18.0 s"]);
-    expect([0, 0.001, 0.5, 12.34].map(failed)).toEqual(["0%", "<0.01%", "0.50%", "12.3%"]);
+    expect([0, 0.001, 0.5, 12.34].map(failed)).toEqual(["0%", "<0.01%", "0.5%", "12.3%"]);
     expect(decisionText({ figures: [{ figure: "cpu", target: 70, value: 82.4 }, { figure: "memory", target: 80, value: null }] })).toBe(
       "CPU 82%, target 70% · Memory not known",
     );

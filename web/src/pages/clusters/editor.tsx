@@ -519,7 +519,7 @@ function Editor({ cluster }: { cluster?: Cluster }) {
               <h2>The request</h2>
             </header>
             <p className="faint" style={{ padding: "10px 16px 0" }}>
-              <code>{cluster ? `PATCH /api/capabilities/clusters/${cluster.id}` : "POST /api/capabilities/clusters"}</code>
+              <code className="break">{cluster ? `PATCH /api/capabilities/clusters/${cluster.id}` : "POST /api/capabilities/clusters"}</code>
             </p>
             <Json value={covered(body)} />
           </section>

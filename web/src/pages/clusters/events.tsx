@@ -41,6 +41,8 @@ function Row({ event: e, cluster }: { event: ClusterEvent; cluster: Cluster }) {
   const [text, tone] = EVENT_KIND[e.kind] ?? [e.kind, "grey"];
   const member = cluster.members.find((m) => m.id === e.member);
   const numbers = decisionText(e.detail);
+  // Some reasons begin with the server's name themselves.
+  const reason = member && e.reason.startsWith(`${member.name} `) ? e.reason.slice(member.name.length + 1) : e.reason;
   return (
     <li className="event journal">
       <span className="faint">
@@ -61,7 +63,7 @@ function Row({ event: e, cluster }: { event: ClusterEvent; cluster: Cluster }) {
             )}{" "}
           </>
         )}
-        <span className="muted">{e.reason}</span>
+        <span className="muted">{reason}</span>
         {numbers && <span className="faint"> · {numbers}</span>}
         {e.nodeId && cluster.entryNodes.length > 1 && <span className="faint"> · seen by {nodeName(e.nodeId)}</span>}
       </span>

@@ -13,7 +13,7 @@ import { type Column, Table } from "../../ui/table";
 import { useClusters } from "./data";
 import { FailoverDialog, RemoveCluster } from "./dialogs";
 import { ClusterBadge, Endpoints, Figure } from "./parts";
-import { failed, millis, perSecond, spreadText, statusReason, TYPE_NAME, upOf } from "./words";
+import { failed, millis, perSecond, spreadText, statusReason, tookLately, TYPE_NAME, upOf } from "./words";
 
 const STATUSES = [
   ["", "Any status"],
@@ -122,7 +122,7 @@ const COLUMNS: Column<Cluster>[] = [
         <Link href={`/clusters/${c.id}`} className="truncate max-32">
           {c.name}
         </Link>
-        <span className="sub">
+        <span className="sub nowrap">
           {TYPE_NAME[c.type]}
           {c.type === "load-balanced" && ` · ${spreadText(c)}`}
         </span>
@@ -142,11 +142,11 @@ const COLUMNS: Column<Cluster>[] = [
       </div>
     ),
   },
-  { key: "members", head: "Servers up", cell: (c) => <Members cluster={c} /> },
   { key: "endpoints", head: "Endpoint", wide: true, cell: (c) => <Endpoints cluster={c} short /> },
+  { key: "members", head: "Servers up", cell: (c) => <Members cluster={c} /> },
   { key: "rps", head: "Requests", right: true, cell: (c) => <Figure value={c.recent?.requestsPerSecond} text={perSecond} /> },
-  { key: "p95", head: "p95", right: true, cell: (c) => <Figure value={c.recent?.p95} text={millis} /> },
-  { key: "errors", head: "Errors", right: true, cell: (c) => <Figure value={c.recent?.errorRate} text={failed} /> },
+  { key: "p95", head: "p95", right: true, cell: (c) => <Figure value={tookLately(c.recent, (r) => r.p95)} text={millis} /> },
+  { key: "errors", head: "Errors", right: true, cell: (c) => <Figure value={tookLately(c.recent, (r) => r.errorRate)} text={failed} /> },
 ];
 
 function Members({ cluster }: { cluster: Cluster }) {

@@ -11,7 +11,7 @@ import { KIND_NAME } from "../health/parts";
 import { setWeight } from "./data";
 import { AddServers, DrainMember, RemoveMember, WeightDialog } from "./dialogs";
 import { Figure, MemberBadge } from "./parts";
-import { failed, millis, perSecond, serverHref, usesWeights } from "./words";
+import { failed, memberReason, millis, perSecond, serverHref, tookLately, usesWeights } from "./words";
 
 type Asked = { what: "weight" | "drain" | "remove"; member: ClusterMember } | { what: "add" };
 
@@ -81,8 +81,8 @@ export function Members({ cluster: c }: { cluster: Cluster }) {
               </span>
             )}
           </span>
-          <span className="sub reason" title={m.reason}>
-            {m.reason}
+          <span className="sub reason" title={memberReason(m, c)}>
+            {memberReason(m, c)}
           </span>
         </div>
       ),
@@ -105,8 +105,8 @@ export function Members({ cluster: c }: { cluster: Cluster }) {
       : []),
     { key: "flight", head: "In flight", right: true, cell: (m) => <span className="num">{m.inFlight}</span> },
     { key: "rps", head: "Requests", right: true, cell: (m) => <Figure value={m.recent?.requestsPerSecond} text={perSecond} /> },
-    { key: "p95", head: "p95", right: true, cell: (m) => <Figure value={m.recent?.p95} text={millis} /> },
-    { key: "errors", head: "Errors", right: true, cell: (m) => <Figure value={m.recent?.errorRate} text={failed} /> },
+    { key: "p95", head: "p95", right: true, cell: (m) => <Figure value={tookLately(m.recent, (r) => r.p95)} text={millis} /> },
+    { key: "errors", head: "Errors", right: true, cell: (m) => <Figure value={tookLately(m.recent, (r) => r.errorRate)} text={failed} /> },
   ];
   const close = () => setAsked(null);
   return (

@@ -9,20 +9,39 @@ import { Segmented } from "../../ui/field";
 import { Failure } from "../../ui/states";
 import { failed, METRICS_RANGES, type MetricsRange, millis, perSecond } from "./words";
 
-export function ClusterMetricsTab({ cluster }: { cluster: Cluster }) {
-  const [range, setRange] = useState<MetricsRange>("1h");
+function useHistory(id: string, range: MetricsRange) {
   const { span: whole, limit, refresh } = METRICS_RANGES[range];
   const query = useQuery({
-    queryKey: ["clusters", "metrics", cluster.id, range],
-    queryFn: ({ signal }) => calls.clusters.metrics(cluster.id, { from: new Date(Date.now() - whole).toISOString(), limit }, signal),
+    queryKey: ["clusters", "metrics", id, range],
+    queryFn: ({ signal }) => calls.clusters.metrics(id, { from: new Date(Date.now() - whole).toISOString(), limit }, signal),
     refetchInterval: refresh,
     placeholderData: keepPreviousData,
   });
-  const points = query.data?.history ?? [];
+  const points = query.data?.history ?? NONE;
   const times = useMemo(() => points.map((p) => Date.parse(p.to)), [points]);
   // What is new gets a chart it can fill.
   const covered = (times.at(-1) ?? 0) - (times[0] ?? 0);
-  const common = { times, span: Math.min(whole, Math.max(covered, whole / 12)) };
+  return { query, points, common: { times, span: Math.min(whole, Math.max(covered, whole / 12)) } };
+}
+const NONE: readonly ClusterMetricsPoint[] = [];
+
+/** Requests of the last hour. */
+export function RequestsChart({ cluster }: { cluster: Cluster }) {
+  const { points, common } = useHistory(cluster.id, "1h");
+  return (
+    <Chart
+      title={cluster.protocol === "http" ? "Requests, last hour" : "Connections, last hour"}
+      {...common}
+      least={1}
+      format={perSecond}
+      series={[{ label: "all servers", colour: 1, fill: true, values: points.map((p) => p.requestsPerSecond) }]}
+    />
+  );
+}
+
+export function ClusterMetricsTab({ cluster }: { cluster: Cluster }) {
+  const [range, setRange] = useState<MetricsRange>("1h");
+  const { query, points, common } = useHistory(cluster.id, range);
   const of = (label: string, colour: 1 | 2 | 3, value: (p: ClusterMetricsPoint) => number, fill = false): Series => ({
     label,
     colour,

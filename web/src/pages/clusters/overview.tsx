@@ -5,8 +5,9 @@ import { duration, plural } from "../../lib/format";
 import { Badge, CopyButton, Tile, Time } from "../../ui/bits";
 import { Notice } from "../../ui/states";
 import { Members } from "./members";
+import { RequestsChart } from "./metrics";
 import { Endpoints } from "./parts";
-import { ALGORITHM_SAYS, count, failed, millis, perSecond, serverHref, spreadText, statusReason, TYPE_NAME, TYPE_SAYS, upOf } from "./words";
+import { ALGORITHM_SAYS, count, failed, millis, perSecond, serverHref, spreadText, statusReason, tookLately, TYPE_NAME, TYPE_SAYS, upOf } from "./words";
 
 const URGENT: ReadonlySet<ClusterCondition["type"]> = new Set(["noEntry", "entryFailed", "memberUnreachable"]);
 
@@ -14,6 +15,11 @@ export function ClusterOverview({ cluster: c }: { cluster: Cluster }) {
   const [up, all] = upOf(c.members);
   const http = c.protocol === "http";
   const inFlight = c.members.reduce((sum, m) => sum + m.inFlight, 0);
+  const [p50, p95, errors] = [
+    tookLately(c.recent, (r) => r.p50),
+    tookLately(c.recent, (r) => r.p95),
+    tookLately(c.recent, (r) => r.errorRate),
+  ];
   const active = c.members.find((m) => m.id === c.activeMember);
   return (
     <div className="stack">
@@ -53,13 +59,14 @@ export function ClusterOverview({ cluster: c }: { cluster: Cluster }) {
       <div className="tiles">
         <Tile label="Servers up" value={up} of={`of ${all}`} />
         <Tile label={http ? "Requests" : "Connections"} value={c.recent ? perSecond(c.recent.requestsPerSecond) : "–"} of="last minute" />
-        <Tile label={http ? "Response time, p95" : "Time to connect, p95"} value={c.recent ? millis(c.recent.p95) : "–"} of={c.recent ? `half: ${millis(c.recent.p50)}` : ""} />
-        <Tile label="Errors" value={c.recent ? failed(c.recent.errorRate) : "–"} />
+        <Tile label={http ? "Response time, p95" : "Time to connect, p95"} value={p95 === undefined ? "–" : millis(p95)} of={p50 === undefined ? "" : `half: ${millis(p50)}`} />
+        <Tile label="Errors" value={errors === undefined ? "–" : failed(errors)} />
         <Tile label="In flight" value={count(inFlight)} />
       </div>
       <Members cluster={c} />
       <div className="grid">
         <div className="stack span-7">
+          <RequestsChart cluster={c} />
           <Card title="Entry">
             {c.entryNodes.length === 0 ? (
               <p className="faint">No node carries it.</p>

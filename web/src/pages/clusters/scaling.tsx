@@ -1,9 +1,10 @@
 import { Gauge, Settings2 } from "lucide-react";
+import { sentence } from "../../api/errors";
 import type { AutoScaling, Cluster, ClusterScaling, ScalingFigure, ScalingFigureKind } from "../../api/types";
 import { useMayOperate } from "../../lib/data";
 import { duration, plural } from "../../lib/format";
 import { Link } from "../../lib/router";
-import { Meter, Tile, Time } from "../../ui/bits";
+import { Tile, Time } from "../../ui/bits";
 import { Empty, Notice } from "../../ui/states";
 import { FIGURE_NAME, figureValue, upOf } from "./words";
 
@@ -18,7 +19,7 @@ const ACTION: Record<ClusterScaling["action"], [string, string]> = {
 export function Scaling({ cluster: c }: { cluster: Cluster }) {
   const may = useMayOperate();
   const edit = may && c.type === "load-balanced" && (
-    <Link className="btn" href={`/clusters/${c.id}/edit?part=scaling`}>
+    <Link className="btn small" href={`/clusters/${c.id}/edit?part=scaling`}>
       <Settings2 />
       {c.autoScaling?.enabled ? "Change it" : "Switch it on"}
     </Link>
@@ -67,14 +68,19 @@ export function Scaling({ cluster: c }: { cluster: Cluster }) {
           <div className="card-body stack">
             {s ? (
               <>
-                <p>{s.reason}</p>
-                {s.figures.map((f) => (
-                  <FigureLine key={f.figure} figure={f} />
-                ))}
-                <p className="faint">
-                  {plural(s.current, "server")}, {plural(s.wanted, "would be", "would be")} right before bounds and pauses. The largest of what
-                  the figures ask for counts.
+                <p>
+                  {sentence(s.reason)}.
+                  {s.wanted !== s.current && (
+                    <span className="muted">
+                      {" "}
+                      There were {plural(s.current, "server")}; by the load, {s.wanted} would have been right.
+                    </span>
+                  )}
                 </p>
+                {s.figures.map((f) => (
+                  <FigureLine key={f.figure} figure={f} tolerance={(a.tolerance ?? 10) / 100} />
+                ))}
+                <p className="faint">Each figure is an average over the servers. The one that asks for most servers counts.</p>
               </>
             ) : (
               <p className="faint">It looks every 15 seconds; the first look is still to come.</p>
@@ -147,8 +153,10 @@ function targetsOf(a: AutoScaling): [ScalingFigureKind, number][] {
   return all.filter((pair): pair is [ScalingFigureKind, number] => pair[1] !== undefined);
 }
 
-function FigureLine({ figure: f }: { figure: ScalingFigure }) {
+/** A bar on which the target stands at two thirds; beyond it and its tolerance, more servers are wanted. */
+function FigureLine({ figure: f, tolerance }: { figure: ScalingFigure; tolerance: number }) {
   const known = f.value !== undefined && f.value !== null;
+  const ratio = known ? (f.value as number) / f.target : 0;
   return (
     <div className="stack" style={{ gap: 4 }}>
       <div className="row">
@@ -161,7 +169,16 @@ function FigureLine({ figure: f }: { figure: ScalingFigure }) {
           </span>
         </span>
       </div>
-      <Meter label={`${FIGURE_NAME[f.figure]} against its target`} share={known ? (f.value as number) / f.target : 0} />
+      <div
+        className={`meter targeted ${ratio > 1 + tolerance ? "tone-amber" : ""}`}
+        role="meter"
+        aria-label={`${FIGURE_NAME[f.figure]} in percent of its target`}
+        aria-valuemin={0}
+        aria-valuemax={150}
+        aria-valuenow={Math.min(150, Math.round(ratio * 100))}
+      >
+        <i style={{ width: `${Math.min(100, (ratio * 200) / 3)}%` }} />
+      </div>
     </div>
   );
 }

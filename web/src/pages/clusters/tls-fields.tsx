@@ -25,7 +25,7 @@ export function TlsFields(part: Part) {
     <>
       <div>
         <Segmented
-          label="Certificate"
+          label="Where the certificate comes from"
           value={form.tls}
           onValue={(tls) => set({ tls }, "tls", "redirectToHttps")}
           options={[["none", "No TLS"], ...TLS_KINDS.map((kind) => [kind, TLS_WAYS[kind].label] as const)]}

@@ -1,4 +1,13 @@
-import type { Algorithm, Cluster, ClusterEventKind, ClusterMember, ClusterType, ScalingFigure, ScalingFigureKind } from "../../api/types";
+import type {
+  Algorithm,
+  Cluster,
+  ClusterEventKind,
+  ClusterMember,
+  ClusterRecent,
+  ClusterType,
+  ScalingFigure,
+  ScalingFigureKind,
+} from "../../api/types";
 
 // Clusters in words and figures.
 
@@ -46,12 +55,17 @@ export function millis(ms: number): string {
   return ms < 10_000 ? `${Math.round(ms).toLocaleString("en")} ms` : `${(ms / 1000).toFixed(1)} s`;
 }
 
+/** What was measured of requests, where there were any: without, there is no time they took. */
+export function tookLately(recent: ClusterRecent | undefined, value: (r: ClusterRecent) => number): number | undefined {
+  return recent && recent.requestsPerSecond > 0 ? value(recent) : undefined;
+}
+
 /** Percent of failed requests; never shown as none where there were some. */
 export function failed(percent: number): string {
   if (!Number.isFinite(percent)) return "–";
   if (percent === 0) return "0%";
   if (percent < 0.01) return "<0.01%";
-  return `${percent < 1 ? percent.toFixed(2) : percent.toFixed(1)}%`;
+  return `${(percent < 1 ? percent.toFixed(2) : percent.toFixed(1)).replace(/\.?0+$/, "")}%`;
 }
 
 export type MemberWord = ClusterMember["state"] | "drained" | "active" | "standby";
@@ -62,6 +76,13 @@ export function memberWord(m: ClusterMember, cluster: Pick<Cluster, "type" | "ac
   if (m.weight === 0) return m.inFlight > 0 ? "draining" : "drained";
   if (cluster.type === "high-availability") return cluster.activeMember === m.id ? "active" : "standby";
   return "up";
+}
+
+/** Why a member is as it is; nothing where there is nothing to say of it. */
+export function memberReason(m: ClusterMember, cluster: Pick<Cluster, "type" | "activeMember">): string {
+  if (m.state !== "up") return m.reason;
+  if (m.weight === 0) return "its weight is 0: it gets nothing new";
+  return memberWord(m, cluster) === "standby" ? "ready to take over" : "";
 }
 
 /** Members that are up, of those that are to stay. */

@@ -200,6 +200,13 @@ it("from the form to its end: wrong fields, traffic that counts, a drained serve
     await page.getByRole("heading", { level: 1, name }).waitFor();
   });
 
+  await t.test("each server says which clusters it is in", async () => {
+    await row(page, ONE).getByRole("link", { name: ONE }).click();
+    await page.getByRole("heading", { level: 1, name: ONE }).waitFor();
+    await page.locator(".card", { hasText: "Clusters" }).getByRole("link", { name }).click();
+    await page.getByRole("heading", { level: 1, name }).waitFor();
+  });
+
   await t.test("it is removed by its name, and its servers stay", async () => {
     await page.getByRole("button", { name: "More actions" }).click();
     await page.getByRole("menuitem", { name: "Remove…" }).click();

@@ -2,7 +2,7 @@ import { describe, expect, it } from "vitest";
 import type { Cluster, ClusterMember } from "../../api/types";
 import { bodyOf, clusterForm, emptyClusterForm, patchOf, placeClusterProblems, serverRow } from "./form";
 import { mergePatch } from "./patch";
-import { count, decisionText, failed, memberWord, millis, perSecond, statusReason, upOf } from "./words";
+import { count, decisionText, failed, memberWord, millis, perSecond, settledPoints, statusReason, upOf } from "./words";
 
 const FIGURES = { totalRequests: 0, averageResponseTime: 0, errorRate: 0, totalBandwidth: 0, p50: 0, p95: 0, p99: 0 };
 const member = (id: string, more: Partial<ClusterMember> = {}): ClusterMember => ({
@@ -198,6 +198,20 @@ describe("clusters in words", () => {
     const standby = { type: "high-availability" as const, activeMember: "cont_a" };
     expect(memberWord(member("cont_a"), standby)).toBe("active");
     expect(memberWord(member("cont_b"), standby)).toBe("standby");
+  });
+
+  it("leave the minute that goes on out of charts", () => {
+    const point = (minute: number, seconds: number) => ({
+      ...FIGURES,
+      from: new Date(minute * 60_000).toISOString(),
+      to: new Date(minute * 60_000 + seconds * 1000).toISOString(),
+      requestsPerSecond: 1,
+      members: [],
+    });
+    const whole = [point(0, 60), point(1, 60), point(2, 60)];
+    expect(settledPoints([...whole, point(3, 10)])).toEqual(whole);
+    expect(settledPoints([...whole, point(3, 60)])).toHaveLength(4);
+    expect(settledPoints([point(0, 10)])).toHaveLength(1);
   });
 
   it("give figures that mean something", () => {

@@ -64,6 +64,7 @@ export function FailoverDialog({ cluster, onClose }: { cluster: Cluster; onClose
     <Confirm
       title={`Fail ${cluster.name} over?`}
       action="Fail over"
+      danger={false}
       busy={failover.isPending}
       error={failover.error}
       disabled={ready.length === 0}
@@ -220,6 +221,7 @@ export function AddServers({ cluster, onClose }: { cluster: Cluster; onClose: ()
         onRows={setRows}
         problems={{ ...server, ...(tried ? own : {}) }}
         choices={choices?.filter((c) => !there.has(c.value))}
+        hint={cluster.type === "high-availability" ? "They stand by behind those that are there." : undefined}
       />
       {add.error !== null && Object.keys(server).length === 0 && <Failure error={add.error} />}
     </Dialog>

@@ -7,7 +7,7 @@ import { Tile } from "../../ui/bits";
 import { Chart, type Series } from "../../ui/chart";
 import { Segmented } from "../../ui/field";
 import { Failure } from "../../ui/states";
-import { failed, METRICS_RANGES, type MetricsRange, millis, perSecond } from "./words";
+import { failed, METRICS_RANGES, type MetricsRange, millis, perSecond, settledPoints } from "./words";
 
 function useHistory(id: string, range: MetricsRange) {
   const { span: whole, limit, refresh } = METRICS_RANGES[range];
@@ -17,13 +17,13 @@ function useHistory(id: string, range: MetricsRange) {
     refetchInterval: refresh,
     placeholderData: keepPreviousData,
   });
-  const points = query.data?.history ?? NONE;
+  const history = query.data?.history;
+  const points = useMemo(() => settledPoints(history ?? []), [history]);
   const times = useMemo(() => points.map((p) => Date.parse(p.to)), [points]);
   // What is new gets a chart it can fill.
   const covered = (times.at(-1) ?? 0) - (times[0] ?? 0);
   return { query, points, common: { times, span: Math.min(whole, Math.max(covered, whole / 12)) } };
 }
-const NONE: readonly ClusterMetricsPoint[] = [];
 
 /** Requests of the last hour. */
 export function RequestsChart({ cluster }: { cluster: Cluster }) {

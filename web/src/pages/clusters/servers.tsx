@@ -76,6 +76,7 @@ export function ServerRows(props: {
   onRows: (rows: ServerRow[]) => void;
   problems: Problems;
   choices: Choice[] | undefined;
+  hint?: string | undefined;
 }) {
   const { form, onRows, problems, choices } = props;
   const rows = form.servers;
@@ -173,9 +174,10 @@ export function ServerRows(props: {
           Add a server
         </Button>
         <span className="faint">
-          {standby
-            ? "The first that is up takes the traffic."
-            : "A backup gets traffic only while no other server is up. Without a port, it is the only one that a container publishes."}
+          {props.hint ??
+            (standby
+              ? "The first that is up takes the traffic."
+              : "A backup gets traffic only while no other server is up. Without a port, it is the only one that a container publishes.")}
         </span>
       </div>
     </div>

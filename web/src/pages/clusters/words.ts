@@ -3,6 +3,7 @@ import type {
   Cluster,
   ClusterEventKind,
   ClusterMember,
+  ClusterMetricsPoint,
   ClusterRecent,
   ClusterType,
   ScalingFigure,
@@ -149,6 +150,13 @@ export const EVENT_KIND: Record<ClusterEventKind, [string, string]> = {
   scalingHeld: ["scaling held", "amber"],
   scalingFailed: ["scaling failed", "red"],
 };
+
+/** What a chart shows: not the minute that goes on, whose figures still come in, unless there is little else. */
+export function settledPoints(history: readonly ClusterMetricsPoint[]): readonly ClusterMetricsPoint[] {
+  const last = history.at(-1);
+  if (!last || history.length < 4) return history;
+  return Date.parse(last.to) - Date.parse(last.from) < 55_000 ? history.slice(0, -1) : history;
+}
 
 export type MetricsRange = "1h" | "6h" | "24h" | "7d";
 /** A point a minute is kept for a day, one an hour for a month. */

@@ -5,6 +5,7 @@ import { Api, Browser, eventually, pictured, PREFIX } from "./lib.mjs";
 let browser;
 let api;
 let container;
+let cluster;
 before(async () => {
   browser = await Browser.open();
   api = await Api.admin();
@@ -12,6 +13,15 @@ before(async () => {
     ports: [{ container: 80 }, { container: 8080 }, { container: 9090, protocol: "udp" }],
     labels: { "com.example.a-label-key": "with a value that does not end for quite some time" },
     environment: { A_LONG_NAME_OF_A_VARIABLE: "x".repeat(300) },
+  });
+  cluster = await api.call("POST", "/api/capabilities/clusters", {
+    name: `${PREFIX} a cluster whose name is rather long for a small screen`,
+    type: "load-balanced",
+    servers: [{ id: container.id, port: 8080, weight: 3 }],
+    loadBalancer: { algorithm: "weighted" },
+    autoScaling: { maxServers: 1, targetCpuPercent: 70, targetMemoryPercent: 80 },
+    routes: [{ host: "a-host-with-a-long-name.of-a-domain.example.com", pathPrefix: "/a/path" }],
+    tls: { selfSigned: true, serverNames: ["a-host-with-a-long-name.of-a-domain.example.com"] },
   });
 });
 after(async () => {
@@ -25,6 +35,11 @@ const PATHS = () => [
   "/containers/new",
   `/containers/${container.id}`,
   ...["stats", "logs", "terminal", "environment", "inspect"].map((tab) => `/containers/${container.id}/${tab}`),
+  "/clusters",
+  "/clusters?name=none-of-them",
+  "/clusters/new",
+  `/clusters/${cluster.id}`,
+  ...["metrics", "scaling", "events", "edit"].map((tab) => `/clusters/${cluster.id}/${tab}`),
   "/images",
   "/volumes",
   "/networks",

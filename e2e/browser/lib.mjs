@@ -66,7 +66,17 @@ export class Api {
     return this.call("POST", "/api/containers", { name, image: "busybox:latest", command, start: true, stopGrace: 0, ...more });
   }
 
+  /** A container that answers each request over HTTP with its own name, on port 8080. */
+  async answering(name, more = {}) {
+    const command = ["sh", "-c", `mkdir -p /www && echo ${name} > /www/index.html && exec httpd -f -p 8080 -h /www`];
+    return this.container(name, command, { ports: [{ container: 8080 }], ...more });
+  }
+
   async removeAll() {
+    // Before the containers that are their servers; those that scaling made go with them.
+    for (const c of await this.call("GET", "/api/capabilities/clusters?limit=200")) {
+      if (c.name.startsWith(PREFIX)) await this.raw("DELETE", `/api/capabilities/clusters/${c.id}`);
+    }
     for (const c of await this.call("GET", `/api/containers?name=${PREFIX}&limit=200`)) {
       await this.raw("DELETE", `/api/containers/${c.id}?force=true&volumes=true`);
     }

@@ -5,11 +5,13 @@ import { Api, Browser, pictured, PREFIX } from "./lib.mjs";
 let browser;
 let api;
 let container;
+let cluster;
 before(async () => {
   browser = await Browser.open();
   api = await Api.admin();
   for (const role of ["viewer", "operator"]) await api.call("POST", "/api/users", { username: `${PREFIX}-${role}`, password: "a-long-password", role });
   container = await api.container(`${PREFIX}-seen`, undefined, { environment: { APP_PASSWORD: "nobody-may-read-this", APP_MODE: "plain" } });
+  cluster = await api.call("POST", "/api/capabilities/clusters", { name: `${PREFIX}-cluster`, type: "high-availability", servers: [{ id: container.id, port: 80 }] });
 });
 after(async () => {
   await api?.removeAll();
@@ -22,6 +24,11 @@ it("a viewer sees everything and can change nothing", async () => {
   await page.getByRole("link", { name: `${PREFIX}-seen`, exact: true }).waitFor();
   for (const [path, heading] of [
     ["/containers", "Containers"],
+    ["/clusters", "Clusters"],
+    [`/clusters/${cluster.id}`],
+    [`/clusters/${cluster.id}/metrics`],
+    [`/clusters/${cluster.id}/scaling`],
+    [`/clusters/${cluster.id}/events`],
     ["/images", "Images"],
     ["/volumes", "Volumes"],
     ["/networks", "Networks"],
@@ -40,9 +47,13 @@ it("a viewer sees everything and can change nothing", async () => {
     await page.goto(path);
     await (heading ? page.getByRole("heading", { level: 1, name: heading }) : page.locator("h1 .status")).waitFor();
     await page.locator('table[aria-busy="true"]').waitFor({ state: "detached" });
-    const actions = page.getByRole("main").getByRole("button", { name: /create|pull|prune|remove|start|stop|restart|actions|add|change|cancel|cordon|drain|check .*now|register|limits|acknowledge|silence|test|make/i });
+    const actions = page.getByRole("main").getByRole("button", { name: /create|pull|prune|remove|start|stop|restart|actions|add|change|cancel|cordon|drain|check .*now|register|limits|acknowledge|silence|test|make|fail over|edit|take/i });
     assert.deepEqual(await actions.allInnerTexts(), [], `${path} offers actions`);
-    assert.equal(await page.locator('a[href="/containers/new"]').count(), 0, `${path} offers to create`);
+    assert.equal(await page.locator('a[href="/containers/new"], a[href="/clusters/new"], a[href$="/edit"]').count(), 0, `${path} offers to create or edit`);
+  }
+  for (const path of ["/clusters/new", `/clusters/${cluster.id}/edit`]) {
+    await page.goto(path);
+    await page.getByText("This page needs the role operator").waitFor();
   }
   await page.goto(`/containers/${container.id}`);
   await page.getByRole("heading", { level: 1, name: `${PREFIX}-seen` }).waitFor();

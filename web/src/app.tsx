@@ -9,6 +9,8 @@ import { AlertsPage } from "./pages/alerts/list";
 import { RulesPage } from "./pages/alerts/rules";
 import { SilencesPage } from "./pages/alerts/silences";
 import { AuditPage } from "./pages/audit";
+import { ClusterPage } from "./pages/clusters/cluster";
+import { ClustersPage } from "./pages/clusters/list";
 import { ContainerPage } from "./pages/containers/container";
 import { ContainersPage } from "./pages/containers/list";
 import { EventsPage } from "./pages/events";
@@ -31,6 +33,7 @@ import { Failure, Loading } from "./ui/states";
 import { Toasts } from "./ui/toast";
 
 const CreatePage = lazy(() => import("./pages/containers/create"));
+const ClusterEditor = lazy(() => import("./pages/clusters/editor"));
 
 interface RouteRow {
   path: string;
@@ -44,6 +47,11 @@ const ROUTES: RouteRow[] = [
   { path: "/containers/new", role: "operator", page: () => <CreatePage /> },
   { path: "/containers/:id", page: (p) => <ContainerPage key={p.id} id={p.id ?? ""} tab="overview" /> },
   { path: "/containers/:id/:tab", page: (p) => <ContainerPage key={p.id} id={p.id ?? ""} tab={p.tab ?? ""} /> },
+  { path: "/clusters", page: () => <ClustersPage /> },
+  { path: "/clusters/new", role: "operator", page: () => <ClusterEditor key="new" /> },
+  { path: "/clusters/:id", page: (p) => <ClusterPage key={p.id} id={p.id ?? ""} tab="overview" /> },
+  { path: "/clusters/:id/edit", role: "operator", page: (p) => <ClusterEditor key={p.id} id={p.id ?? ""} /> },
+  { path: "/clusters/:id/:tab", page: (p) => <ClusterPage key={p.id} id={p.id ?? ""} tab={p.tab ?? ""} /> },
   { path: "/images", page: () => <ImagesPage /> },
   { path: "/volumes", page: () => <VolumesPage /> },
   { path: "/networks", page: () => <NetworksPage /> },

@@ -1,6 +1,7 @@
 import {
   Activity,
   Bell,
+  Boxes,
   Box,
   Container as ContainerIcon,
   HardDrive,
@@ -28,6 +29,7 @@ export const NAV: { title: string; entries: NavEntry[] }[] = [
     title: "Workloads",
     entries: [
       { path: "/containers", text: "Containers", icon: <ContainerIcon /> },
+      { path: "/clusters", text: "Clusters", icon: <Boxes /> },
       { path: "/images", text: "Images", icon: <Layers /> },
       { path: "/volumes", text: "Volumes", icon: <HardDrive /> },
       { path: "/networks", text: "Networks", icon: <Network /> },

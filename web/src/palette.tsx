@@ -1,5 +1,5 @@
 import { useQuery } from "@tanstack/react-query";
-import { Container as ContainerIcon, Plus, Server, Settings } from "lucide-react";
+import { Boxes, Container as ContainerIcon, Plus, Server, Settings } from "lucide-react";
 import { type KeyboardEvent, type ReactNode, useEffect, useRef, useState } from "react";
 import { createPortal } from "react-dom";
 import * as calls from "./api/calls";
@@ -7,6 +7,7 @@ import { atLeast, useNodes, useUser } from "./lib/data";
 import { useSettled } from "./lib/hooks";
 import { navigate } from "./lib/router";
 import { NAV } from "./nav";
+import { useClusters } from "./pages/clusters/data";
 
 interface Choice {
   key: string;
@@ -16,7 +17,7 @@ interface Choice {
   to: string;
 }
 
-/** Ctrl+K or ⌘K: go to a page, a container or a node by typing a part of its name. */
+/** Ctrl+K or ⌘K: go to a page, a container, a node or a cluster by typing a part of its name. */
 export function Palette() {
   const [open, setOpen] = useState(false);
   useEffect(() => {
@@ -44,6 +45,7 @@ function Box({ close }: { close: () => void }) {
   const wanted = useSettled(text.trim(), 120);
   const user = useUser();
   const nodes = useNodes();
+  const clusters = useClusters();
   const dialog = useRef<HTMLDialogElement>(null);
   const list = useRef<HTMLDivElement>(null);
   const containers = useQuery({
@@ -66,7 +68,10 @@ function Box({ close }: { close: () => void }) {
     { key: "/settings", text: "Settings", hint: "Page", icon: <Settings />, to: "/settings" },
   ];
   if (atLeast(user.role, "operator")) {
-    pages.push({ key: "new", text: "Create a container", hint: "Action", icon: <Plus />, to: "/containers/new" });
+    pages.push(
+      { key: "new", text: "Create a container", hint: "Action", icon: <Plus />, to: "/containers/new" },
+      { key: "new-cluster", text: "Create a cluster", hint: "Action", icon: <Plus />, to: "/clusters/new" },
+    );
   }
   const choices: Choice[] = [
     ...(text.trim()
@@ -79,6 +84,11 @@ function Box({ close }: { close: () => void }) {
       ? (nodes.data ?? [])
           .filter((n) => fits(n.name))
           .map((n) => ({ key: n.id, text: n.name, hint: "Node", icon: <Server />, to: `/nodes/${n.id}` }))
+      : []),
+    ...(text.trim()
+      ? (clusters.data ?? [])
+          .filter((c) => fits(c.name))
+          .map((c) => ({ key: c.id, text: c.name, hint: "Cluster", icon: <Boxes />, to: `/clusters/${c.id}` }))
       : []),
   ];
   const current = Math.min(at, Math.max(0, choices.length - 1));
@@ -113,8 +123,8 @@ function Box({ close }: { close: () => void }) {
         aria-expanded="true"
         aria-controls="palette-list"
         aria-activedescendant={choices[current] ? `palette-${current}` : undefined}
-        aria-label="Go to a page, a container or a node"
-        placeholder="Go to a page, a container or a node…"
+        aria-label="Go to a page, a container, a node or a cluster"
+        placeholder="Go to a page, a container, a node or a cluster…"
         autoComplete="off"
         spellCheck={false}
         value={text}

@@ -131,6 +131,25 @@ export const health = {
   setConfig: (key: string, body: T.HealthConfig) => put<T.HealthConfig>(`${HEALTH}/${id(key)}/config`, body),
 };
 
+const CLUSTERS = "/api/capabilities/clusters";
+export const clusters = {
+  list: (signal?: AbortSignal) => client.all<T.Cluster>(CLUSTERS, {}, signal),
+  get: (key: string, signal?: AbortSignal) => client.get<T.Cluster>(`${CLUSTERS}/${id(key)}`, undefined, signal),
+  /** `key` makes a repeated request the same one. */
+  create: async (spec: T.ClusterSpec, key: string): Promise<T.Cluster> =>
+    (await client.call<T.Cluster>("POST", CLUSTERS, { body: spec, headers: { "idempotency-key": key } })).data,
+  /** A merge patch: what is not in it stays, and `null` takes a field back to its default. */
+  update: (key: string, change: object) => patch<T.Cluster>(`${CLUSTERS}/${id(key)}`, change),
+  remove: (key: string) => remove(`${CLUSTERS}/${id(key)}`),
+  addServers: (key: string, servers: T.ClusterServer[]) => post<T.Cluster>(`${CLUSTERS}/${id(key)}/servers`, { servers }),
+  removeServer: (key: string, server: string) => remove(`${CLUSTERS}/${id(key)}/servers/${id(server)}`),
+  failover: (key: string, server?: string) => post<T.Cluster>(`${CLUSTERS}/${id(key)}/failover`, server ? { server } : {}),
+  metrics: (key: string, query: { from?: string; limit?: number }, signal?: AbortSignal) =>
+    client.get<T.ClusterMetrics>(`${CLUSTERS}/${id(key)}/metrics`, query, signal),
+  events: (key: string, cursor?: string, signal?: AbortSignal) =>
+    client.page<T.ClusterEvent>(`${CLUSTERS}/${id(key)}/events`, { cursor }, signal),
+};
+
 export const alerts = {
   list: (query: { state?: string; severity?: string; serverId?: string; limit?: number; cursor?: string }, signal?: AbortSignal) =>
     client.page<T.Alert>("/api/alerts", query, signal),

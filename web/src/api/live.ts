@@ -11,18 +11,19 @@ const KEPT = 500;
 const BURST_MS = 250;
 
 /**
- * Which queries a change of a kind makes stale. A container's change shows on its node, its images, networks, volumes and servers
- * too, and an operation on what it works on.
+ * Which queries a change of a kind makes stale. A container's change shows on its node, its images, networks, volumes, servers
+ * and clusters too, and an operation on what it works on.
  */
 const STALE: Record<string, string[]> = {
-  container: ["containers", "nodes", "images", "networks", "volumes", "servers"],
-  node: ["nodes", "servers"],
+  container: ["containers", "nodes", "images", "networks", "volumes", "servers", "clusters"],
+  node: ["nodes", "servers", "clusters"],
   operation: ["operations"],
   registry: ["registries"],
   user: ["users"],
   token: ["tokens"],
   session: ["sessions"],
-  server: ["servers", "health"],
+  server: ["servers", "health", "clusters"],
+  cluster: ["clusters"],
   health: ["health", "servers"],
   setting: ["health"],
   alert: ["alerts"],

@@ -1,6 +1,7 @@
 // The bodies of the API, as crates/types writes them. Times are RFC 3339 UTC with milliseconds.
 
 export * from "./alert-types";
+export * from "./cluster-types";
 export * from "./health-types";
 
 export type Role = "viewer" | "operator" | "admin";

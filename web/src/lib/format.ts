@@ -97,6 +97,13 @@ export function clock(time: string | number, millis = false): string {
   return millis ? `${base}.${String(t.getMilliseconds()).padStart(3, "0")}` : base;
 }
 
+/** `27 Nov` of this machine's time zone. */
+export function day(time: string | number): string {
+  const t = new Date(time);
+  return Number.isNaN(t.getTime()) ? "" : `${t.getDate()} ${MONTHS[t.getMonth()]}`;
+}
+const MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"] as const;
+
 export function plural(n: number, one: string, many = `${one}s`): string {
   return `${n.toLocaleString("en")} ${n === 1 ? one : many}`;
 }

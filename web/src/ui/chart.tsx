@@ -1,5 +1,5 @@
 import { type PointerEvent, useEffect, useRef, useState } from "react";
-import { clock } from "../lib/format";
+import { clock, day } from "../lib/format";
 import { useTheme } from "../lib/theme";
 import { axisTicks } from "./ticks";
 
@@ -14,6 +14,7 @@ export interface Series {
 }
 
 const COLOURS = { 1: "--accent", 2: "--teal", 3: "--amber" } as const;
+const DAY = 86_400_000;
 const PAD = { top: 8, right: 8, bottom: 20, left: 62 };
 
 /** Lines over time on a canvas; the legend holds the newest values, or those under the pointer. */
@@ -79,7 +80,12 @@ export function Chart(props: {
     <figure className={`card chart ${props.tall ? "tall" : ""}`}>
       <figcaption className="chart-head">
         <h2>{props.title}</h2>
-        {hovered !== null && <span className="faint num">{clock(times[hovered] as number)}</span>}
+        {hovered !== null && (
+          <span className="faint num">
+            {span > DAY && `${day(times[hovered] as number)} `}
+            {clock(times[hovered] as number)}
+          </span>
+        )}
         {series.map((s) => {
           const value = s.values[shown];
           return (
@@ -99,6 +105,12 @@ export function Chart(props: {
       {times.length === 0 && <div className="chart-empty">No samples yet</div>}
     </figure>
   );
+}
+
+/** No more of a time than a chart of this width tells apart. */
+function timeText(at: number, span: number): string {
+  if (span > DAY) return day(at);
+  return span > 3_600_000 ? clock(at).slice(0, 5) : clock(at);
 }
 
 function nearest(times: readonly number[], at: number): number {
@@ -175,8 +187,7 @@ function draw(
   for (let i = 0; i <= marks; i++) {
     const t = view.start + ((view.end - view.start) * i) / marks;
     c.textAlign = i === 0 ? "left" : i === marks ? "right" : "center";
-    const text = clock(t);
-    c.fillText(view.end - view.start > 3_600_000 ? text.slice(0, 5) : text, x(t), size.height - 4);
+    c.fillText(timeText(t, view.end - view.start), x(t), size.height - 4);
   }
 
   c.save();

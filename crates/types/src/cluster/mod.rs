@@ -16,8 +16,8 @@ pub use settings::{
 };
 pub use view::{
     ClusterCondition, ClusterConditionKind, ClusterEntryView, ClusterEventKind, ClusterEventView, ClusterFailover, ClusterFigures,
-    ClusterMemberState, ClusterMemberView, ClusterMetricsPoint, ClusterMetricsView, ClusterStatus, ClusterTlsView, ClusterView,
-    MemberFigures,
+    ClusterMemberState, ClusterMemberView, ClusterMetricsPoint, ClusterMetricsView, ClusterRecent, ClusterScalingAction,
+    ClusterScalingFigure, ClusterScalingFigureKind, ClusterScalingView, ClusterStatus, ClusterTlsView, ClusterView, MemberFigures,
 };
 
 use crate::envelope::FieldProblem;

@@ -53,6 +53,20 @@ pub struct ClusterFigures {
     pub p99: f64,
 }
 
+/// What was measured over the last minute or so.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ClusterRecent {
+    pub requests_per_second: f64,
+    /// Percent.
+    pub error_rate: f64,
+    /// Milliseconds; 0 where there were no requests.
+    pub average_response_time: f64,
+    pub p50: f64,
+    pub p95: f64,
+    pub p99: f64,
+}
+
 /// A cluster.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -65,6 +79,9 @@ pub struct ClusterView {
     /// As they were named, and those that scaling added.
     pub servers: Vec<String>,
     pub metrics: ClusterFigures,
+    /// What was measured lately; absent while nobody tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recent: Option<ClusterRecent>,
     /// Where it is reached, as a URL; absent while no entry node's address is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
@@ -84,6 +101,9 @@ pub struct ClusterView {
     pub health_check: ClusterHealthCheck,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auto_scaling: Option<AutoScaling>,
+    /// What scaling last decided; absent until it looked for the first time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scaling: Option<ClusterScalingView>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sticky: Option<ClusterSticky>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -164,6 +184,9 @@ pub struct ClusterMemberView {
     /// Address and port where the entry reaches it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
+    /// Its port as it was named: of a container the one inside it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
     pub weight: i64,
     pub backup: bool,
     pub state: ClusterMemberState,
@@ -176,6 +199,8 @@ pub struct ClusterMemberView {
     /// Whether scaling made it.
     pub scaled: bool,
     pub metrics: ClusterFigures,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recent: Option<ClusterRecent>,
 }
 
 /// A node that carries the entry.
@@ -189,6 +214,15 @@ pub struct ClusterEntryView {
     pub connected: bool,
     /// Whether it carries the cluster as it is now.
     pub current: bool,
+    /// The generation of its document that it carries, and the one it is to carry. A node's document holds the entries of all its
+    /// clusters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub carries: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wanted: Option<u64>,
+    /// Why it could not be asked, or did not take what it was given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
     /// Whether it answers for the virtual address, where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub holds_virtual_address: Option<bool>,
@@ -226,6 +260,60 @@ pub struct ClusterCondition {
     pub about: Option<String>,
     /// What is the matter, and what to do.
     pub message: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum ClusterScalingFigureKind {
+    Cpu,
+    Memory,
+    RequestsPerSecond,
+}
+
+/// What one figure asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ClusterScalingFigure {
+    pub figure: ClusterScalingFigureKind,
+    pub target: f64,
+    /// The average over the servers that told; of requests, those of each server. Absent where nobody told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<f64>,
+    /// How many servers it asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub servers: Option<u32>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ClusterScalingAction {
+    /// Everything is as it should be.
+    Stay,
+    /// Something else would be right, and is not done.
+    Hold,
+    Out,
+    In,
+}
+
+/// What scaling last decided, and by which numbers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ClusterScalingView {
+    pub at: Timestamp,
+    /// How many servers there were.
+    pub current: u32,
+    /// How many would have been right, before bounds and times.
+    pub wanted: u32,
+    pub action: ClusterScalingAction,
+    /// Why, in words.
+    pub reason: String,
+    pub figures: Vec<ClusterScalingFigure>,
+    /// None are added before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub add_after: Option<Timestamp>,
+    /// None are taken away before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remove_after: Option<Timestamp>,
 }
 
 /// `POST …/failover`.

@@ -1,6 +1,6 @@
 import { useQuery } from "@tanstack/react-query";
-import { ChevronRight, FilePlus2 } from "lucide-react";
-import { type FormEvent, type ReactNode, useEffect, useRef, useState } from "react";
+import { FilePlus2 } from "lucide-react";
+import { type FormEvent, useEffect, useRef, useState } from "react";
 import { ApiError, queries } from "../../api";
 import * as calls from "../../api/calls";
 import { randomKey } from "../../api/session";
@@ -14,6 +14,7 @@ import { Button } from "../../ui/button";
 import { Check, Field, Input, Select } from "../../ui/field";
 import { Json } from "../../ui/json";
 import { Page } from "../../ui/page";
+import { Section } from "../../ui/section";
 import { Failure, Notice } from "../../ui/states";
 import { toast } from "../../ui/toast";
 import { OperationProgress } from "../operation-parts";
@@ -421,24 +422,3 @@ function covered(spec: ContainerSpec): ContainerSpec {
 }
 
 const sumOf = (n: number, what: string): string => (n === 0 ? "none" : plural(n, what));
-
-function Section(props: { title: string; sum: string; problems: number; open?: boolean; children: ReactNode }) {
-  const details = useRef<HTMLDetailsElement>(null);
-  const { open, problems } = props;
-  // A template or a problem opens it; what the user closes stays closed.
-  useEffect(() => {
-    if ((open || problems > 0) && details.current) details.current.open = true;
-  }, [open, problems]);
-  return (
-    <details ref={details} className="section">
-      <summary>
-        <ChevronRight aria-hidden="true" />
-        <h2>{props.title}</h2>
-        <span className="sum truncate">
-          {problems > 0 ? <span className="danger-text">{plural(problems, "problem")}</span> : props.sum}
-        </span>
-      </summary>
-      <div className="section-body">{props.children}</div>
-    </details>
-  );
-}

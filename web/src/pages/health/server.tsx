@@ -14,6 +14,7 @@ import { Menu, type MenuItem } from "../../ui/menu";
 import { Page } from "../../ui/page";
 import { Empty, Failure, Loading, Notice } from "../../ui/states";
 import { AlertsOf } from "../alerts/list";
+import { ClustersOf } from "../clusters/of";
 import { SilenceDialog } from "../alerts/silences";
 import { AddressDialog, ForgetAddress } from "./address";
 import { HealthHistory } from "./history";
@@ -140,6 +141,7 @@ function Loaded({ health: h, server, error }: { health: Health; server: Server; 
         )}
       </section>
       <HealthHistory id={server.id} />
+      <ClustersOf serverId={server.id} />
       <AlertsOf serverId={server.id} />
       <section className="card">
         <header className="card-head">

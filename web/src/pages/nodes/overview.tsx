@@ -7,6 +7,7 @@ import type { NodeState } from "../../lib/nodes";
 import { Link } from "../../lib/router";
 import { CopyButton, Labels, Meter, Tile, Time } from "../../ui/bits";
 import { Notice } from "../../ui/states";
+import { ClustersOf } from "../clusters/of";
 import { HealthBadge } from "../health/parts";
 import { RecentOperations } from "../operation-parts";
 import { LinkText } from "./list";
@@ -111,6 +112,7 @@ export function NodeOverview({ node, state }: { node: Node; state: NodeState }) 
               </dd>
             </dl>
           </section>
+          <ClustersOf serverId={node.id} />
           <RecentOperations id={node.id} />
         </div>
         <div className="stack span-5">

@@ -5,7 +5,7 @@ use super::{ClusterRow, Clusters};
 use crate::api::error::{ApiError, ApiResult};
 use nm_plan::cluster::{Book, Sum, Sums};
 use nm_store::ClusterPoint;
-use nm_types::cluster::{ClusterFigures, ClusterMetricsPoint, ClusterMetricsView, MemberFigures};
+use nm_types::cluster::{ClusterFigures, ClusterMetricsPoint, ClusterMetricsView, ClusterRecent, MemberFigures};
 use nm_types::proxy::Metrics;
 use nm_types::{ClusterId, NodeId, Timestamp};
 use std::collections::{BTreeMap, VecDeque};
@@ -21,16 +21,71 @@ const KEPT: i64 = 31 * DAY;
 const EVENTS: i64 = 10_000;
 /// The time that requests a second are counted over.
 const RATE_OVER: i64 = MINUTE;
+/// All that was counted is kept of the last minute at moments so far apart at least: enough to say what was lately.
+const MARK_EVERY: i64 = 15_000;
 
 #[derive(Default)]
 struct Counted {
     book: Book,
     /// Requests, at the looks of the last minute.
     looks: VecDeque<(Timestamp, u64)>,
+    /// Everything, at some of them.
+    marks: VecDeque<(Timestamp, Sums)>,
     /// Something was counted that is not in the store.
     dirty: bool,
     /// The minute that the last point of the history ended.
     point: i64,
+}
+
+impl Counted {
+    /// Keeps what was counted up to now, and forgets what lies more than a minute back, but for what the minute began with.
+    fn mark(&mut self, now: Timestamp) {
+        if self.marks.back().is_none_or(|(at, _)| now.since(*at) >= MARK_EVERY) {
+            self.marks.push_back((now, self.book.sums.clone()));
+        }
+        while self.marks.get(1).is_some_and(|(at, _)| now.since(*at) >= RATE_OVER) {
+            self.marks.pop_front();
+        }
+    }
+
+    fn recent(&self, now: Timestamp) -> Option<Recent> {
+        let (last, _) = self.looks.back()?;
+        let (from, before) = self.marks.front()?;
+        let span = last.since(*from);
+        // What was last seen long ago says nothing of now.
+        if span <= 0 || now.since(*last) >= RATE_OVER {
+            return None;
+        }
+        let seconds = span as f64 / 1000.0;
+        let since = |sum: &Sum, before: Option<&Sum>| recently(&before.and_then(|b| sum.since(b)).unwrap_or_else(|| sum.clone()), seconds);
+        let sums = &self.book.sums;
+        Some(Recent {
+            cluster: since(&sums.cluster, Some(&before.cluster)),
+            members: sums
+                .members
+                .iter()
+                .map(|(id, sum)| (id.clone(), since(sum, before.members.get(id))))
+                .collect(),
+        })
+    }
+}
+
+/// What was measured lately of a cluster and of each of its members.
+pub struct Recent {
+    pub cluster: ClusterRecent,
+    pub members: BTreeMap<String, ClusterRecent>,
+}
+
+fn recently(sum: &Sum, seconds: f64) -> ClusterRecent {
+    let figures = sum.figures();
+    ClusterRecent {
+        requests_per_second: rounded(sum.requests as f64 / seconds),
+        error_rate: figures.error_rate,
+        average_response_time: figures.average_response_time,
+        p50: figures.p50,
+        p95: figures.p95,
+        p99: figures.p99,
+    }
 }
 
 /// What was counted of every cluster.
@@ -67,6 +122,11 @@ impl Figures {
 
     pub(super) fn of(&self, id: &ClusterId) -> Sums {
         self.table().get(id).map(|c| c.book.sums.clone()).unwrap_or_default()
+    }
+
+    /// Over the last minute, once there were two looks.
+    pub(super) fn recent(&self, id: &ClusterId, now: Timestamp) -> Option<Recent> {
+        self.table().get(id)?.recent(now)
     }
 
     /// Over the last minute, once there were two looks.
@@ -107,6 +167,7 @@ impl Clusters {
             while counted.looks.len() > 2 && counted.looks.front().is_some_and(|(at, _)| now.since(*at) > RATE_OVER) {
                 counted.looks.pop_front();
             }
+            counted.mark(now);
         }
     }
 
@@ -227,10 +288,25 @@ impl Clusters {
 
 /// What lies between points, oldest first.
 fn history(points: Vec<(Timestamp, Sums)>, limit: usize) -> Vec<ClusterMetricsPoint> {
-    let spans = points.len().saturating_sub(1);
-    let step = spans.div_ceil(limit.max(1)).max(1);
+    let covered = match (points.first(), points.last()) {
+        (Some((first, _)), Some((last, _))) => last.since(*first),
+        _ => 0,
+    };
+    // By time, not by number: of a day there is a point a minute, of what lies before it one an hour.
+    let most = i64::try_from(limit.max(1)).unwrap_or(i64::MAX);
+    let step = if points.len() > limit.saturating_add(1) {
+        covered / most
+    } else {
+        0
+    };
     // The last one is among them whatever the step; what does not fill a step at the beginning is left out.
-    let chosen: Vec<&(Timestamp, Sums)> = points.iter().rev().step_by(step).collect();
+    let mut chosen: Vec<&(Timestamp, Sums)> = Vec::new();
+    for point in points.iter().rev() {
+        if chosen.last().is_none_or(|(later, _)| later.since(point.0) >= step) {
+            chosen.push(point);
+        }
+    }
+    chosen.truncate(limit.saturating_add(1));
     let mut out: Vec<ClusterMetricsPoint> = Vec::new();
     for pair in chosen.windows(2) {
         let ((to, now), (from, before)) = (pair[0], pair[1]);
@@ -262,6 +338,47 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_last_minute_is_told_of_alone() {
+        let sums = |requests: u64, micros: u64| {
+            let sum = Sum {
+                requests,
+                errors: requests / 10,
+                micros: requests * micros,
+                buckets: [(micros, requests)].into(),
+                ..Sum::default()
+            };
+            Sums {
+                cluster: sum.clone(),
+                members: [("m".to_owned(), sum)].into(),
+            }
+        };
+        let mut counted = Counted::default();
+        let look = |counted: &mut Counted, second: i64, sums: Sums| {
+            let now = Timestamp(second * 1000);
+            counted.book.sums = sums;
+            counted.looks.push_back((now, counted.book.sums.cluster.requests));
+            counted.mark(now);
+        };
+        look(&mut counted, 0, sums(1000, 4096));
+        assert!(counted.recent(Timestamp(1)).is_none(), "one look says nothing of a rate");
+        for second in (5..=300).step_by(5) {
+            let begun = u64::try_from(second).unwrap();
+            let mut all = sums(1000 + begun * 10, 4096);
+            for sum in std::iter::once(&mut all.cluster).chain(all.members.values_mut()) {
+                sum.buckets = [(4096, 1000), (1024, begun * 10)].into();
+            }
+            look(&mut counted, second, all);
+            assert!(counted.marks.len() <= 6, "{}", counted.marks.len());
+        }
+        let now = Timestamp(301_000);
+        let recent = counted.recent(now).unwrap();
+        assert_eq!((recent.cluster.requests_per_second, recent.cluster.error_rate), (10.0, 10.0));
+        assert!(recent.cluster.p99 < 1.1, "what was slow is long past: {:?}", recent.cluster);
+        assert_eq!(recent.members["m"], recent.cluster);
+        assert!(counted.recent(now.plus_millis(RATE_OVER)).is_none(), "nobody has told since");
+    }
+
+    #[test]
     fn many_points_become_fewer_that_lose_nothing() {
         let point = |n: i64| {
             let mut sums = Sums::default();
@@ -281,5 +398,10 @@ mod tests {
         assert_eq!(requests, 99, "from minute 1 on");
         assert!(few.windows(2).all(|w| w[0].to == w[1].from));
         assert!(history(vec![point(0)], 4).is_empty());
+        // Six days with a point an hour, and one with a point a minute.
+        let week: Vec<_> = (0..144).map(|h| point(h * 60)).chain((144 * 60..=168 * 60).map(point)).collect();
+        let even = history(week, 168);
+        assert_eq!(even.len(), 168);
+        assert!(even.iter().all(|p| p.to.since(p.from) == 60 * MINUTE), "parts of the same length");
     }
 }

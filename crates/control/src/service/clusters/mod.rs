@@ -9,6 +9,7 @@
 //! never changed by itself. Its generation is on disk before a node hears of it, and grows with each document. What a load
 //! balancer told is written together with how far it was read.
 
+mod decisions;
 mod edges;
 mod figures;
 mod judge;
@@ -34,6 +35,7 @@ use crate::service::locks::Locks;
 use crate::service::nodes::Nodes;
 use crate::service::outbound::Guard;
 use crate::service::servers::Servers;
+use decisions::Decisions;
 use edges::Edges;
 use figures::Figures;
 use nm_store::{Kind, Store};
@@ -65,6 +67,7 @@ pub struct Clusters {
     figures: Figures,
     names: Names,
     held_reasons: HeldReasons,
+    decisions: Decisions,
     /// One look at a cluster's scaling at a time.
     scaling: Locks<ClusterId>,
     /// Told when nodes' documents may have to be made anew.
@@ -100,6 +103,7 @@ impl Clusters {
             figures: Figures::default(),
             names: Names::default(),
             held_reasons: HeldReasons::default(),
+            decisions: Decisions::default(),
             scaling: Locks::default(),
             wake: Arc::default(),
         }
@@ -132,6 +136,7 @@ impl Clusters {
         self.known.write().unwrap_or_else(|e| e.into_inner()).remove(id);
         self.figures.forget(id);
         self.held_reasons.forget(id);
+        self.decisions.forget(id);
     }
 
     /// Rereads one cluster after it was changed, here or by another replica.

@@ -67,7 +67,9 @@ impl Clusters {
             return Ok(());
         }
         let seen = self.loads(&row);
-        let decision = decide(self.clock.now(), &policy, &seen, &row.state.scaling);
+        let now = self.clock.now();
+        let decision = decide(now, &policy, &seen, &row.state.scaling);
+        self.decisions.note(id, now, &decision);
         self.act(&row, decision).await
     }
 

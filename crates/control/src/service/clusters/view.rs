@@ -42,12 +42,14 @@ impl Clusters {
         let members = self.members(row);
         let sights = self.member_sights(row, &members, &addresses);
         let (figures, by_member) = self.cluster_figures(&row.id);
+        let recent = self.figures.recent(&row.id, self.now());
         let entries = self.entry_views(row, &addresses);
         let endpoints = endpoints(row, &entries);
         let active = self.leading(row).and_then(|(_, sight)| sight.of(&row.id)?.active_member.clone());
         let failback = (spec.kind == ClusterType::HighAvailability).then(|| spec.failback.unwrap_or_default());
         let member_views = members.iter().zip(&sights).map(|(member, sight)| ClusterMemberView {
             metrics: by_member.get(&member.id).map(|s| s.figures()).unwrap_or_default(),
+            recent: recent.as_ref().and_then(|r| r.members.get(&member.id).copied()),
             ..self.member_view(row, member, sight)
         });
         // Those that are on their way show where they stand.
@@ -64,6 +66,7 @@ impl Clusters {
                     .map_or_else(|| format!("#{}", s.number), |id| self.name_of(id.as_str())),
                 kind: ServerKind::Container,
                 address: None,
+                port: None,
                 weight: 1,
                 backup: false,
                 state: ClusterMemberState::Starting,
@@ -72,6 +75,7 @@ impl Clusters {
                 in_flight: 0,
                 scaled: true,
                 metrics: Default::default(),
+                recent: None,
             });
         ClusterView {
             id: row.id.clone(),
@@ -85,6 +89,7 @@ impl Clusters {
                 .chain(row.scaled().map(|(id, _)| id.to_string()))
                 .collect(),
             metrics: figures,
+            recent: recent.as_ref().map(|r| r.cluster),
             endpoint: endpoints.first().cloned(),
             endpoints,
             protocol: spec.protocol,
@@ -96,6 +101,7 @@ impl Clusters {
             load_balancer: spec.load_balancer,
             health_check: effective_check(spec),
             auto_scaling: spec.auto_scaling.clone(),
+            scaling: self.last_decision(row),
             sticky: spec.sticky.clone(),
             tls: spec.tls.as_ref().map(|tls| ClusterTlsView {
                 self_signed: tls.self_signed,
@@ -132,6 +138,7 @@ impl Clusters {
             name: self.name_of(&member.id),
             kind,
             address: sight.address.clone(),
+            port: member.port,
             weight: i64::from(member.weight),
             backup: member.backup,
             state: sight.state,
@@ -140,6 +147,7 @@ impl Clusters {
             in_flight: sight.in_flight,
             scaled: row.scaled().any(|(id, _)| id.as_str() == member.id),
             metrics: Default::default(),
+            recent: None,
         }
     }
 
@@ -154,6 +162,9 @@ impl Clusters {
                 name: self.nodes.name(node),
                 address: addresses.get(node).map(ToString::to_string),
                 connected: self.fleet.is_connected(node),
+                carries: state.and_then(|s| s.generation),
+                wanted,
+                problem: sight.as_ref().and_then(|s| s.problem.clone()).or_else(|| state?.problem.clone()),
                 current: wanted.is_some() && state.is_some_and(|s| s.generation == wanted && s.proxy.is_some()),
                 holds_virtual_address: shared.map(|ip| {
                     let held = state.map(|s| s.virtual_addresses.as_slice()).unwrap_or_default();
@@ -190,17 +201,13 @@ impl Clusters {
         }
         for entry in entries {
             let (id, name) = (entry.node_id.as_str(), &entry.name);
-            let sight = self.sights.get(&entry.node_id);
-            let said = sight
-                .as_ref()
-                .and_then(|s| s.problem.clone().or_else(|| s.state.as_ref()?.problem.clone()));
             if !entry.connected {
                 say(
                     K::EntryOffline,
                     Some(id),
                     format!("entry node {name} is not connected: it goes on with what it was last given, as long as its machine runs"),
                 );
-            } else if let Some(problem) = said {
+            } else if let Some(problem) = &entry.problem {
                 say(K::EntryFailed, Some(id), format!("entry node {name}: {problem}"));
             } else if !entry.current {
                 say(

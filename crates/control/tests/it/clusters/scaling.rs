@@ -2,7 +2,9 @@
 
 use super::{CLUSTERS, Fleet, cluster, create, event, events, fleet, load_balanced, until, web, with};
 use nm_testing::{Ask, Client, FakeAgent, TestControlPlane, eventually};
-use nm_types::cluster::{ClusterConditionKind, ClusterEventKind, ClusterMemberState, ClusterView};
+use nm_types::cluster::{
+    ClusterConditionKind, ClusterEventKind, ClusterMemberState, ClusterScalingAction, ClusterScalingFigureKind, ClusterView,
+};
 use nm_types::container::ContainerView;
 use nm_types::stats::Usage;
 use serde_json::{Value, json};
@@ -86,6 +88,15 @@ async fn servers_are_added_under_load_and_taken_away_after_it() {
             .iter()
             .any(|c| c.kind == ClusterConditionKind::CannotScale && c.message.contains("maxServers"))
             .then_some(())
+    })
+    .await;
+    until(api, "shop", "the last decision says so with its numbers", |c| {
+        let last = c
+            .scaling
+            .as_ref()
+            .filter(|s| s.action == ClusterScalingAction::Hold && s.reason.contains("maxServers"))?;
+        let cpu = last.figures.iter().find(|f| f.figure == ClusterScalingFigureKind::Cpu)?;
+        (last.current == 3 && last.wanted > 3 && cpu.value.is_some_and(|v| v > cpu.target)).then_some(())
     })
     .await;
 

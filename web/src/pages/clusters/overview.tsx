@@ -1,0 +1,234 @@
+import type { ReactNode } from "react";
+import type { Cluster, ClusterCondition, ClusterEntry } from "../../api/types";
+import { Link } from "../../lib/router";
+import { duration, plural } from "../../lib/format";
+import { Badge, CopyButton, Tile, Time } from "../../ui/bits";
+import { Notice } from "../../ui/states";
+import { Members } from "./members";
+import { RequestsChart } from "./metrics";
+import { Endpoints } from "./parts";
+import { ALGORITHM_SAYS, count, failed, millis, perSecond, serverHref, spreadText, statusReason, tookLately, TYPE_NAME, TYPE_SAYS, upOf } from "./words";
+
+const URGENT: ReadonlySet<ClusterCondition["type"]> = new Set(["noEntry", "entryFailed", "memberUnreachable"]);
+
+export function ClusterOverview({ cluster: c }: { cluster: Cluster }) {
+  const [up, all] = upOf(c.members);
+  const http = c.protocol === "http";
+  const inFlight = c.members.reduce((sum, m) => sum + m.inFlight, 0);
+  const [p50, p95, errors] = [
+    tookLately(c.recent, (r) => r.p50),
+    tookLately(c.recent, (r) => r.p95),
+    tookLately(c.recent, (r) => r.errorRate),
+  ];
+  const active = c.members.find((m) => m.id === c.activeMember);
+  return (
+    <div className="stack">
+      {c.conditions.length === 0 && c.status !== "healthy" && (
+        <Notice tone={c.status === "degraded" ? "amber" : "red"}>{statusReason(c)}</Notice>
+      )}
+      {c.conditions.map((k) => (
+        <Notice key={`${k.type}-${k.about ?? ""}-${k.message}`} tone={URGENT.has(k.type) ? "red" : "amber"}>
+          {k.message}
+        </Notice>
+      ))}
+      <section className="card entry-card">
+        <div>
+          <div className="label">Reached at</div>
+          <Endpoints cluster={c} />
+        </div>
+        <div>
+          <div className="label">{TYPE_NAME[c.type]}</div>
+          <span title={c.type === "load-balanced" ? ALGORITHM_SAYS[c.loadBalancer.algorithm] : TYPE_SAYS[c.type]}>
+            {c.type === "high-availability" ? (
+              active ? (
+                <>
+                  <Link className="link" href={serverHref(active)}>
+                    {active.name}
+                  </Link>{" "}
+                  takes the traffic
+                </>
+              ) : (
+                "no server takes the traffic"
+              )
+            ) : (
+              spreadText(c)
+            )}
+          </span>
+        </div>
+      </section>
+      <div className="tiles">
+        <Tile label="Servers up" value={up} of={`of ${all}`} />
+        <Tile label={http ? "Requests" : "Connections"} value={c.recent ? perSecond(c.recent.requestsPerSecond) : "–"} of="last minute" />
+        <Tile label={http ? "Response time, p95" : "Time to connect, p95"} value={p95 === undefined ? "–" : millis(p95)} of={p50 === undefined ? "" : `half: ${millis(p50)}`} />
+        <Tile label="Errors" value={errors === undefined ? "–" : failed(errors)} />
+        <Tile label="In flight" value={count(inFlight)} />
+      </div>
+      <Members cluster={c} />
+      <div className="grid">
+        <div className="stack span-7">
+          <RequestsChart cluster={c} />
+          <Card title="Entry">
+            {c.entryNodes.length === 0 ? (
+              <p className="faint">No node carries it.</p>
+            ) : (
+              <ul className="entry-list" aria-label="Entry nodes">
+                {c.entryNodes.map((n) => (
+                  <Entry key={n.nodeId} entry={n} cluster={c} />
+                ))}
+              </ul>
+            )}
+          </Card>
+        </div>
+        <div className="stack span-5">
+          <Card title="Details">
+            <Facts cluster={c} />
+          </Card>
+        </div>
+      </div>
+    </div>
+  );
+}
+
+function Card({ title, children }: { title: string; children: ReactNode }) {
+  return (
+    <section className="card">
+      <header className="card-head">
+        <h2>{title}</h2>
+      </header>
+      <div className="card-body">{children}</div>
+    </section>
+  );
+}
+
+function Entry({ entry: n, cluster: c }: { entry: ClusterEntry; cluster: Cluster }) {
+  const [tone, text] = !n.connected
+    ? ["tone-red", "not connected"]
+    : n.problem
+      ? ["tone-red", "failed"]
+      : n.current
+        ? ["tone-green", "carries it"]
+        : ["tone-amber busy", "behind"];
+  return (
+    <li>
+      <span className="row wrap">
+        <Link className="link" href={`/nodes/${n.nodeId}`}>
+          {n.name}
+        </Link>
+        <span className={`status ${tone}`}>{text}</span>
+        {n.holdsVirtualAddress && <Badge tone="blue">holds {c.virtualAddress?.address}</Badge>}
+      </span>
+      <span className="faint">
+        {n.address ? <code>{n.address}</code> : "its address is not known"}, port {c.listenPort}
+        {n.carries !== undefined && (
+          <>
+            {" "}
+            · generation {n.carries}
+            {n.wanted !== undefined && n.wanted !== n.carries && ` of ${n.wanted}`}
+          </>
+        )}
+      </span>
+      {n.problem && <span className="danger-text break">{n.problem}</span>}
+    </li>
+  );
+}
+
+function Facts({ cluster: c }: { cluster: Cluster }) {
+  const h = c.healthCheck;
+  const rows: [string, ReactNode][] = [
+    ["Protocol", c.protocol === "http" ? "HTTP/1.1, HTTP/2, WebSocket" : "TCP"],
+    [
+      "Health check",
+      <>
+        {h.type === "http" ? (
+          <>
+            <code>GET {h.path ?? "/"}</code>, {h.expectedStatus?.min ?? 200} to {h.expectedStatus?.max ?? 399}
+          </>
+        ) : (
+          "a connection that opens"
+        )}
+        , every {h.interval ?? c.loadBalancer.healthCheckInterval} s
+      </>,
+    ],
+    ["TLS", <TlsText key="tls" cluster={c} />],
+  ];
+  if (c.redirectToHttps) rows.push(["Redirect", `from port ${c.redirectToHttps.listenPort ?? 80} to TLS`]);
+  if (c.sticky) {
+    rows.push([
+      "Sticky",
+      <>
+        cookie <code>{c.sticky.cookie ?? "nm_server"}</code>
+        {c.sticky.maxAge !== undefined && `, for ${duration(c.sticky.maxAge * 1000)}`}
+      </>,
+    ]);
+  }
+  if (c.routes?.length) {
+    rows.push([
+      "Routes",
+      <span key="routes" className="tags">
+        {c.routes.map((r) => (
+          <Badge key={`${r.host ?? ""}${r.pathPrefix ?? ""}`} mono>
+            {r.host ?? "*"}
+            {r.pathPrefix ?? "/"}
+          </Badge>
+        ))}
+      </span>,
+    ]);
+  }
+  if (c.virtualAddress) {
+    rows.push([
+      "Virtual address",
+      <code key="va">
+        {c.virtualAddress.address}
+        {c.virtualAddress.prefix !== undefined && `/${c.virtualAddress.prefix}`}
+      </code>,
+    ]);
+  }
+  if (c.failback) {
+    rows.push(["Failback", c.failback.mode === "manual" ? "by hand" : `once a better server is up for ${duration(c.failback.after * 1000)}`]);
+  }
+  rows.push(
+    ["Retries", c.retries === 0 ? "none" : `at ${plural(c.retries, "other server")}, where that is safe`],
+    ["Drain time", `${c.drainTime} s`],
+  );
+  if (c.slowStart > 0) rows.push(["Slow start", `${c.slowStart} s`]);
+  rows.push(
+    ["Made", <Time key="made" at={c.created} />],
+    ["Changed", <Time key="changed" at={c.updated} />],
+    [
+      "Id",
+      <span key="id" className="copy-line">
+        <code className="break">{c.id}</code>
+        <CopyButton text={c.id} label="Copy the id" />
+      </span>,
+    ],
+  );
+  return (
+    <dl className="facts">
+      {rows.map(([name, value]) => (
+        <div key={name} style={{ display: "contents" }}>
+          <dt>{name}</dt>
+          <dd>{value}</dd>
+        </div>
+      ))}
+    </dl>
+  );
+}
+
+function TlsText({ cluster: c }: { cluster: Cluster }) {
+  if (!c.tls) return <>none</>;
+  return (
+    <>
+      {c.tls.selfSigned ? "made here, signed by itself" : "uploaded"}
+      {c.tls.serverNames.length > 0 && (
+        <>
+          , for <span className="break">{c.tls.serverNames.join(", ")}</span>
+        </>
+      )}
+      {c.tls.expires && (
+        <>
+          , ends <Time at={c.tls.expires} />
+        </>
+      )}
+    </>
+  );
+}

@@ -4,7 +4,7 @@ import { ClusterBadge, MemberBadge } from "./parts";
 
 /** The clusters that a server is in, and how it is there. */
 export function ClustersOf({ serverId }: { serverId: string }) {
-  const { data } = useClusters();
+  const { data } = useClusters({ aside: true });
   const rows = (data ?? []).flatMap((cluster) => {
     const member = cluster.members.find((m) => m.id === serverId);
     return member ? [{ cluster, member }] : [];
@@ -24,7 +24,7 @@ export function ClustersOf({ serverId }: { serverId: string }) {
               </Link>
               <ClusterBadge status={cluster.status} />
             </span>
-            <span className="faint">in it</span>
+            <span className="faint">its state there</span>
             <MemberBadge member={member} cluster={cluster} />
           </li>
         ))}

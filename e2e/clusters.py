@@ -255,7 +255,7 @@ def _():
     print(f"    0 of {result['done']} failed; out after {out:.2f} s, back after {back:.1f} s; p99 {result['p99Ms']} ms, at most {result['slowestMs']} ms")
     assert out <= INTERVAL, f"out of the rotation after {out:.1f} s"
     kinds = [e["kind"] for e in cluster.events()]
-    assert {"memberEjected", "statusChanged"} <= set(kinds), kinds
+    assert {"memberDown", "memberUp", "statusChanged"} <= set(kinds), kinds
     cluster.delete()
 
 

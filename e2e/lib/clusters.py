@@ -65,11 +65,12 @@ class Web:
     def docker_start(self, name):
         self.fleet.docker(self.nodes[name]).start(PREFIX + name)
 
-    def cluster(self, name, servers, **fields):
-        """One that is up: each of `servers` a short name, or what the API takes."""
+    def cluster(self, name, servers, wait=True, **fields):
+        """One that is up, unless `wait` says that it need not be: each of `servers` a short name, or what the API takes."""
         body = {"name": PREFIX + name, "type": "load-balanced", "servers": [self.entry(s) for s in servers]} | fields
         cluster = Cluster(self, self.client.post(CLUSTERS, body).expect(201).data["id"])
-        cluster.until_up()
+        if wait:
+            cluster.until_up()
         return cluster
 
     def entry(self, server):

@@ -1,10 +1,12 @@
 //! Clusters: servers behind one entry point. What users ask for stands here; what they see is in `view`.
 
+mod acme;
 mod patch;
 mod server;
 mod settings;
 mod view;
 
+pub use acme::{AcmeDirectory, AcmeEmail, AcmeExternalAccount, AcmeKeyId, AcmeStatus, ClusterAcme, ClusterAcmeView};
 pub use patch::ClusterUpdate;
 pub use server::{ClusterServer, ClusterServerEntry, ClusterServerKey, NewClusterServers};
 pub use settings::{

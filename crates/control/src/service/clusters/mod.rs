@@ -9,6 +9,7 @@
 //! never changed by itself. Its generation is on disk before a node hears of it, and grows with each document. What a load
 //! balancer told is written together with how far it was read.
 
+mod acme;
 mod edges;
 mod figures;
 mod judge;
@@ -34,6 +35,7 @@ use crate::service::locks::Locks;
 use crate::service::nodes::Nodes;
 use crate::service::outbound::Guard;
 use crate::service::servers::Servers;
+use acme::Acme;
 use edges::Edges;
 use figures::Figures;
 use nm_store::{Kind, Store};
@@ -65,6 +67,7 @@ pub struct Clusters {
     figures: Figures,
     names: Names,
     held_reasons: HeldReasons,
+    acme: Acme,
     /// One look at a cluster's scaling at a time.
     scaling: Locks<ClusterId>,
     /// Told when nodes' documents may have to be made anew.
@@ -82,6 +85,7 @@ impl Clusters {
         servers: Servers,
         guard: Guard,
         containers: Containers,
+        acme_http_port: u16,
     ) -> Self {
         Self {
             fingerprints: Fingerprints::new(&store),
@@ -100,6 +104,7 @@ impl Clusters {
             figures: Figures::default(),
             names: Names::default(),
             held_reasons: HeldReasons::default(),
+            acme: Acme::new(acme_http_port),
             scaling: Locks::default(),
             wake: Arc::default(),
         }
@@ -112,6 +117,7 @@ impl Clusters {
         for row in self.store.all(Kind::Cluster).await? {
             self.learn(ClusterRow::read(&self.store, &row).await?);
         }
+        self.load_certificates().await?;
         self.load_names().await?;
         self.edges.load(self.store.edges().await?);
         self.figures.load(self.store.cluster_totals().await?);
@@ -125,6 +131,7 @@ impl Clusters {
         if newest.revision <= row.revision {
             *newest = row;
         }
+        self.acme.cluster_changed();
         newest.clone()
     }
 
@@ -132,6 +139,7 @@ impl Clusters {
         self.known.write().unwrap_or_else(|e| e.into_inner()).remove(id);
         self.figures.forget(id);
         self.held_reasons.forget(id);
+        self.acme.cluster_changed();
     }
 
     /// Rereads one cluster after it was changed, here or by another replica.

@@ -3,12 +3,13 @@
 Standard library only; the certificate that Pebble itself shows is made by openssl.
 """
 
+import contextlib
 import json
 import shutil
-import ssl
-import subprocess
 import socket
+import ssl
 import struct
+import subprocess
 import tempfile
 import threading
 import urllib.request
@@ -21,11 +22,10 @@ A, NO_SUCH_NAME = 1, 3
 
 
 class Names:
-    """A name server: names of `known` lead to 127.0.0.1, others nowhere. While `silent` is set it answers nobody; `asked` is set by
-    every question for an address."""
+    """A name server: names of `known` lead to 127.0.0.1, others nowhere. Pebble waits two seconds for an answer."""
 
     def __init__(self):
-        self.known, self.silent, self.asked = set(), threading.Event(), threading.Event()
+        self.known, self.lock, self.held, self.asked = set(), threading.Lock(), None, threading.Event()
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.socket.bind(("127.0.0.1", 0))
         self.address = "127.0.0.1:%d" % self.socket.getsockname()[1]
@@ -39,15 +39,31 @@ class Names:
                 labels.append(question[at + 1 : at + 1 + question[at]].decode().lower())
                 at += 1 + question[at]
             (kind,) = struct.unpack("!H", question[at + 1 : at + 3])
-            if kind == A:
-                self.asked.set()
-            if self.silent.is_set():
-                continue
             known = ".".join(labels) in self.known
             answers = [b"\xc0\x0c" + struct.pack("!HHIH", A, 1, 0, 4) + socket.inet_aton("127.0.0.1")] if known and kind == A else []
             flags = 0x8580 | (0 if known else NO_SUCH_NAME)
             head = question[:2] + struct.pack("!HHHHH", flags, 1, len(answers), 0, 0)
-            self.socket.sendto(head + question[12 : at + 5] + b"".join(answers), client)
+            answer = head + question[12 : at + 5] + b"".join(answers)
+            with self.lock:
+                if self.held is None:
+                    self.socket.sendto(answer, client)
+                else:
+                    self.held.append((answer, client))
+                    self.asked.set()
+
+    @contextlib.contextmanager
+    def holding(self):
+        """Answers wait until the end; inside, once somebody has asked: `asked`."""
+        self.asked.clear()
+        with self.lock:
+            self.held = []
+        try:
+            yield self.asked
+        finally:
+            with self.lock:
+                for answer, client in self.held:
+                    self.socket.sendto(answer, client)
+                self.held = None
 
 
 class Pebble:

@@ -159,7 +159,8 @@ impl Asked {
         let binding = acme.external_account.as_ref().map(|a| &a.key_id);
         Some(Self {
             account: digest(&(&directory, &acme.email, binding)),
-            digest: digest(&(tls, &row.stored.entries, row.stored.listen_port)),
+            // A binding key is random and long: its digest tells nobody what it is.
+            digest: digest(&(tls, &row.secrets.external_key, &row.stored.entries, row.stored.listen_port)),
             wish: Wish { directory, names },
             acme,
         })

@@ -288,6 +288,9 @@ registry_push() {
 # The load balancers that ours is measured beside, and what loads them (benches/lb.py).
 ensure_balancers() { apt_install haproxy nginx-light caddy wrk openssl; }
 
+# An ACME server to test against (e2e/acme.py), and what makes the certificate that it shows itself.
+ensure_pebble() { apt_install pebble openssl; }
+
 # What several nodes on one machine need (e2e/lab). The image layers they share are kept until the script ends.
 ensure_lab() {
   apt_install tini iproute2 iptables docker-registry e2fsprogs keepalived curl

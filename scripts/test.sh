@@ -167,6 +167,7 @@ prepare() {
     ensure_docker
     ensure_images
     ensure_balancers
+    ensure_pebble
     ensure_postgres
     ensure_registry
     registry_push busybox:latest

@@ -2,7 +2,7 @@
 
 use crate::api::error::{ApiError, ApiResult};
 use crate::api::frame::Network;
-use crate::controller::{alerts, clusters, health, housekeeping, liveness, reschedule, resume, trust, watch};
+use crate::controller::{acme, alerts, clusters, health, housekeeping, liveness, reschedule, resume, trust, watch};
 use crate::metrics::Metrics;
 use crate::service::alerts::Alerts;
 use crate::service::auth::{Actor, Auth, AuthConfig};
@@ -53,6 +53,8 @@ pub struct AppConfig {
     pub lost_after: Duration,
     /// Between two looks at whether a cluster needs more servers or fewer; [`SCALING_EVERY`] as a rule.
     pub scaling_every: Duration,
+    /// Where ACME servers look for answers on entry nodes; [`ACME_HTTP_PORT`] as a rule.
+    pub acme_http_port: u16,
     /// The file that this program runs from, for nodes of the same kind of machine.
     pub executable: Option<PathBuf>,
 }
@@ -60,6 +62,9 @@ pub struct AppConfig {
 /// Silence after which a node is lost, where nobody says otherwise. With the half second between two beats and the half second
 /// between two looks, a cut cable is seen within nine seconds.
 pub const LOST_AFTER: Duration = Duration::from_secs(8);
+
+/// Where ACME servers look (RFC 8555, 8.3).
+pub const ACME_HTTP_PORT: u16 = 80;
 
 /// As often as the Kubernetes autoscaler looks.
 pub const SCALING_EVERY: Duration = Duration::from_secs(15);
@@ -186,6 +191,7 @@ impl App {
             servers.clone(),
             outbound.clone(),
             containers.clone(),
+            config.acme_http_port,
         );
         clusters.load().await?;
         let authorities = Authorities::open(store.clone(), clock.clone()).await?;
@@ -259,6 +265,7 @@ impl App {
         tasks.spawn(clusters::run(self.clone()));
         tasks.spawn(clusters::names(self.clone()));
         tasks.spawn(clusters::scale(self.clone()));
+        tasks.spawn(acme::run(self.clone()));
         let figures_writer = tokio::spawn(clusters::write_figures(self.clone()));
         let writer = tokio::spawn(watch::write_behind(self.clone()));
         resume::operations(self).await.map_err(|e| e.message)?;

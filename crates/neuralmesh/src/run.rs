@@ -62,6 +62,16 @@ pub struct ControlArgs {
         value_parser = lost_after
     )]
     pub lost_after: std::time::Duration,
+    /// Where ACME servers look for answers on entry nodes; another port than 80 only for a server that is told to look there
+    #[arg(
+        long,
+        value_name = "PORT",
+        default_value_t = nm_control::app::ACME_HTTP_PORT,
+        env = "NEURALMESH_ACME_HTTP_PORT",
+        hide_env_values = true,
+        value_parser = clap::value_parser!(u16).range(1..)
+    )]
+    pub acme_http_port: u16,
     #[command(flatten)]
     pub log: LogArgs,
 }

@@ -168,6 +168,7 @@ async fn start_control(args: &ControlArgs, agent_listen: SocketAddr) -> anyhow::
         link: ServerOptions::default(),
         lost_after: args.lost_after,
         scaling_every: nm_control::app::SCALING_EVERY,
+        acme_http_port: args.acme_http_port,
         // What runs, also when the file has been replaced since.
         executable: Some(PathBuf::from("/proc/self/exe")),
     };

@@ -31,10 +31,12 @@ pub enum Kind {
     AlertSilence,
     /// One word of an alert on its way to one channel.
     AlertDelivery,
+    /// What an ACME server gave to a cluster, and how far an order is; its id is the cluster's.
+    Certificate,
 }
 
 impl Kind {
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Container,
         Self::Node,
         Self::Operation,
@@ -55,6 +57,7 @@ impl Kind {
         Self::AlertChannel,
         Self::AlertSilence,
         Self::AlertDelivery,
+        Self::Certificate,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -79,6 +82,7 @@ impl Kind {
             Self::AlertChannel => "alertChannel",
             Self::AlertSilence => "alertSilence",
             Self::AlertDelivery => "alertDelivery",
+            Self::Certificate => "certificate",
         }
     }
 

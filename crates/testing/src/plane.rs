@@ -140,6 +140,7 @@ impl TestControlPlane {
                 },
                 lost_after: LOST_AFTER,
                 scaling_every: Duration::from_millis(100),
+                acme_http_port: nm_control::app::ACME_HTTP_PORT,
                 executable: std::env::current_exe().ok(),
             };
             tune(&mut config);

@@ -101,10 +101,13 @@ async fn read_all(app: &App, mut since: i64, until: i64) -> Result<Vec<Change>, 
     Ok(out)
 }
 
-/// Sessions, settings, join tokens and what is still to be cleaned up are nobody's business.
+/// Sessions, settings, join tokens, orders of certificates and what is still to be cleaned up are nobody's business.
 async fn message(app: &App, change: Change) -> Option<Message> {
     let kind = match change.subject {
-        Subject::Resource(Kind::Setting | Kind::JoinToken | Kind::Leftover | Kind::AlertDelivery) | Subject::Session => return None,
+        Subject::Resource(Kind::Setting | Kind::JoinToken | Kind::Leftover | Kind::AlertDelivery | Kind::Certificate)
+        | Subject::Session => {
+            return None;
+        }
         Subject::Resource(kind) => kind.as_str(),
         Subject::User => "user",
         Subject::Token => "token",

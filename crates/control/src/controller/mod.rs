@@ -1,6 +1,7 @@
 //! Loops that bring what was seen and what is wanted together. Each owns its end and takes no input but a key: run twice,
 //! it does nothing the second time.
 
+pub mod acme;
 pub mod alerts;
 pub mod clusters;
 pub mod health;

@@ -47,7 +47,12 @@ pub struct Cluster<'a> {
     pub entries: &'a [NodeId],
     pub members: &'a [Member],
     pub pair: Option<&'a KeyPair>,
+    /// What an ACME server is to be answered while it looks who answers for a name: by token.
+    pub challenges: Option<&'a Challenges>,
 }
+
+/// Answers to an ACME server's challenges by HTTP, by their tokens.
+pub type Challenges = BTreeMap<String, String>;
 
 /// How often `high-availability` looks, in milliseconds: with two failures and four fifths of it for each, a member that hangs is
 /// left after 3.6 seconds at most.
@@ -159,8 +164,8 @@ fn cluster_of(node: &NodeId, cluster: &Cluster<'_>, nodes: &Addresses) -> ProxyC
     }
 }
 
-/// Everything `node` is to carry; its generation is for the caller to set.
-pub fn proxy_config(node: &NodeId, clusters: &[Cluster<'_>], nodes: &Addresses) -> ProxyConfig {
+/// Everything `node` is to carry; its generation is for the caller to set. `challenge_port` is where ACME servers look.
+pub fn proxy_config(node: &NodeId, clusters: &[Cluster<'_>], nodes: &Addresses, challenge_port: u16) -> ProxyConfig {
     let here: Vec<&Cluster<'_>> = clusters.iter().filter(|c| c.entries.contains(node)).collect();
     let mut listeners: BTreeMap<u16, Listener> = BTreeMap::new();
     for cluster in &here {
@@ -177,11 +182,19 @@ pub fn proxy_config(node: &NodeId, clusters: &[Cluster<'_>], nodes: &Addresses) 
             });
         }
     }
+    let mut acme_challenges = Challenges::new();
+    for (cluster, challenges) in here.iter().filter_map(|c| Some((c, c.challenges.filter(|all| !all.is_empty())?))) {
+        acme_challenges.extend(challenges.clone());
+        // Where nobody listens yet; whatever else is asked there is not found. Whoever listens without TLS answers them beside his own.
+        listeners
+            .entry(challenge_port)
+            .or_insert_with(|| listener("acme", cluster, challenge_port));
+    }
     ProxyConfig {
         generation: 0,
         listeners: listeners.into_values().collect(),
         clusters: here.iter().map(|c| cluster_of(node, c, nodes)).collect(),
-        acme_challenges: BTreeMap::new(),
+        acme_challenges,
     }
 }
 

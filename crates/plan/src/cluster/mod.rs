@@ -6,15 +6,17 @@ mod entry;
 mod figures;
 mod ports;
 mod reach;
+mod renewal;
 
 #[cfg(test)]
 mod tests;
 
-pub use config::{Cluster, KeyPair, Member, effective_check, proxy_config};
+pub use config::{Challenges, Cluster, KeyPair, Member, effective_check, proxy_config};
 pub use entry::{EntryCandidate, choose_entries};
 pub use figures::{Book, Sum, Sums};
 pub use ports::{Claim, Use, clash, free_port};
 pub use reach::{Addresses, Target, reach};
+pub use renewal::{again_in, renew_at};
 
 use nm_types::cluster::{ClusterStatus, ClusterType};
 

@@ -34,7 +34,7 @@ fn container(on: u8, ports: Value) -> Target {
 }
 
 fn reached(from: u8, target: &Target, port: Option<u16>) -> String {
-    match reach(&node(from), target, port, &addresses()) {
+    match reach(&node(from), target, port, &addresses(), 80) {
         Ok(socket) => socket.to_string(),
         Err(why) => format!("no: {why}"),
     }
@@ -249,13 +249,14 @@ fn a_nodes_document_is_right_as_a_whole() {
         entries,
         members: &members,
         pair: Some(&pair),
+        challenges: None,
     };
     let all = [
         cluster(0, &web, 443, &entries[..]),
         cluster(1, &shop, 443, &entries[..]),
         cluster(2, &db, 5432, &only_one[..]),
     ];
-    let one = proxy_config(&node(1), &all, &addresses());
+    let one = proxy_config(&node(1), &all, &addresses(), 80);
     assert_eq!(one.validate(), Ok(()), "{one:#?}");
     let at: Vec<(&str, u16)> = one.listeners.iter().map(|l| (l.id.as_str(), l.port)).collect();
     assert_eq!(at, [("redirect-80", 80), ("http-443", 443), ("tcp-5432", 5432)]);
@@ -275,7 +276,7 @@ fn a_nodes_document_is_right_as_a_whole() {
         members.iter().map(|m| format!("{} {}", m.id, m.socket())).collect::<Vec<_>>()
     };
     assert_eq!(sockets(&one, 0), ["m1 172.17.0.5:80", "m2 10.0.0.2:8080", "m4 10.0.0.1:8080"]);
-    let two = proxy_config(&node(2), &all, &addresses());
+    let two = proxy_config(&node(2), &all, &addresses(), 80);
     assert_eq!(two.validate(), Ok(()));
     assert_eq!(
         sockets(&two, 0),
@@ -312,12 +313,15 @@ fn a_nodes_document_is_right_as_a_whole() {
     assert_eq!((db.connect_timeout_ms, db.send_proxy_protocol), (1_000, Some(ProxyVersion::V2)));
     assert_eq!((db.ejection.connection_errors, db.ejection.time_ms), (3, 5_000));
     assert_eq!(one.clusters[0].ejection, Ejection::default());
-    assert_eq!(proxy_config(&node(3), &all, &addresses()), nm_types::proxy::ProxyConfig::default());
+    assert_eq!(
+        proxy_config(&node(3), &all, &addresses(), 80),
+        nm_types::proxy::ProxyConfig::default()
+    );
     let naked = Cluster {
         pair: None,
         ..cluster(0, &web, 443, &entries[..])
     };
-    let config = proxy_config(&node(1), &[naked], &addresses());
+    let config = proxy_config(&node(1), &[naked], &addresses(), 80);
     assert!(
         config.listeners.iter().all(|l| l.port != 443),
         "never in the clear what was to be secret"

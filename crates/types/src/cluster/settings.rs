@@ -1,5 +1,6 @@
 //! How a cluster carries, checks, secures and scales: the blocks of its specification.
 
+use super::acme::ClusterAcme;
 use crate::container::ContainerSpec;
 use crate::text::{BadText, ProbePath, SecretText, string_schema, texts};
 use crate::units::{Bounded, Port};
@@ -226,7 +227,8 @@ pub struct ClusterSticky {
     pub max_age: Option<Bounded<1, 31_536_000>>,
 }
 
-/// The certificate of an entry: an uploaded pair, or one that is made here, which clients have no reason to trust.
+/// The certificate of an entry: an uploaded pair, one that is ordered from an ACME server, or one that is made here, which clients
+/// have no reason to trust.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ClusterTls {
@@ -239,18 +241,21 @@ pub struct ClusterTls {
     /// Make one for `serverNames`, signed by itself.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub self_signed: bool,
-    /// The names (SNI) this certificate is for. Needed where clusters share a port.
+    /// Order one for `serverNames` from an ACME server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acme: Option<ClusterAcme>,
+    /// The names (SNI) this certificate is for. Needed where clusters share a port, and with `acme`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(max_items = 50)]
     pub server_names: Vec<ClusterHost>,
 }
 
-/// A private key in PEM form.
+/// A private key in PEM form, or another one that is never given back.
 #[derive(Clone, Deserialize)]
 #[serde(transparent)]
 pub struct TlsKey(pub SecretText);
 
-fn never_shown(_: &Option<TlsKey>) -> bool {
+pub(super) fn never_shown(_: &Option<TlsKey>) -> bool {
     true
 }
 
@@ -284,17 +289,23 @@ impl PartialSchema for TlsKey {
 impl ToSchema for TlsKey {}
 
 impl ClusterTls {
-    pub(super) fn problems(&self) -> Vec<(&'static str, &'static str)> {
+    pub(super) fn problems(&self) -> Vec<(String, &'static str)> {
+        let one = |field: &str, message| vec![(field.to_owned(), message)];
         let pair = (self.certificate.is_some(), self.key.is_some());
-        match (self.self_signed, pair) {
-            (false, (true, true)) | (true, (false, false)) => Vec::new(),
-            (false, (false, false)) => vec![(
+        match (&self.acme, self.self_signed, pair) {
+            (Some(acme), false, (false, false)) => acme.problems(&self.server_names),
+            (Some(_), ..) => one(
+                "acme",
+                "it takes the place of `certificate`, `key` and `selfSigned`: leave them out",
+            ),
+            (None, false, (true, true)) | (None, true, (false, false)) => Vec::new(),
+            (None, false, (false, false)) => one(
                 "certificate",
-                "TLS needs a certificate: send `certificate` and `key`, or have one made by `selfSigned`",
-            )],
-            (false, (true, false)) => vec![("key", "the certificate's private key is missing")],
-            (false, (false, true)) => vec![("certificate", "the key's certificate is missing")],
-            (true, _) => vec![("selfSigned", "either one is made, or `certificate` and `key` are sent")],
+                "TLS needs a certificate: send `certificate` and `key`, have one ordered by `acme`, or made by `selfSigned`",
+            ),
+            (None, false, (true, false)) => one("key", "the certificate's private key is missing"),
+            (None, false, (false, true)) => one("certificate", "the key's certificate is missing"),
+            (None, true, _) => one("selfSigned", "either one is made, or `certificate` and `key` are sent"),
         }
     }
 }

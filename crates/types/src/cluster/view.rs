@@ -1,8 +1,8 @@
 //! Clusters as the API shows them.
 
 use super::{
-    AutoScaling, ClusterEntry, ClusterFailback, ClusterHealthCheck, ClusterProtocol, ClusterRedirect, ClusterRoute, ClusterServerKey,
-    ClusterSticky, ClusterType, ClusterUpstream, ClusterVirtualAddress, LoadBalancer, ServerTemplate,
+    AutoScaling, ClusterAcmeView, ClusterEntry, ClusterFailback, ClusterHealthCheck, ClusterProtocol, ClusterRedirect, ClusterRoute,
+    ClusterServerKey, ClusterSticky, ClusterType, ClusterUpstream, ClusterVirtualAddress, LoadBalancer, ServerTemplate,
 };
 use crate::server::ServerKind;
 use crate::text::Title;
@@ -133,7 +133,11 @@ pub struct ClusterView {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ClusterTlsView {
+    /// Whether the certificate in force was made here, which clients have no reason to trust.
     pub self_signed: bool,
+    /// Of a certificate from an ACME server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acme: Option<ClusterAcmeView>,
     pub server_names: Vec<String>,
     /// The chain in PEM form.
     pub certificate: String,
@@ -245,7 +249,7 @@ pub enum ClusterConditionKind {
     CannotScale,
     /// The virtual address can't be shared.
     VirtualAddress,
-    /// A certificate that ends soon.
+    /// A certificate that ends soon, or that an ACME server has not given.
     Certificate,
 }
 
@@ -343,10 +347,16 @@ pub enum ClusterEventKind {
     /// Scaling would have changed something, and did not.
     ScalingHeld,
     ScalingFailed,
+    /// An ACME server gave a certificate, where it had given none.
+    CertificateIssued,
+    /// An ACME server gave a certificate in place of the one before.
+    CertificateRenewed,
+    /// No certificate was got from the ACME server; it is tried again.
+    CertificateFailed,
 }
 
 impl ClusterEventKind {
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 17] = [
         Self::Created,
         Self::Updated,
         Self::MemberAdded,
@@ -361,6 +371,9 @@ impl ClusterEventKind {
         Self::ScaledIn,
         Self::ScalingHeld,
         Self::ScalingFailed,
+        Self::CertificateIssued,
+        Self::CertificateRenewed,
+        Self::CertificateFailed,
     ];
     pub fn as_str(self) -> &'static str {
         match self {
@@ -378,6 +391,9 @@ impl ClusterEventKind {
             Self::ScaledIn => "scaledIn",
             Self::ScalingHeld => "scalingHeld",
             Self::ScalingFailed => "scalingFailed",
+            Self::CertificateIssued => "certificateIssued",
+            Self::CertificateRenewed => "certificateRenewed",
+            Self::CertificateFailed => "certificateFailed",
         }
     }
     pub fn parse(text: &str) -> Option<Self> {

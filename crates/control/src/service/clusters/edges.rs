@@ -131,16 +131,19 @@ impl Clusters {
         let rows = self.all();
         let members: Vec<Vec<Member>> = rows.iter().map(|row| self.members(row)).collect();
         let addresses = self.addresses();
+        let shown: Vec<_> = rows.iter().map(|row| (self.pair_in_force(row), self.challenges(row))).collect();
         let clusters: Vec<Cluster<'_>> = rows
             .iter()
             .zip(&members)
-            .map(|(row, members)| Cluster {
+            .zip(&shown)
+            .map(|((row, members), (pair, challenges))| Cluster {
                 id: &row.id,
                 spec: &row.stored.spec,
                 listen_port: row.stored.listen_port,
                 entries: &row.stored.entries,
                 members,
-                pair: row.pair.as_ref(),
+                pair: pair.as_ref(),
+                challenges: Some(challenges),
             })
             .collect();
         let mut nodes: BTreeSet<NodeId> = self.edges.nodes().into_iter().collect();
@@ -150,7 +153,7 @@ impl Clusters {
             if !self.nodes.knows(&node) {
                 continue;
             }
-            let proxy = proxy_config(&node, &clusters, &addresses);
+            let proxy = proxy_config(&node, &clusters, &addresses, self.acme.port());
             if let Err(problems) = proxy.validate() {
                 // It never should be: the node goes on with what it has.
                 tracing::error!(node.id = %node, ?problems, "a node's document is wrong and is not given to it");

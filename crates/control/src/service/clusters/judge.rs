@@ -41,10 +41,14 @@ impl Clusters {
         }
         self.may_ask(actor, &spec, old)?;
         let members = self.resolve_members(actor, &mut spec, old).await?;
+        if let Some(acme) = spec.tls.as_ref().and_then(|tls| tls.acme.as_ref()) {
+            self.judge_acme(acme, old).await?;
+        }
         let mut secrets = self.certificate(&spec, old)?;
         let split = ClusterSecrets::split(&mut spec);
         secrets.key = secrets.key.or(split.key);
         secrets.environment = split.environment;
+        secrets.external_key = split.external_key;
         let mut stored = StoredCluster {
             spec,
             listen_port: 0,
@@ -134,7 +138,8 @@ impl Clusters {
         Ok(ids)
     }
 
-    /// The pair that was uploaded, judged; or one that is made here, or was before for the same names.
+    /// The pair that was uploaded, judged; or one that is made here, or was before for the same names. It is also shown until an
+    /// ACME server has given one.
     fn certificate(&self, spec: &ClusterSpec, old: Option<&ClusterRow>) -> ApiResult<ClusterSecrets> {
         let Some(asked) = &spec.tls else {
             return Ok(ClusterSecrets::default());
@@ -149,7 +154,7 @@ impl Clusters {
         }
         let before = old.filter(|row| {
             let tls = row.stored.spec.tls.as_ref();
-            tls.is_some_and(|t| t.self_signed && t.server_names == asked.server_names) && row.secrets.certificate.is_some()
+            tls.is_some_and(|t| t.certificate.is_none() && t.server_names == asked.server_names) && row.secrets.certificate.is_some()
         });
         if let Some(row) = before {
             return Ok(ClusterSecrets {
@@ -169,7 +174,7 @@ impl Clusters {
         Ok(ClusterSecrets {
             certificate: Some(made.certificate),
             key: Some(made.key),
-            environment: None,
+            ..ClusterSecrets::default()
         })
     }
 

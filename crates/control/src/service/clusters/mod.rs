@@ -10,6 +10,7 @@
 //! balancer told is written together with how far it was read.
 
 mod decisions;
+mod acme;
 mod edges;
 mod figures;
 mod judge;
@@ -36,6 +37,7 @@ use crate::service::nodes::Nodes;
 use crate::service::outbound::Guard;
 use crate::service::servers::Servers;
 use decisions::Decisions;
+use acme::Acme;
 use edges::Edges;
 use figures::Figures;
 use nm_store::{Kind, Store};
@@ -68,6 +70,7 @@ pub struct Clusters {
     names: Names,
     held_reasons: HeldReasons,
     decisions: Decisions,
+    acme: Acme,
     /// One look at a cluster's scaling at a time.
     scaling: Locks<ClusterId>,
     /// Told when nodes' documents may have to be made anew.
@@ -85,6 +88,7 @@ impl Clusters {
         servers: Servers,
         guard: Guard,
         containers: Containers,
+        acme_http_port: u16,
     ) -> Self {
         Self {
             fingerprints: Fingerprints::new(&store),
@@ -104,6 +108,7 @@ impl Clusters {
             names: Names::default(),
             held_reasons: HeldReasons::default(),
             decisions: Decisions::default(),
+            acme: Acme::new(acme_http_port),
             scaling: Locks::default(),
             wake: Arc::default(),
         }
@@ -116,6 +121,7 @@ impl Clusters {
         for row in self.store.all(Kind::Cluster).await? {
             self.learn(ClusterRow::read(&self.store, &row).await?);
         }
+        self.load_certificates().await?;
         self.load_names().await?;
         self.edges.load(self.store.edges().await?);
         self.figures.load(self.store.cluster_totals().await?);
@@ -129,6 +135,7 @@ impl Clusters {
         if newest.revision <= row.revision {
             *newest = row;
         }
+        self.acme.cluster_changed();
         newest.clone()
     }
 
@@ -137,6 +144,7 @@ impl Clusters {
         self.figures.forget(id);
         self.held_reasons.forget(id);
         self.decisions.forget(id);
+        self.acme.cluster_changed();
     }
 
     /// Rereads one cluster after it was changed, here or by another replica.

@@ -5,7 +5,7 @@ use crate::api::error::{ApiError, ApiResult};
 use nm_plan::cluster::KeyPair;
 use nm_plan::scale;
 use nm_store::{Resource, Secret, Store};
-use nm_types::cluster::{ClusterServerEntry, ClusterSpec, ClusterStatus, ServerTemplate, TlsKey};
+use nm_types::cluster::{AcmeExternalAccount, ClusterServerEntry, ClusterSpec, ClusterStatus, ServerTemplate, TlsKey};
 use nm_types::text::{Environment, SecretText};
 use nm_types::{ClusterId, ContainerId, NodeId, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -38,6 +38,9 @@ pub struct ClusterSecrets {
     pub key: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub environment: Option<Environment>,
+    /// What binds the account at an ACME server to another one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub external_key: Option<String>,
 }
 
 /// A server that scaling made.
@@ -132,6 +135,9 @@ impl ClusterRow {
         {
             tls.key = Some(TlsKey(SecretText::new(key)));
         }
+        if let (Some(external), Some(key)) = (external_account(&mut spec), &self.secrets.external_key) {
+            external.hmac_key = Some(TlsKey(SecretText::new(key)));
+        }
         if let (Some(ServerTemplate::Container(container)), Some(environment)) = (&mut spec.server_template, &self.secrets.environment) {
             container.environment = environment.clone();
         }
@@ -144,6 +150,9 @@ impl ClusterRow {
         let mut document = serde_json::to_value(&spec).map_err(|_| ApiError::internal())?;
         if let Some(key) = spec.tls.as_ref().and_then(|t| t.key.as_ref()) {
             document["tls"]["key"] = key.expose().into();
+        }
+        if let Some(key) = &self.secrets.external_key {
+            document["tls"]["acme"]["externalAccount"]["hmacKey"] = key.as_str().into();
         }
         Ok(document)
     }
@@ -164,6 +173,10 @@ impl ClusterRow {
     }
 }
 
+fn external_account(spec: &mut ClusterSpec) -> Option<&mut AcmeExternalAccount> {
+    spec.tls.as_mut()?.acme.as_mut()?.external_account.as_mut()
+}
+
 impl ClusterSecrets {
     fn pair(&self, spec: &ClusterSpec) -> Option<KeyPair> {
         let tls = spec.tls.as_ref()?;
@@ -181,6 +194,9 @@ impl ClusterSecrets {
     /// Takes the secrets out of a spec; what is left may be stored.
     pub fn split(spec: &mut ClusterSpec) -> Self {
         let key = spec.tls.as_mut().and_then(|t| t.key.take()).map(|k| k.expose().to_owned());
+        let external_key = external_account(spec)
+            .and_then(|a| a.hmac_key.take())
+            .map(|k| k.expose().to_owned());
         let environment = match &mut spec.server_template {
             Some(ServerTemplate::Container(container)) => Some(std::mem::take(&mut container.environment)),
             None => None,
@@ -188,12 +204,13 @@ impl ClusterSecrets {
         Self {
             certificate: None,
             key,
+            external_key,
             environment: environment.filter(|e| !e.0.is_empty()),
         }
     }
 
     pub fn seal(&self) -> ApiResult<Option<Secret>> {
-        if self.certificate.is_none() && self.key.is_none() && self.environment.is_none() {
+        if self.certificate.is_none() && self.key.is_none() && self.environment.is_none() && self.external_key.is_none() {
             return Ok(None);
         }
         Ok(Some(Secret::json(self)?))

@@ -1,14 +1,13 @@
 //! Clusters as the API shows them.
 
 use super::seen::MemberSight;
-use super::tls::RENEW_BEFORE_MS;
 use super::{ClusterRow, Clusters, ScaledPhase};
 use crate::api::error::{ApiError, ApiResult};
 use crate::service::servers::ServerKey;
 use nm_plan::cluster::{Addresses, Member, Sums, effective_check, reach};
 use nm_types::cluster::{
     ClusterCondition, ClusterConditionKind, ClusterEntryView, ClusterEventKind, ClusterEventView, ClusterMemberState, ClusterMemberView,
-    ClusterProtocol, ClusterStatus, ClusterTlsView, ClusterType, ClusterView, DRAIN_TIME, ServerTemplate,
+    ClusterProtocol, ClusterStatus, ClusterType, ClusterView, DRAIN_TIME, ServerTemplate,
 };
 use nm_types::server::ServerKind;
 use nm_types::units::Bounded;
@@ -103,12 +102,7 @@ impl Clusters {
             auto_scaling: spec.auto_scaling.clone(),
             scaling: self.last_decision(row),
             sticky: spec.sticky.clone(),
-            tls: spec.tls.as_ref().map(|tls| ClusterTlsView {
-                self_signed: tls.self_signed,
-                server_names: tls.server_names.iter().map(ToString::to_string).collect(),
-                certificate: row.pair.as_ref().map(|p| p.certificate.clone()).unwrap_or_default(),
-                expires: row.expires,
-            }),
+            tls: spec.tls.as_ref().map(|tls| self.tls_view(row, tls)),
             redirect_to_https: spec.redirect_to_https.clone(),
             routes: spec.routes.clone(),
             virtual_address: spec.virtual_address.clone(),
@@ -259,12 +253,8 @@ impl Clusters {
         if let Some(reason) = &row.state.cannot_scale {
             say(K::CannotScale, None, reason.clone());
         }
-        if let Some(expires) = row.expires.filter(|e| e.since(self.clock.now()) < RENEW_BEFORE_MS) {
-            say(
-                K::Certificate,
-                None,
-                format!("the certificate ends at {expires}: send a new one in `tls`"),
-            );
+        if let Some(trouble) = self.certificate_trouble(row) {
+            say(K::Certificate, None, trouble);
         }
         out
     }

@@ -302,6 +302,7 @@ impl Clusters {
         let mut tx = self.store.begin(self.clock.now()).await?;
         let gone = tx.delete(Kind::Cluster, row.id.as_str()).await?;
         tx.cluster_forget(row.id.as_str()).await?;
+        super::acme::forget(&mut tx, &row.id).await?;
         tx.audit(audit(
             actor,
             meta,
@@ -431,11 +432,12 @@ impl Clusters {
     pub async fn renew_certificates(&self) -> ApiResult<()> {
         let _changing = self.changing.lock().await;
         let now = self.clock.now();
-        let made_here = |row: &ClusterRow| row.stored.spec.tls.as_ref().is_some_and(|t| t.self_signed);
+        let made_here = |row: &ClusterRow| row.stored.spec.tls.as_ref().is_some_and(|t| t.self_signed || t.acme.is_some());
         let ends = |row: &ClusterRow| row.expires.is_none_or(|e| e.since(now) < tls::RENEW_BEFORE_MS);
         for row in self.all().into_iter().filter(|r| made_here(r) && ends(r)) {
             let mut secrets = self.make_certificate(&row.stored.spec)?;
             secrets.environment = row.secrets.environment.clone();
+            secrets.external_key = row.secrets.external_key.clone();
             let mut tx = self.store.begin(now).await?;
             let patch = Patch::new().secret(secrets.seal()?).if_generation(row.generation);
             let written = match tx.update(Kind::Cluster, row.id.as_str(), patch).await {

@@ -1,6 +1,8 @@
 //! The specification's clustering chapter: what is asked for becomes a document of each node that carries it, and what nodes tell
 //! becomes states, events and figures.
 
+mod acme;
+mod acme_server;
 mod api;
 mod carried;
 mod scaling;

@@ -2,7 +2,9 @@
 
 use crate::output::human;
 use nm_types::Timestamp;
-use nm_types::cluster::{ClusterFigures, ClusterMemberState, ClusterMemberView, ClusterMetricsView, ClusterView};
+use nm_types::cluster::{
+    AcmeStatus, ClusterFigures, ClusterMemberState, ClusterMemberView, ClusterMetricsView, ClusterTlsView, ClusterView,
+};
 
 /// `2/3`: how many servers are up.
 pub fn up(c: &ClusterView) -> String {
@@ -45,6 +47,17 @@ fn member(c: &ClusterView, m: &ClusterMemberView) -> String {
     };
     let address = m.address.as_ref().map(|a| format!(" at {a}")).unwrap_or_default();
     format!("{mark} {:<11} {}{address}{weight}{made}: {}", m.state.as_str(), m.name, m.reason)
+}
+
+fn certificate(tls: &ClusterTlsView) -> String {
+    let end = tls.expires.map(|end| format!("ends at {end}")).unwrap_or_default();
+    let whose = if tls.self_signed { "signed by itself, " } else { "" };
+    let Some(acme) = &tls.acme else { return format!("{whose}{end}") };
+    let next = acme.next_attempt.map(|at| match acme.status {
+        AcmeStatus::Valid => format!(", renewed at {at}"),
+        AcmeStatus::Pending | AcmeStatus::Failing => format!(", tried again at {at}"),
+    });
+    format!("{}, {whose}{end}{}", acme.status.as_str(), next.unwrap_or_default())
 }
 
 pub fn card(c: &ClusterView, now: Timestamp) -> Vec<(&'static str, String)> {
@@ -95,6 +108,7 @@ pub fn card(c: &ClusterView, now: Timestamp) -> Vec<(&'static str, String)> {
             "Checks",
             format!("{how} every {every}s, up after {}, down after {}", rise_fall[0], rise_fall[1]),
         ),
+        ("Certificate", c.tls.as_ref().map(certificate).unwrap_or_default()),
         ("Scaling", scaling.unwrap_or_default()),
         ("Measured", figures(&c.metrics)),
         ("Matters", lines(c.conditions.iter().map(|k| k.message.clone()).collect())),

@@ -48,6 +48,7 @@ pub struct CreateArgs {
 Examples:
   neuralmesh clusters set shop --set autoScaling.maxServers=15 --set autoScaling.targetCpuPercent=60
   neuralmesh clusters set shop --tls-certificate chain.pem --tls-key key.pem --port 443
+  neuralmesh clusters set shop --acme shop.example.com --acme-agree --acme-email admin@example.com --port 443 --set redirectToHttps={}
   neuralmesh clusters set shop --rename store")]
 pub struct SetArgs {
     /// Call it so
@@ -80,9 +81,63 @@ pub struct Settings {
     /// A file with the certificate's private key in PEM form
     #[arg(long, value_name = "FILE", requires = "tls_certificate")]
     pub tls_key: Option<PathBuf>,
+    #[command(flatten)]
+    pub acme: AcmeArgs,
     /// A field of the API and its value, as retries=5; may be repeated
     #[arg(long = "set", value_name = "FIELD=VALUE", value_parser = setting, long_help = SETTINGS)]
     pub set: Vec<(String, Value)>,
+}
+
+/// A certificate from an ACME server.
+#[derive(Debug, Clone, Args)]
+pub struct AcmeArgs {
+    /// A name to get a certificate for from an ACME server, which looks at port 80 of the entry nodes; may be repeated
+    #[arg(long = "acme", value_name = "HOST", requires = "acme_agree", conflicts_with = "tls_certificate")]
+    pub acme_names: Vec<String>,
+    /// Agree to the ACME server's terms of service
+    #[arg(long)]
+    pub acme_agree: bool,
+    /// Where the ACME server may write to
+    #[arg(long, value_name = "ADDRESS", requires = "acme_agree")]
+    pub acme_email: Option<String>,
+    /// The ACME server's directory [default: Let's Encrypt]
+    #[arg(long, value_name = "URL", requires = "acme_agree")]
+    pub acme_directory: Option<String>,
+    /// A file with whom to trust as the ACME server, in PEM form [default: the public authorities]
+    #[arg(long, value_name = "FILE", requires = "acme_agree")]
+    pub acme_ca: Option<PathBuf>,
+    /// The id of the key that binds the account to one made elsewhere, where the ACME server asks for it
+    #[arg(long, value_name = "ID", requires_all = ["acme_agree", "acme_eab_key"])]
+    pub acme_eab_id: Option<String>,
+    /// A file with that key, in base64url
+    #[arg(long, value_name = "FILE", requires = "acme_eab_id")]
+    pub acme_eab_key: Option<PathBuf>,
+}
+
+impl AcmeArgs {
+    fn into_body(self, body: &mut Map<String, Value>) -> anyhow::Result<()> {
+        if !self.acme_names.is_empty() {
+            put(body, "tls.serverNames", self.acme_names.into())?;
+        }
+        if self.acme_agree {
+            put(body, "tls.acme.termsOfServiceAgreed", true.into())?;
+        }
+        let fields = [("tls.acme.email", self.acme_email), ("tls.acme.directory", self.acme_directory)];
+        for (field, value) in fields.into_iter().chain([("tls.acme.externalAccount.keyId", self.acme_eab_id)]) {
+            value.into_iter().try_for_each(|value| put(body, field, value.into()))?;
+        }
+        for (field, file) in [
+            ("tls.acme.caCertificate", self.acme_ca),
+            ("tls.acme.externalAccount.hmacKey", self.acme_eab_key),
+        ] {
+            file.into_iter().try_for_each(|file| put(body, field, read(&file)?.trim().into()))?;
+        }
+        Ok(())
+    }
+}
+
+fn read(file: &PathBuf) -> anyhow::Result<String> {
+    std::fs::read_to_string(file).with_context(|| format!("can't read {}", file.display()))
 }
 
 /// `web-1:8080,weight=3,backup` as the API takes it.
@@ -118,8 +173,11 @@ fn setting(text: &str) -> Result<(String, Value), String> {
     if field.is_empty() || field.split('.').any(str::is_empty) {
         return Err(format!("`{field}` is no field"));
     }
-    if field == "tls.key" {
-        return Err("a key does not belong on a command line, which others can see: use --tls-key FILE".into());
+    let secret = [("tls.key", "--tls-key"), ("tls.acme.externalAccount.hmacKey", "--acme-eab-key")];
+    if let Some((_, flag)) = secret.iter().find(|(secret, _)| *secret == field) {
+        return Err(format!(
+            "a key does not belong on a command line, which others can see: use {flag} FILE"
+        ));
     }
     let value = match value {
         "" => Value::Null,
@@ -156,10 +214,10 @@ impl Settings {
             body.insert("entryNodes".into(), self.entries.into());
         }
         if let (Some(certificate), Some(key)) = (&self.tls_certificate, &self.tls_key) {
-            let read = |file: &PathBuf| std::fs::read_to_string(file).with_context(|| format!("can't read {}", file.display()));
             put(body, "tls.certificate", read(certificate)?.into())?;
             put(body, "tls.key", read(key)?.into())?;
         }
+        self.acme.into_body(body)?;
         self.set.into_iter().try_for_each(|(field, value)| put(body, &field, value))
     }
 }
@@ -224,6 +282,35 @@ mod tests {
     }
 
     #[test]
+    fn a_certificate_from_an_acme_server_is_asked_for_in_one_line() {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            settings: Settings,
+        }
+        let parse = |line: &str| <Line as clap::Parser>::try_parse_from(["set"].into_iter().chain(line.split(' ')));
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "a2V5\n").unwrap();
+        let path = file.path().display();
+        let line = format!(
+            "--acme a.example --acme b.example --acme-agree --acme-email a@b.example --acme-directory https://ca.example/dir \
+             --acme-ca {path} --acme-eab-id one --acme-eab-key {path}"
+        );
+        let mut body = Map::new();
+        parse(&line).unwrap().settings.into_body(&mut body).unwrap();
+        assert_eq!(
+            Value::Object(body),
+            json!({ "tls": { "serverNames": ["a.example", "b.example"], "acme": {
+                "termsOfServiceAgreed": true, "email": "a@b.example", "directory": "https://ca.example/dir", "caCertificate": "a2V5",
+                "externalAccount": { "keyId": "one", "hmacKey": "a2V5" },
+            } } })
+        );
+        for bad in ["--acme a.example", "--acme-agree --acme-eab-id one", "--acme-email a@b.example"] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn settings_go_where_their_path_says() {
         let mut body = Map::new();
         for text in [
@@ -241,7 +328,7 @@ mod tests {
             json!({ "autoScaling": { "maxServers": 15, "enabled": true }, "healthCheck": { "path": "/up" }, "retries": null, "name": "5" })
         );
         assert!(put(&mut body, "retries.x", json!(1)).is_err());
-        for bad in ["retries", "=5", "a..b=1", "tls.key=hush"] {
+        for bad in ["retries", "=5", "a..b=1", "tls.key=hush", "tls.acme.externalAccount.hmacKey=hush"] {
             assert!(setting(bad).is_err(), "{bad}");
         }
     }

@@ -32,6 +32,7 @@ impl Client {
             link: ServerOptions::default(),
             lost_after: crate::app::LOST_AFTER,
             scaling_every: crate::app::SCALING_EVERY,
+            acme_http_port: crate::app::ACME_HTTP_PORT,
             executable: None,
         };
         let app = App::open(config, f.store.clone(), Arc::clone(&f.clock) as SharedClock)

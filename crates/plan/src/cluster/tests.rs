@@ -34,7 +34,7 @@ fn container(on: u8, ports: Value) -> Target {
 }
 
 fn reached(from: u8, target: &Target, port: Option<u16>) -> String {
-    match reach(&node(from), target, port, &addresses(), 80) {
+    match reach(&node(from), target, port, &addresses()) {
         Ok(socket) => socket.to_string(),
         Err(why) => format!("no: {why}"),
     }

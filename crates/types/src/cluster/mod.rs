@@ -1,14 +1,14 @@
 //! Clusters: servers behind one entry point. What users ask for stands here; what they see is in `view`.
 
-mod entry;
 mod acme;
+mod entry;
 mod patch;
 mod server;
 mod settings;
 mod view;
 
-pub use entry::{ClusterEntry, ClusterUpstream};
 pub use acme::{AcmeDirectory, AcmeEmail, AcmeExternalAccount, AcmeKeyId, AcmeStatus, ClusterAcme, ClusterAcmeView};
+pub use entry::{ClusterEntry, ClusterUpstream};
 pub use patch::ClusterUpdate;
 pub use server::{ClusterServer, ClusterServerEntry, ClusterServerKey, NewClusterServers};
 pub use settings::{

@@ -9,8 +9,8 @@
 //! never changed by itself. Its generation is on disk before a node hears of it, and grows with each document. What a load
 //! balancer told is written together with how far it was read.
 
-mod decisions;
 mod acme;
+mod decisions;
 mod edges;
 mod figures;
 mod judge;
@@ -36,8 +36,8 @@ use crate::service::locks::Locks;
 use crate::service::nodes::Nodes;
 use crate::service::outbound::Guard;
 use crate::service::servers::Servers;
-use decisions::Decisions;
 use acme::Acme;
+use decisions::Decisions;
 use edges::Edges;
 use figures::Figures;
 use nm_store::{Kind, Store};

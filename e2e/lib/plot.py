@@ -7,7 +7,7 @@ Lines of the same panel share its scale. `step` holds a value until the next one
 
 from dataclasses import dataclass, field
 
-WIDTH, LEFT, RIGHT, TOP, HIGH, GAP = 860, 62, 16, 46, 170, 34
+WIDTH, LEFT, RIGHT, TOP, HIGH, GAP = 860, 62, 16, 46, 170, 48
 STYLE = """
   text { font: 12px system-ui, sans-serif; fill: #24292f }
   .title { font-size: 14px; font-weight: 600 }

@@ -5,7 +5,7 @@ use crate::api::error::ApiResult;
 use crate::app::{App, stopped};
 use crate::service::clusters::Wanted;
 use crate::service::fleet::{Agent, CallError, with_query};
-use nm_link::contract::{AgentErrorCode, EdgeEventsQuery, EdgeState, path};
+use nm_link::contract::{AgentError, AgentErrorCode, EdgeEventsQuery, EdgeState, path};
 use nm_link::server::LinkChange;
 use nm_store::{Change, Kind, Subject, WatchError, What};
 use nm_types::proxy::{Events, Metrics};
@@ -26,6 +26,8 @@ const LOOK: Duration = Duration::from_secs(5);
 const AGAIN: Duration = Duration::from_secs(1);
 /// Until a node that refused is asked again.
 const REFUSED: Duration = Duration::from_secs(10);
+/// Until a node that found a port taken tries it again.
+const PORTS: Duration = Duration::from_secs(15);
 /// How long an agent waits for an event, and a little.
 const EVENTS: Duration = Duration::from_secs(30);
 /// Between two writes of what was counted.
@@ -227,9 +229,16 @@ async fn until_carrying(wanted: &mut Wanted) -> Option<()> {
 
 /// Sees to it that the node has its document, now and after each change of it. It ends where the link fails.
 async fn give(app: &App, node: &NodeId, agent: &Agent, mut wanted: Wanted) {
+    // What was so before its link came may not be so now.
+    app.clusters.try_ports_again(node);
+    let mut ports = None;
     loop {
         let again = match give_once(app, node, agent, &mut wanted).await {
             Ok(()) => None,
+            Err(CallError::Refused(error)) if is_taken(app, node, &wanted, &error) => {
+                ports.get_or_insert_with(|| Instant::now() + PORTS);
+                None
+            }
             Err(CallError::Link { error, .. }) => {
                 tracing::debug!(node.id = %node, error = %error.message, "a node could not be given what it is to carry");
                 return;
@@ -238,20 +247,27 @@ async fn give(app: &App, node: &NodeId, agent: &Agent, mut wanted: Wanted) {
                 tracing::warn!(node.id = %node, error = %error.message, "a node does not take what it is to carry");
                 let generation = wanted.borrow().as_ref().map(|config| config.proxy.generation);
                 note(node, app.clusters.failed(node, generation, error.message).await);
-                Some(REFUSED)
+                Some(Instant::now() + REFUSED)
             }
         };
         let later = async {
-            match again {
-                Some(time) => tokio::time::sleep(time).await,
+            match again.into_iter().chain(ports).min() {
+                Some(time) => tokio::time::sleep_until(time).await,
                 None => std::future::pending().await,
             }
         };
         tokio::select! {
-            () = later => {}
+            () = later => if ports.take_if(|when| *when <= Instant::now()).is_some() {
+                app.clusters.try_ports_again(node);
+            },
             changed = wanted.changed() => if changed.is_err() { return },
         }
     }
+}
+
+fn is_taken(app: &App, node: &NodeId, wanted: &Wanted, error: &AgentError) -> bool {
+    let config = wanted.borrow().clone();
+    error.code == AgentErrorCode::PortInUse && config.is_some_and(|c| app.clusters.port_taken(node, &c, error.field.as_deref()))
 }
 
 async fn give_once(app: &App, node: &NodeId, agent: &Agent, wanted: &mut Wanted) -> Result<(), CallError> {

@@ -2,7 +2,8 @@
 
 use super::reach::{Addresses, Target, reach};
 use nm_types::cluster::{
-    ClusterCheckType, ClusterHealthCheck, ClusterProtocol, ClusterSpec, ClusterType, FailbackMode, LoadBalancingAlgorithm,
+    ClusterCheckType, ClusterHealthCheck, ClusterProtocol, ClusterSpec, ClusterStatusRange, ClusterType, FailbackMode,
+    LoadBalancingAlgorithm,
 };
 use nm_types::proxy::{
     Algorithm, Certificate, CertificateSource, Cluster as ProxyCluster, Failback, HealthCheck, Listener, Member as ProxyMember, Mode,
@@ -57,6 +58,8 @@ pub type Challenges = BTreeMap<String, String>;
 /// How often `high-availability` looks, in milliseconds: with two failures and four fifths of it for each, a member that hangs is
 /// left after 3.6 seconds at most.
 const STANDBY_INTERVAL: i64 = 1000;
+/// The same where an answer of HTTP is waited for, which may take longer than a connection: one failure, after 3.6 seconds at most.
+const STANDBY_HTTP_INTERVAL: i64 = 2000;
 
 fn active_standby(spec: &ClusterSpec) -> bool {
     spec.kind == ClusterType::HighAvailability
@@ -66,15 +69,50 @@ fn small<T: TryFrom<i64>>(n: i64, otherwise: T) -> T {
     T::try_from(n).unwrap_or(otherwise)
 }
 
-fn check(spec: &ClusterSpec) -> HealthCheck {
+/// Whether members are asked for any answer at all of HTTP, where nobody says how to check them. The kernel takes connections also for
+/// a program that hangs, so these would tell nothing, and nobody but the check finds out that the one that takes all traffic hangs.
+fn any_answer(spec: &ClusterSpec) -> bool {
     let asked = &spec.health_check;
+    let unsaid = asked.kind.is_none() && spec.usual_check() == ClusterCheckType::Tcp;
+    active_standby(spec) && spec.protocol == ClusterProtocol::Http && unsaid
+}
+
+const ANY_STATUS: (u16, u16) = (200, 599);
+
+fn check(spec: &ClusterSpec) -> HealthCheck {
+    let (asked, any) = (&spec.health_check, any_answer(spec));
     let interval = match asked.interval {
         Some(interval) => interval.get() * 1000,
+        None if any => STANDBY_HTTP_INTERVAL,
         None if active_standby(spec) => STANDBY_INTERVAL,
         None => spec.load_balancer.health_check_interval.get() * 1000,
     };
     let timeout = (spec.load_balancer.health_check_timeout.get() * 1000).min(interval * 4 / 5);
-    let probe = match asked.kind.unwrap_or(spec.usual_check()) {
+    let probe = if any {
+        Probe::Http {
+            path: "/".to_owned(),
+            expected_status: StatusRange {
+                min: ANY_STATUS.0,
+                max: ANY_STATUS.1,
+            },
+            host: None,
+        }
+    } else {
+        asked_probe(spec)
+    };
+    let fall = if any && asked.interval.is_none() { 1 } else { 2 };
+    HealthCheck {
+        probe,
+        interval_ms: small(interval, u32::MAX),
+        timeout_ms: small(timeout, u32::MAX),
+        rise: asked.rise.map_or(if active_standby(spec) { 2 } else { 1 }, |n| small(n.get(), 1)),
+        fall: asked.fall.map_or(fall, |n| small(n.get(), 2)),
+    }
+}
+
+fn asked_probe(spec: &ClusterSpec) -> Probe {
+    let asked = &spec.health_check;
+    match asked.kind.unwrap_or(spec.usual_check()) {
         ClusterCheckType::Tcp => Probe::Tcp,
         ClusterCheckType::Http => Probe::Http {
             path: asked.path.as_ref().map_or_else(|| "/".to_owned(), ToString::to_string),
@@ -84,13 +122,6 @@ fn check(spec: &ClusterSpec) -> HealthCheck {
             }),
             host: asked.host.as_ref().map(ToString::to_string),
         },
-    };
-    HealthCheck {
-        probe,
-        interval_ms: small(interval, u32::MAX),
-        timeout_ms: small(timeout, u32::MAX),
-        rise: asked.rise.map_or(if active_standby(spec) { 2 } else { 1 }, |n| small(n.get(), 1)),
-        fall: asked.fall.map_or(2, |n| small(n.get(), 2)),
     }
 }
 
@@ -106,6 +137,10 @@ pub fn effective_check(spec: &ClusterSpec) -> ClusterHealthCheck {
             .path
             .clone()
             .or_else(|| if http { "/".parse().ok() } else { None }),
+        expected_status: match Bounded::new(ANY_STATUS.0.into()).zip(Bounded::new(ANY_STATUS.1.into())) {
+            Some((min, max)) if any_answer(spec) => Some(ClusterStatusRange { min, max }),
+            Some(_) | None => spec.health_check.expected_status,
+        },
         interval: Bounded::new(i64::from(real.interval_ms) / 1000),
         rise: Bounded::new(i64::from(real.rise)),
         fall: Bounded::new(i64::from(real.fall)),

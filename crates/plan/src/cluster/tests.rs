@@ -287,6 +287,14 @@ fn a_nodes_document_is_right_as_a_whole() {
     let check = one.clusters[0].health_check.as_ref().unwrap();
     assert!(matches!(&check.probe, Probe::Http { path, .. } if path == "/up"));
     assert_eq!((check.interval_ms, check.timeout_ms, check.rise, check.fall), (30_000, 5_000, 1, 2));
+    let any = ClusterSpec {
+        protocol: ClusterProtocol::Http,
+        ..db.clone()
+    };
+    let checked = effective_check(&any);
+    let status = checked.expected_status.unwrap();
+    assert_eq!((checked.kind, checked.interval.unwrap().get()), (Some(ClusterCheckType::Http), 2));
+    assert_eq!((status.min.get(), status.max.get(), checked.fall.unwrap().get()), (200, 599, 1));
     let standby = one.clusters[2].health_check.as_ref().unwrap();
     assert_eq!(
         (standby.interval_ms, standby.timeout_ms, standby.rise, standby.fall),

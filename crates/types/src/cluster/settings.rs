@@ -122,7 +122,7 @@ pub struct ClusterHealthCheck {
     /// Of `http`; 200 to 399 by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expected_status: Option<ClusterStatusRange>,
-    /// Seconds between two checks, in place of `loadBalancer.healthCheckInterval`; in `high-availability` 1 by default, so that
+    /// Seconds between two checks, in place of `loadBalancer.healthCheckInterval`; in `high-availability` 1 or 2 by default, so that
     /// a lost server is replaced within five seconds. A check may take no longer than four fifths of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interval: Option<Bounded<1, 300>>,

@@ -29,6 +29,9 @@ pub struct Edges {
     table: Arc<Mutex<BTreeMap<NodeId, Edge>>>,
     /// Where nodes connect from.
     places: Arc<Mutex<BTreeMap<NodeId, IpAddr>>>,
+    /// Ports that other programs of a node have. One document is refused as a whole: what can't be there is left out of it, so that
+    /// it keeps nothing else of it away.
+    taken: Arc<Mutex<BTreeMap<NodeId, BTreeSet<u16>>>>,
     /// Documents are made one after another.
     making: Arc<tokio::sync::Mutex<()>>,
 }
@@ -49,6 +52,14 @@ impl Edges {
     }
     fn places(&self) -> MutexGuard<'_, BTreeMap<NodeId, IpAddr>> {
         self.places.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    fn taken(&self) -> MutexGuard<'_, BTreeMap<NodeId, BTreeSet<u16>>> {
+        self.taken.lock().unwrap_or_else(|e| e.into_inner())
+    }
+    /// Whether another program of the node has the port.
+    pub(super) fn is_taken(&self, node: &NodeId, port: u16) -> bool {
+        self.taken().get(node).is_some_and(|ports| ports.contains(&port))
     }
 
     pub(super) fn load(&self, rows: Vec<(EdgeRow, EdgeCursor)>) {
@@ -111,7 +122,14 @@ impl Edges {
     fn forget(&self, node: &NodeId) {
         self.table().remove(node);
         self.places().remove(node);
+        self.taken().remove(node);
     }
+}
+
+/// The listener that `proxy.listeners[3].port` names.
+fn listener_of(field: &str) -> Option<usize> {
+    let (number, _) = field.strip_prefix("proxy.listeners[")?.split_once(']')?;
+    number.parse().ok()
 }
 
 impl Clusters {
@@ -122,6 +140,26 @@ impl Clusters {
     /// The generation a node is to have.
     pub fn generation_of(&self, node: &NodeId) -> Option<u64> {
         self.edges.generation(node)
+    }
+
+    /// A node can't listen where it was to, for another program of it does: the rest of its document is given to it without. Says
+    /// whether that is what was wrong.
+    pub fn port_taken(&self, node: &NodeId, config: &EdgeConfig, field: Option<&str>) -> bool {
+        let listener = field.and_then(listener_of).and_then(|n| config.proxy.listeners.get(n));
+        let Some(port) = listener.map(|l| l.port) else { return false };
+        let news = self.edges.taken().entry(node.clone()).or_default().insert(port);
+        if news {
+            tracing::warn!(node.id = %node, port, "another program of the node has a cluster's port");
+            self.wake.notify_one();
+        }
+        news
+    }
+
+    /// Has a node try again to listen where it could not.
+    pub fn try_ports_again(&self, node: &NodeId) {
+        if self.edges.taken().remove(node).is_some() {
+            self.wake.notify_one();
+        }
     }
 
     /// Makes every node's document anew, and notes those that differ from what the node was last given.
@@ -153,7 +191,8 @@ impl Clusters {
             if !self.nodes.knows(&node) {
                 continue;
             }
-            let proxy = proxy_config(&node, &clusters, &addresses, self.acme.port());
+            let mut proxy = proxy_config(&node, &clusters, &addresses, self.acme.port());
+            proxy.listeners.retain(|listener| !self.edges.is_taken(&node, listener.port));
             if let Err(problems) = proxy.validate() {
                 // It never should be: the node goes on with what it has.
                 tracing::error!(node.id = %node, ?problems, "a node's document is wrong and is not given to it");
@@ -230,6 +269,11 @@ impl Clusters {
     }
 }
 
+/// Whether a node that is reached there can share an address: VRRP for an address of IPv6 is spoken by IPv6.
+pub(super) fn is_peer(ip: IpAddr, shared: IpAddr) -> bool {
+    !ip.is_loopback() && ip.is_ipv4() == shared.is_ipv4()
+}
+
 /// The first node in the list has it while it is alive, then the second.
 fn priority(place: usize) -> u8 {
     200u8
@@ -248,7 +292,9 @@ fn virtual_addresses(node: &NodeId, rows: &[Arc<ClusterRow>], addresses: &Addres
             continue;
         };
         let others = row.stored.entries.iter().filter(|n| *n != node);
-        let peers: Option<Vec<IpAddr>> = others.map(|n| addresses.get(n).copied().filter(|ip| !ip.is_loopback())).collect();
+        let peers: Option<Vec<IpAddr>> = others
+            .map(|n| addresses.get(n).copied().filter(|ip| is_peer(*ip, shared.address.ip())))
+            .collect();
         let Some(peers) = peers else { continue };
         out.entry(shared.address.ip()).or_insert_with(|| VirtualAddress {
             address: shared.address.ip(),
@@ -260,4 +306,31 @@ fn virtual_addresses(node: &NodeId, rows: &[Arc<ClusterRow>], addresses: &Addres
         });
     }
     out.into_values().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn peers_are_reached_by_the_address_s_own_family() {
+        let ip = |text: &str| -> IpAddr { text.parse().unwrap() };
+        assert!(is_peer(ip("10.0.0.2"), ip("10.0.0.100")) && is_peer(ip("fd00::2"), ip("fd00::100")));
+        for (node, shared) in [
+            ("fd00::2", "10.0.0.100"),
+            ("10.0.0.2", "fd00::100"),
+            ("127.0.0.1", "10.0.0.100"),
+            ("::1", "fd00::100"),
+        ] {
+            assert!(!is_peer(ip(node), ip(shared)), "{node} for {shared}");
+        }
+    }
+
+    #[test]
+    fn the_listener_that_is_to_blame_is_found() {
+        assert_eq!(listener_of("proxy.listeners[12].port"), Some(12));
+        for other in ["proxy.listeners[].port", "proxy.clusters[0].id", "listeners[0].port", ""] {
+            assert_eq!(listener_of(other), None, "{other}");
+        }
+    }
 }

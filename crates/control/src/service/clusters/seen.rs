@@ -317,6 +317,10 @@ impl Clusters {
 
     /// By what is seen now; nothing while no entry has told of the cluster.
     pub(super) fn status_of(&self, row: &ClusterRow) -> Option<ClusterStatus> {
+        let closed = |node: &NodeId| self.edges.is_taken(node, row.stored.listen_port);
+        if !row.stored.entries.is_empty() && row.stored.entries.iter().all(closed) {
+            return Some(ClusterStatus::Offline);
+        }
         if self.leading(row).is_none() {
             // An entry that was given its document, and whose load balancer does not answer, serves nobody.
             let silent = |node: &NodeId| {

@@ -55,9 +55,9 @@ fn of_container(record: &Record, node_name: String) -> Target {
     let observed = record.state.observed.as_ref().filter(|_| !record.state.missing);
     let spec = record.wanted.spec.as_deref();
     let networks = observed.map(|o| o.networks.as_slice()).unwrap_or_default();
-    // What can answer, or will in a moment: one that is paused fails its checks, as it should.
-    let runs = matches!(record.status(), ContainerStatus::Running | ContainerStatus::Paused)
-        && !matches!(record.state.phase, Phase::Creating { .. } | Phase::Removing { .. });
+    // One that is paused takes connections, by its kernel, and never answers.
+    let runs =
+        record.status() == ContainerStatus::Running && !matches!(record.state.phase, Phase::Creating { .. } | Phase::Removing { .. });
     Target::Container {
         node: record.node.clone(),
         node_name,

@@ -1,5 +1,6 @@
 //! Clusters as the API shows them.
 
+use super::edges::is_peer;
 use super::seen::MemberSight;
 use super::{ClusterRow, Clusters, ScaledPhase};
 use crate::api::error::{ApiError, ApiResult};
@@ -159,7 +160,9 @@ impl Clusters {
                 carries: state.and_then(|s| s.generation),
                 wanted,
                 problem: sight.as_ref().and_then(|s| s.problem.clone()).or_else(|| state?.problem.clone()),
-                current: wanted.is_some() && state.is_some_and(|s| s.generation == wanted && s.proxy.is_some()),
+                current: wanted.is_some()
+                    && state.is_some_and(|s| s.generation == wanted && s.proxy.is_some())
+                    && !self.edges.is_taken(node, row.stored.listen_port),
                 holds_virtual_address: shared.map(|ip| {
                     let held = state.map(|s| s.virtual_addresses.as_slice()).unwrap_or_default();
                     held.iter().any(|v| v.address == ip && v.held)
@@ -193,6 +196,8 @@ impl Clusters {
                 "the fleet has no node that could carry the entry: join one, or name one by `entryNodes`".into(),
             );
         }
+        let redirect = row.stored.spec.redirect_to_https.as_ref().map(|r| r.port());
+        let ports: Vec<u16> = std::iter::once(row.stored.listen_port).chain(redirect).collect();
         for entry in entries {
             let (id, name) = (entry.node_id.as_str(), &entry.name);
             if !entry.connected {
@@ -200,6 +205,15 @@ impl Clusters {
                     K::EntryOffline,
                     Some(id),
                     format!("entry node {name} is not connected: it goes on with what it was last given, as long as its machine runs"),
+                );
+            } else if let Some(port) = ports.iter().find(|port| self.edges.is_taken(&entry.node_id, **port)) {
+                say(
+                    K::EntryFailed,
+                    Some(id),
+                    format!(
+                        "entry node {name} can't listen on port {port}, which another program there has: end that, or choose another \
+                         port. It is tried again by itself"
+                    ),
                 );
             } else if let Some(problem) = &entry.problem {
                 say(K::EntryFailed, Some(id), format!("entry node {name}: {problem}"));
@@ -237,15 +251,17 @@ impl Clusters {
             }
         }
         self.doubled(row, members, addresses, &mut say);
-        if row.stored.spec.virtual_address.is_some() && row.stored.entries.len() > 1 {
-            let hidden = |node: &&NodeId| addresses.get(*node).is_none_or(IpAddr::is_loopback);
+        if let Some(shared) = row.stored.spec.virtual_address.as_ref().filter(|_| row.stored.entries.len() > 1) {
+            let shared = shared.address.ip();
+            let by = if shared.is_ipv4() { "IPv4" } else { "IPv6" };
+            let hidden = |node: &&NodeId| addresses.get(*node).is_none_or(|ip| !is_peer(*ip, shared));
             for node in row.stored.entries.iter().filter(hidden) {
                 let name = self.nodes.name(node);
                 say(
                     K::VirtualAddress,
                     Some(node.as_str()),
                     format!(
-                        "the virtual address is not shared: where other nodes reach entry node {name} is not known. Give it a label `address`"
+                        "the virtual address is not shared: where other nodes reach entry node {name} by {by} is not known. Give it a label `address`"
                     ),
                 );
             }

@@ -1,8 +1,8 @@
 //! What nodes are given: made anew of what changes, once, and with generations that only grow.
 
-use super::{CLUSTERS, Fleet, cluster, create, fleet, load_balanced, reaches, sockets, until, web, with};
+use super::{CLUSTERS, Fleet, cluster, create, event, fleet, load_balanced, reaches, sockets, until, web, with};
 use nm_testing::{Ask, FakeAgent, When, eventually};
-use nm_types::cluster::{ClusterConditionKind, ClusterMemberState, ClusterView};
+use nm_types::cluster::{ClusterConditionKind, ClusterEventKind, ClusterMemberState, ClusterStatus, ClusterView};
 use nm_types::proxy::{Mode, Probe};
 use serde_json::json;
 
@@ -30,10 +30,18 @@ async fn members_are_followed_wherever_they_go() {
     })
     .await;
     assert!(seen.members[1].reason.contains("does not run"), "{}", seen.members[1].reason);
+    // No load balancer tells of a member that it does not have.
+    let down = event(&api, "web", ClusterEventKind::MemberDown).await;
+    assert_eq!(
+        (down.member.as_deref(), down.reason.as_str()),
+        (Some(far.id.as_str()), "the container does not run")
+    );
     api.post("/api/containers/web-2/start").await.is(200);
     let again = api.container("web-2").await.ports[0].host;
     assert_ne!(again, port, "the node chose another one");
     reaches(&one, id, &["172.17.0.77:80", &format!("10.0.0.2:{again}")]).await;
+    let up = event(&api, "web", ClusterEventKind::MemberUp).await;
+    assert_eq!(up.member.as_deref(), Some(far.id.as_str()));
     // The node's address changes, then the entry.
     api.patch(format!("/api/nodes/{}", two.node))
         .json(&json!({ "labels": { "address": "10.9.9.9" } }))
@@ -117,7 +125,8 @@ async fn high_availability_is_a_list_in_order() {
     let order: Vec<&str> = cluster_config.members.iter().map(|m| m.id.as_str()).collect();
     assert_eq!(order, [made.members[0].id.as_str(), made.members[1].id.as_str()]);
     let check = cluster_config.health_check.as_ref().unwrap();
-    assert_eq!((check.interval_ms, check.probe.clone()), (1000, Probe::Tcp));
+    assert_eq!((check.interval_ms, check.fall), (2000, 1));
+    assert!(matches!(&check.probe, Probe::Http { path, .. } if path == "/"), "{:?}", check.probe);
     let shared = [&one, &two].map(|agent| agent.edge().unwrap().virtual_addresses[0].clone());
     assert_eq!(shared[0].router_id, shared[1].router_id);
     assert!(shared[0].priority > shared[1].priority, "the first of the list goes before");
@@ -221,6 +230,34 @@ async fn a_node_that_refuses_says_why() {
 }
 
 #[tokio::test]
+async fn a_port_that_another_program_has_keeps_no_other_cluster_from_its_changes() {
+    let Fleet {
+        api,
+        one,
+        two: _two,
+        plane,
+    } = fleet().await;
+    web(&plane, &api, &one, "web-1", "172.17.0.1").await;
+    web(&plane, &api, &one, "web-2", "172.17.0.2").await;
+    let well = create(&api, &with(load_balanced("well", &["web-1"]), json!({ "listenPort": 8080 }))).await;
+    let taken = nm_link::contract::AgentError::new(nm_link::contract::AgentErrorCode::PortInUse, "port 9090 is in use");
+    one.fail_next(Ask::EdgePut, taken.field("proxy.listeners[1].port"));
+    let closed = create(&api, &with(load_balanced("closed", &["web-1"]), json!({ "listenPort": 9090 }))).await;
+    assert_eq!(closed.status, ClusterStatus::Offline);
+    let told = &closed.conditions[0];
+    assert_eq!(told.kind, ClusterConditionKind::EntryFailed);
+    assert!(told.message.contains("can't listen on port 9090"), "{}", told.message);
+    assert_eq!(one.edge().unwrap().proxy.listeners.len(), 1);
+    let changed: ClusterView = api
+        .patch(format!("{CLUSTERS}/well"))
+        .json(&json!({ "servers": ["web-1", "web-2"] }))
+        .await
+        .data(200);
+    assert!(changed.conditions.is_empty(), "{:?}", changed.conditions);
+    assert_eq!(sockets(&one, well.id.as_str()), ["172.17.0.1:80", "172.17.0.2:80"]);
+}
+
+#[tokio::test]
 async fn an_entry_goes_elsewhere_when_its_node_leaves_the_fleet() {
     let Fleet { api, one, two, plane } = fleet().await;
     api.post("/api/servers")
@@ -231,10 +268,19 @@ async fn an_entry_goes_elsewhere_when_its_node_leaves_the_fleet() {
     let carries = |agent: &FakeAgent| !sockets(agent, made.id.as_str()).is_empty();
     assert!(carries(&one) != carries(&two), "one of them");
     let (first, other) = if carries(&one) { (&one, &two) } else { (&two, &one) };
+    let named = create(
+        &api,
+        &with(load_balanced("named", &["far"]), json!({ "entryNodes": [first.node.as_str()] })),
+    )
+    .await;
     api.delete(format!("/api/nodes/{}", first.node)).await.is(200);
+    assert!(first.edge().unwrap().proxy.listeners.is_empty(), "it carries nothing any more");
     eventually("the other one carries it", async || carries(other).then_some(())).await;
     let view = cluster(&api, "web").await;
     assert_eq!(view.entry_nodes[0].node_id, other.node);
+    assert_eq!(cluster(&api, named.id.as_str()).await.entry_nodes[0].node_id, other.node);
+    let changed = api.patch(format!("{CLUSTERS}/named")).json(&json!({ "drainTime": 10 })).await;
+    changed.is(200);
     drop(plane);
 }
 

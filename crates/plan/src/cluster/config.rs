@@ -156,6 +156,7 @@ fn cluster_of(node: &NodeId, cluster: &Cluster<'_>, nodes: &Addresses) -> ProxyC
         connect_timeout_ms: 3_000,
         response_timeout_ms: 60_000,
         send_proxy_protocol: None,
+        member_limit: None,
     }
 }
 

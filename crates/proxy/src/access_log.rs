@@ -7,8 +7,8 @@ use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
 
 /// Lines that may wait for the disk.
 const QUEUE: usize = 16_384;
@@ -63,8 +63,15 @@ impl Write for LogFile {
 
 #[derive(Clone)]
 pub struct AccessLog {
-    queue: SyncSender<Vec<u8>>,
-    dropped: Arc<AtomicU64>,
+    queue: Sender<Vec<u8>>,
+    counts: Arc<Counts>,
+}
+
+/// The queue is bounded by this count, and not by its channel: a channel with a bound holds memory for all of it.
+#[derive(Default)]
+struct Counts {
+    waiting: AtomicUsize,
+    dropped: AtomicU64,
 }
 
 /// One line. Times in milliseconds, sizes in bytes of the bodies.
@@ -96,41 +103,47 @@ pub struct Line<'a> {
 impl AccessLog {
     /// Writes to `out` until the last sender is gone.
     pub fn new(out: Box<dyn Write + Send>) -> io::Result<Self> {
-        let (queue, lines) = sync_channel(QUEUE);
-        let dropped = Arc::new(AtomicU64::new(0));
-        let counter = dropped.clone();
+        let (queue, lines) = channel();
+        let counts = Arc::new(Counts::default());
+        let counter = counts.clone();
         std::thread::Builder::new()
             .name("access-log".into())
             .stack_size(256 << 10)
             .spawn(move || write(out, &lines, &counter))?;
-        Ok(Self { queue, dropped })
+        Ok(Self { queue, counts })
     }
 
     /// One that keeps nothing.
     #[cfg(any(test, feature = "fuzzing"))]
     pub fn none() -> Self {
         Self {
-            queue: sync_channel(0).0,
-            dropped: Arc::default(),
+            queue: channel().0,
+            counts: Arc::default(),
         }
     }
 
     pub fn write(&self, line: &Line<'_>) {
+        if self.counts.waiting.fetch_add(1, Ordering::Relaxed) >= QUEUE {
+            self.counts.waiting.fetch_sub(1, Ordering::Relaxed);
+            self.counts.dropped.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
         let Ok(mut text) = serde_json::to_vec(line) else { return };
         text.push(b'\n');
-        if self.queue.try_send(text).is_err() {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
-        }
+        // The thread that writes lives as long as this.
+        let _ = self.queue.send(text);
     }
 }
 
-fn write(out: Box<dyn Write + Send>, lines: &Receiver<Vec<u8>>, dropped: &AtomicU64) {
+fn write(out: Box<dyn Write + Send>, lines: &Receiver<Vec<u8>>, counts: &Counts) {
     let mut out = BufWriter::with_capacity(64 << 10, out);
     let mut failing = false;
     while let Ok(line) = lines.recv() {
+        counts.waiting.fetch_sub(1, Ordering::Relaxed);
         let mut result = out.write_all(&line);
         // What has come meanwhile goes out in the same write.
         while let Ok(line) = lines.try_recv() {
+            counts.waiting.fetch_sub(1, Ordering::Relaxed);
             result = result.and_then(|()| out.write_all(&line));
         }
         result = result.and_then(|()| out.flush());
@@ -142,7 +155,7 @@ fn write(out: Box<dyn Write + Send>, lines: &Receiver<Vec<u8>>, dropped: &Atomic
                 tracing::warn!(%error, "the access log can't be written; its lines are lost until it can");
             }
         }
-        let lost = dropped.swap(0, Ordering::Relaxed);
+        let lost = counts.dropped.swap(0, Ordering::Relaxed);
         if lost > 0 {
             tracing::warn!(lost, "the access log could not keep up; lines were left out");
         }

@@ -51,11 +51,18 @@ impl Cluster {
                 return Some(seat);
             }
         }
-        self.choose(wish, false, instance).or_else(|| self.choose(wish, true, instance))
+        // One that is full is waited for only where all are; those with ties, and ip-hash, wait for theirs.
+        let first = self.conf.member_limit.is_some() && self.conf.algorithm != Algorithm::IpHash;
+        let with_room = first.then(|| self.choose(wish, false, true, instance)).flatten();
+        with_room
+            .or_else(|| self.choose(wish, false, false, instance))
+            .or_else(|| self.choose(wish, true, false, instance))
     }
 
-    fn choose(&self, wish: &Wish, backup: bool, instance: &Instance) -> Option<usize> {
-        let fits = |(i, seat): &(usize, &Seat)| seat.backup == backup && seat.takes_new() && !wish.tried.has(*i);
+    fn choose(&self, wish: &Wish, backup: bool, with_room: bool, instance: &Instance) -> Option<usize> {
+        let fits = |(i, seat): &(usize, &Seat)| {
+            seat.backup == backup && seat.takes_new() && !wish.tried.has(*i) && (!with_room || seat.has_room())
+        };
         let candidates = || self.seats.iter().enumerate().filter(fits);
         match self.conf.algorithm {
             Algorithm::RoundRobin => {

@@ -5,10 +5,11 @@ use crate::member::Member;
 use crate::stats::Stats;
 use crate::takeover::Knowledge;
 use http::HeaderValue;
-use nm_types::proxy::{self, EventKind, Failback, Mode};
+use nm_types::proxy::{self, EventKind, Failback, MemberLimit, Mode};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// No member is active.
 const NOBODY: usize = usize::MAX;
@@ -31,6 +32,8 @@ pub struct Seat {
     pub weight: u32,
     pub backup: bool,
     pub draining: bool,
+    /// What it may still be given at once, where that is bounded.
+    pub slots: Option<Slots>,
     /// What names the member in the sticky cookie.
     pub cookie: Option<HeaderValue>,
 }
@@ -39,6 +42,43 @@ impl Seat {
     /// Whether a client without ties may be sent there.
     pub fn takes_new(&self) -> bool {
         !self.draining && self.weight > 0 && self.member.is_up()
+    }
+
+    /// Whether one more can be sent there at once.
+    pub fn has_room(&self) -> bool {
+        self.slots.as_ref().is_none_or(|slots| slots.free.available_permits() > 0)
+    }
+
+    /// Waits until one more can be sent there, those who came first before. Nothing where that takes too long.
+    pub async fn slot(&self) -> Option<Slot> {
+        let Some(slots) = &self.slots else { return Some(None) };
+        let free = slots.free.clone();
+        if let Ok(permit) = free.clone().try_acquire_owned() {
+            return Some(Some(permit));
+        }
+        let wait = Duration::from_millis(u64::from(slots.limit.queue_timeout_ms));
+        // It is never closed.
+        tokio::time::timeout(wait, free.acquire_owned()).await.ok()?.ok().map(Some)
+    }
+}
+
+/// How much a member may be given at once, over all workers.
+pub struct Slots {
+    limit: MemberLimit,
+    free: Arc<Semaphore>,
+}
+
+/// One of them, until it is dropped; nothing where there is no bound.
+pub type Slot = Option<OwnedSemaphorePermit>;
+
+impl Slots {
+    /// Those of before where the bound is the same. Under another one, what runs is not counted.
+    fn build(limit: MemberLimit, before: Option<&Self>) -> Self {
+        let same = before.filter(|b| b.limit.max_connections == limit.max_connections);
+        Self {
+            limit,
+            free: same.map_or_else(|| Arc::new(Semaphore::new(limit.max_connections as usize)), |b| b.free.clone()),
+        }
     }
 }
 
@@ -76,10 +116,11 @@ impl Cluster {
         let is_down = |id: &str| known.down.iter().any(|(cluster, member)| *cluster == conf.id && member == id);
         let find = |m: &proxy::Member| {
             let same = |s: &&Seat| *s.member.id == m.id && s.member.address == m.socket();
-            before.and_then(|b| b.seats.iter().find(same)).map(|s| s.member.clone())
+            before.and_then(|b| b.seats.iter().find(same))
         };
         let seat = |m: &proxy::Member| {
-            let member = find(m).unwrap_or_else(|| {
+            let old = find(m);
+            let member = old.map(|s| s.member.clone()).unwrap_or_else(|| {
                 let member = Member::new(&conf.id, &m.id, m.socket(), instance);
                 if conf.health_check.is_some() && is_down(&m.id) {
                     member.begin_down(instance);
@@ -90,6 +131,9 @@ impl Cluster {
                 weight: u32::from(m.weight),
                 backup: m.backup,
                 draining: m.draining,
+                slots: conf
+                    .member_limit
+                    .map(|limit| Slots::build(limit, old.and_then(|s| s.slots.as_ref()))),
                 cookie: conf.sticky.as_ref().and_then(|sticky| cookie(sticky, member.hash)),
                 member,
             }

@@ -1,7 +1,7 @@
 //! One member's lasting state: its health, what is in flight, its figures, its idle connections. A change of the
 //! configuration keeps it as long as id and address stay.
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Slot};
 use crate::http::link::Idle;
 use crate::instance::{Instance, lock, wall_clock};
 use crate::stats::Stats;
@@ -135,7 +135,10 @@ impl Member {
     /// Counts one more in flight until the guard is dropped.
     pub fn begin(self: &Arc<Self>) -> InFlight {
         self.active.fetch_add(1, Relaxed);
-        InFlight(self.clone())
+        InFlight {
+            member: self.clone(),
+            slot: None,
+        }
     }
 
     /// An answer came; errors in a row end.
@@ -295,16 +298,25 @@ impl Health {
 }
 
 /// Something in flight at a member.
-pub struct InFlight(Arc<Member>);
+pub struct InFlight {
+    member: Arc<Member>,
+    /// Given back to those who wait.
+    slot: Slot,
+}
 
 impl InFlight {
     pub fn member(&self) -> &Arc<Member> {
-        &self.0
+        &self.member
+    }
+
+    /// Keeps its place at the member for as long as it is in flight.
+    pub fn hold(&mut self, slot: Slot) {
+        self.slot = slot;
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.active.fetch_sub(1, Relaxed);
+        self.member.active.fetch_sub(1, Relaxed);
     }
 }

@@ -196,6 +196,7 @@ fn cluster_of(node: &NodeId, cluster: &Cluster<'_>, nodes: &Addresses) -> ProxyC
         connect_timeout_ms: spec.upstream.connect_timeout_ms(),
         response_timeout_ms: spec.upstream.response_timeout_ms(),
         send_proxy_protocol: spec.upstream.send_proxy_protocol,
+        member_limit: spec.upstream.member_limit(),
     }
 }
 

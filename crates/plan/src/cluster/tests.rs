@@ -1,5 +1,5 @@
 use super::*;
-use nm_types::cluster::ClusterSpec;
+use nm_types::cluster::{ClusterCheckType, ClusterProtocol, ClusterSpec};
 use nm_types::container::PortMapping;
 use nm_types::proxy::{Ejection, Failback, Limits, Mode, Probe, Protocol, ProxyVersion};
 use nm_types::{ClusterId, NodeId};
@@ -238,7 +238,7 @@ fn a_nodes_document_is_right_as_a_whole() {
         spec(
             json!({"type": "high-availability", "protocol": "tcp", "failback": {"mode": "manual"},
             "entry": {"trustedAddresses": ["10.0.0.0/8"], "acceptProxyProtocol": true, "accessLog": true, "maxConnections": 9, "tunnelTimeout": 60},
-            "upstream": {"sendProxyProtocol": "v2", "connectTimeout": 1, "ejectAfterErrors": 3, "ejectTime": 5}}),
+            "upstream": {"sendProxyProtocol": "v2", "connectTimeout": 1, "maxConnections": 7, "ejectAfterErrors": 3, "ejectTime": 5}}),
         ),
     );
     let ids = [id(1), id(2), id(3)];
@@ -319,6 +319,7 @@ fn a_nodes_document_is_right_as_a_whole() {
     assert_eq!(one.listeners[1].limits, Limits::default());
     let db = &one.clusters[2];
     assert_eq!((db.connect_timeout_ms, db.send_proxy_protocol), (1_000, Some(ProxyVersion::V2)));
+    assert_eq!(db.member_limit.map(|l| (l.max_connections, l.queue_timeout_ms)), Some((7, 5_000)));
     assert_eq!((db.ejection.connection_errors, db.ejection.time_ms), (3, 5_000));
     assert_eq!(one.clusters[0].ejection, Ejection::default());
     assert_eq!(

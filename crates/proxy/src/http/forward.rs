@@ -38,6 +38,8 @@ pub struct Answer {
 pub enum Failure {
     #[error("no server can take this request now; try again later")]
     NoMember,
+    #[error("all servers are busy; try again later")]
+    Busy,
     #[error("the server broke off before it answered")]
     Broken,
     #[error("the server did not answer in time")]
@@ -53,7 +55,7 @@ pub enum Failure {
 impl Failure {
     pub fn status(self) -> StatusCode {
         match self {
-            Self::NoMember => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoMember | Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
             Self::Broken => StatusCode::BAD_GATEWAY,
             Self::TimedOut => StatusCode::GATEWAY_TIMEOUT,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -81,7 +83,18 @@ pub async fn forward(task: &Task<'_>, request: Request<RequestBody>, mut wish: W
     let mut now = task.started;
     while let Some(seat) = cluster.pick(&wish, instance) {
         let member = &cluster.seats[seat].member;
-        let in_flight = member.begin();
+        let mut in_flight = member.begin();
+        if cluster.conf.member_limit.is_some() {
+            let Some(slot) = Box::pin(cluster.seats[seat].slot()).await else {
+                return Err(Failure::Busy);
+            };
+            in_flight.hold(slot);
+            now = Instant::now();
+            if !member.is_up() {
+                // It was lost while others waited for it.
+                continue;
+            }
+        }
         let mut pooled = member.shards[task.client.worker()]
             .idle
             .take(repeatable, now)

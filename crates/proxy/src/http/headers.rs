@@ -1,7 +1,9 @@
 //! Headers: what is refused, removed, added and believed.
 
 use crate::listener::{Rules, without_port};
+use bytes::{Bytes, BytesMut};
 use http::header::{self, HeaderName, HeaderValue};
+use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, Uri, Version, request::Parts};
 use std::net::{IpAddr, SocketAddr};
 
@@ -25,13 +27,34 @@ pub enum Malformed {
     Target,
 }
 
+/// Gives a request memory of its own, as little as it needs. As hyper reads it, it holds its connection's read buffer, which then
+/// needs another one while the answer is awaited: with many connections, most of what they take.
+pub fn detach(parts: &mut Parts) {
+    let path = parts.uri.path_and_query().filter(|_| parts.uri.authority().is_none());
+    let length = parts.headers.values().map(HeaderValue::len).sum::<usize>() + path.map_or(0, |p| p.as_str().len());
+    let mut all = BytesMut::with_capacity(length);
+    // What was valid is valid again; anything else would stay as it is.
+    if let Some(path) = path {
+        all.extend_from_slice(path.as_str().as_bytes());
+        if let Ok(path) = PathAndQuery::from_maybe_shared(all.split().freeze()) {
+            parts.uri = Uri::from(path);
+        }
+    }
+    for value in parts.headers.values_mut() {
+        all.extend_from_slice(value.as_bytes());
+        if let Ok(own) = HeaderValue::from_maybe_shared(all.split().freeze()) {
+            *value = own;
+        }
+    }
+}
+
 /// The cookies of an HTTP/2 request may come in pieces; HTTP/1.1 has them in one (RFC 9113, 8.2.3).
 pub fn join_cookies(headers: &mut HeaderMap) {
     if headers.get_all(header::COOKIE).iter().nth(1).is_none() {
         return;
     }
     let pieces: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
-    if let Ok(joined) = HeaderValue::from_maybe_shared(bytes::Bytes::from(pieces.join(b"; ".as_slice()))) {
+    if let Ok(joined) = HeaderValue::from_maybe_shared(Bytes::from(pieces.join(b"; ".as_slice()))) {
         headers.insert(header::COOKIE, joined);
     }
 }
@@ -188,7 +211,7 @@ fn set_forwarded(headers: &mut HeaderMap, hop: &Hop<'_>, host: &HeaderValue, rul
             chain.extend_from_slice(b", ");
         }
         chain.extend_from_slice(hop.value.as_bytes());
-        if let Ok(value) = HeaderValue::from_maybe_shared(bytes::Bytes::from(chain)) {
+        if let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(chain)) {
             headers.insert(FORWARDED_FOR, value);
         }
         if headers.contains_key(header::FORWARDED) {

@@ -47,6 +47,8 @@ async fn answer(client: &Arc<Client>, mut exchange: Exchange, request: Request<I
         if parts.headers.len() > MAX_HEADERS {
             return refuse(Refusal::Headers, exchange);
         }
+    } else {
+        headers::detach(&mut parts);
     }
     let judged = headers::judge(&mut parts);
     let client_ip = headers::client_address(client.address.ip(), &parts.headers, &rules);

@@ -93,6 +93,8 @@ async fn take(
     let mut response = Response::new(Empty::new());
     if is_http2 {
         headers::join_cookies(&mut parts.headers);
+    } else {
+        headers::detach(&mut parts);
     }
     let (Ok(host), false) = (headers::judge(&mut parts), matches!(parts.method, Method::CONNECT | Method::TRACE)) else {
         *response.status_mut() = StatusCode::BAD_REQUEST;

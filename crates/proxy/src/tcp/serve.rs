@@ -72,7 +72,13 @@ async fn connect(client: SocketAddr, local: SocketAddr, cluster: &Cluster, worke
     let header = cluster.conf.send_proxy_protocol.map(|version| (version, client, local));
     while let Some(seat) = cluster.pick(&wish, &worker.instance) {
         let member = &cluster.seats[seat].member;
-        let in_flight = member.begin();
+        let mut in_flight = member.begin();
+        if cluster.conf.member_limit.is_some() {
+            in_flight.hold(cluster.seats[seat].slot().await?);
+            if !member.is_up() {
+                continue;
+            }
+        }
         match dial::dial(member.address, cluster.connect_timeout, header).await {
             Ok(stream) => {
                 member.succeeded();

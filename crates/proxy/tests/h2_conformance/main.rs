@@ -40,7 +40,8 @@ impl Expect {
                 seen.reset(1) == Some(code) || ended || bad_request
             }
             Reset(stream, code) => seen.reset(stream) == Some(code),
-            Answer => seen.answered(1) && seen.goaway().is_none() && !bad_request,
+            // It may say goodbye in order.
+            Answer => seen.answered(1) && seen.goaway().is_none_or(|code| code == 0) && !bad_request,
             Answered(stream) => seen.answered(stream) && seen.goaway().is_none(),
         }
     }

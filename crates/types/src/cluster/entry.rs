@@ -1,6 +1,6 @@
 //! How a cluster's entry takes clients, and how it goes to servers: what it believes, how long it waits, how much it takes.
 
-use crate::proxy::{Limits, Network, ProxyVersion};
+use crate::proxy::{Ejection, Limits, MemberLimit, Network, ProxyVersion};
 use crate::units::Bounded;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -95,6 +95,12 @@ pub struct ClusterUpstream {
     /// Begins each connection to a server with a PROXY protocol header of this version, which tells it the client's address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub send_proxy_protocol: Option<ProxyVersion>,
+    /// Requests or TCP connections that each server has at once; further ones wait, the first who came first. No bound by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_connections: Option<Bounded<1, 1_000_000>>,
+    /// Seconds that one waits for its turn at `maxConnections`; 503 then. 5 by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue_timeout: Option<Bounded<1, 3_600>>,
     /// Connections in a row that fail until traffic leaves a server alone for a while, before any check; 1 by default, 0 is never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub eject_after_errors: Option<Bounded<0, 1_000>>,
@@ -113,10 +119,16 @@ impl ClusterUpstream {
     pub fn response_timeout_ms(&self) -> u32 {
         millis(self.response_timeout, 60_000)
     }
-    pub fn ejection(&self) -> crate::proxy::Ejection {
-        let usual = crate::proxy::Ejection::default();
+    pub fn member_limit(&self) -> Option<MemberLimit> {
+        self.max_connections.map(|n| MemberLimit {
+            max_connections: count(Some(n), u32::MAX),
+            queue_timeout_ms: millis(self.queue_timeout, 5_000),
+        })
+    }
+    pub fn ejection(&self) -> Ejection {
+        let usual = Ejection::default();
         let small = |n: Option<Bounded<0, 1_000>>, otherwise: u16| n.and_then(|n| u16::try_from(n.get()).ok()).unwrap_or(otherwise);
-        crate::proxy::Ejection {
+        Ejection {
             connection_errors: small(self.eject_after_errors, usual.connection_errors),
             server_errors: small(self.eject_after_server_errors, usual.server_errors),
             time_ms: millis(self.eject_time, usual.time_ms),

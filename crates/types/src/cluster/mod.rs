@@ -283,6 +283,9 @@ impl ClusterSpec {
                 "belongs to protocol `http`: leave this out, or change `protocol`",
             );
         }
+        if self.upstream.queue_timeout.is_some() && self.upstream.max_connections.is_none() {
+            problem("upstream.queueTimeout".into(), "nobody waits where there is no `maxConnections`");
+        }
         if self.entry.accept_proxy_protocol && self.entry.trusted_addresses.is_empty() {
             problem(
                 "entry.trustedAddresses".into(),

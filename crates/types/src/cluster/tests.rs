@@ -74,6 +74,7 @@ fn each_field_that_clashes_is_named() {
         (json!({"type": "high-availability", "sticky": {}}), "sticky"),
         (json!({"failback": {}}), "failback"),
         (json!({"entry": {"acceptProxyProtocol": true}}), "entry.trustedAddresses"),
+        (json!({"upstream": {"queueTimeout": 5}}), "upstream.queueTimeout"),
         (json!({"protocol": "tcp", "entry": {"maxRequestBytes": 5}}), "entry.maxRequestBytes"),
         (
             json!({"protocol": "tcp", "upstream": {"responseTimeout": 5}}),

@@ -37,6 +37,23 @@ pub struct Cluster {
     /// Begins each connection to a member with a PROXY protocol header. HTTP connections are then not shared between clients.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub send_proxy_protocol: Option<ProxyVersion>,
+    /// What a member is given at once; no bound where this is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub member_limit: Option<MemberLimit>,
+}
+
+/// Each member gets at most so many requests or TCP connections at once; others wait for it, the first who came first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct MemberLimit {
+    pub max_connections: u32,
+    /// How long one waits; 503 then.
+    #[serde(default = "queue_timeout")]
+    pub queue_timeout_ms: u32,
+}
+
+fn queue_timeout() -> u32 {
+    5_000
 }
 
 fn retries() -> u8 {

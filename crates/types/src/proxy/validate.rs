@@ -153,6 +153,10 @@ fn limits(p: &mut Problems, at: &str, limits: &Limits) {
 }
 
 fn check_cluster(p: &mut Problems, at: &str, cluster: &Cluster) {
+    if let Some(limit) = &cluster.member_limit {
+        p.within(format!("{at}.memberLimit.maxConnections"), limit.max_connections, 1, 1_000_000);
+        p.within(format!("{at}.memberLimit.queueTimeoutMs"), limit.queue_timeout_ms, 1, LONGEST_MS);
+    }
     let (mut ids, mut sockets) = (HashSet::new(), HashSet::new());
     p.check(
         cluster.members.len() <= 1_000,

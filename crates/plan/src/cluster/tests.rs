@@ -1,5 +1,5 @@
 use super::*;
-use nm_types::cluster::ClusterSpec;
+use nm_types::cluster::{ClusterCheckType, ClusterProtocol, ClusterSpec};
 use nm_types::container::PortMapping;
 use nm_types::proxy::{Failback, Mode, Probe, Protocol};
 use nm_types::{ClusterId, NodeId};

@@ -301,13 +301,26 @@ def _():
     cluster, engine = web.high, fleet.docker("n1")
     result = web.load.end()
     entry = cluster.entry()
-    engine.request("POST", f"/containers/{PREFIX}a/pause")
-    began = time.monotonic()
-    eventually(lambda: answers(*entry, timeout=0.5) == "b", FAILOVER_WITHIN, "b to answer")
-    print(f"    {since(began):.1f} s; 0 of {result['done']} requests had failed before")
-    engine.request("POST", f"/containers/{PREFIX}a/unpause")
-    eventually(lambda: answers(*entry, timeout=0.5) == "a", 30, "a to answer again")
-    cluster.until_up()
+    pid = engine.inspect(PREFIX + "a")["State"]["Pid"]
+
+    def send(signal):
+        code, said = fleet.run("n1", "sh", "-c", f"kill -{signal} {pid} $(cat /proc/{pid}/task/{pid}/children)")
+        assert code == 0, said
+
+    def pause(what):
+        engine.request("POST", f"/containers/{PREFIX}a/{what}")
+
+    print(f"    0 of {result['done']} requests had failed before")
+    for how, stop, go in (("paused", lambda: pause("pause"), lambda: pause("unpause")), ("hung", lambda: send("STOP"), lambda: send("CONT"))):
+        stop()
+        began = time.monotonic()
+        try:
+            eventually(lambda: answers(*entry, timeout=0.5) == "b", FAILOVER_WITHIN, f"b to answer while a is {how}")
+            print(f"    {how}: b answers after {since(began):.1f} s")
+        finally:
+            go()
+        eventually(lambda: answers(*entry, timeout=0.5) == "a", 30, "a to answer again")
+        cluster.until_up()
 
 
 @check("failback by hand: traffic stays where it went until it is told otherwise; what is not up can't be told to take it", goes_on=True)

@@ -323,6 +323,8 @@ case $cmd in
     ;;
   down)
     for n in $(nodes); do node_crash "$n"; done
+    # What a paused container froze ends only once it is thawed.
+    find "/sys/fs/cgroup/freezer/$CG_ROOT" -name freezer.state -exec sh -c 'echo THAWED >"$1"' sh {} \; 2>/dev/null || true
     p=$(cat "$LAB/registry.pid" 2>/dev/null || true)
     if [ -n "$p" ]; then kill "$p" 2>/dev/null || true; fi
     rm -f "$LAB/registry.pid"

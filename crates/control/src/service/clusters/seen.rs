@@ -356,8 +356,12 @@ impl Clusters {
             cluster: row.id.to_string(),
             member,
         };
+        // The one that takes the traffic knows best, and is asked first: what it refuses, no other is to do.
+        let leading = self.leading(&row).map(|(node, _)| node);
+        let mut entries: Vec<&NodeId> = row.stored.entries.iter().collect();
+        entries.sort_by_key(|node| Some(*node) != leading.as_ref());
         let (mut done, mut last) = (false, None);
-        for node in &row.stored.entries {
+        for node in entries {
             let asked = match self.fleet.agent(node) {
                 Ok(agent) => agent
                     .post::<serde_json::Value>(nm_link::contract::path::EDGE_FAILOVER, &request, std::time::Duration::ZERO)
@@ -370,6 +374,7 @@ impl Clusters {
             };
             match asked {
                 Ok(_) => done = true,
+                Err(error) if Some(node) == leading.as_ref() && error.code == "failover_refused" => return Err(error),
                 Err(error) => last = Some(error),
             }
         }

@@ -31,7 +31,7 @@ LOOKS_AT = free_port()
 names = Names()
 pebble = Pebble(names, LOOKS_AT)
 hasty = Pebble(names, LOOKS_AT, validity=60)
-bound = Pebble(names, LOOKS_AT, keys={"kid-1": HMAC_KEY})
+bound = Pebble(names, LOOKS_AT, keys={"kid-1": HMAC_KEY}, host="localhost")
 mesh = NeuralMesh("server", ["--allow-outbound", "127.0.0.1", "--acme-http-port", LOOKS_AT])
 
 

@@ -67,13 +67,13 @@ class Names:
 
 
 class Pebble:
-    """One ACME server. `http_port` is where it looks for answers."""
+    """One ACME server. `http_port` is where it looks for answers, `host` how it is called."""
 
-    def __init__(self, names, http_port, validity=None, keys=None):
+    def __init__(self, names, http_port, validity=None, keys=None, host="127.0.0.1"):
         self._folder = tempfile.TemporaryDirectory(prefix="nm-pebble-", ignore_cleanup_errors=True)
         self.dir = Path(self._folder.name)
         self.port, self.management = free_port(), free_port()
-        self.directory = f"https://127.0.0.1:{self.port}/dir"
+        self.directory = f"https://{host}:{self.port}/dir"
         self.ca = self._certificate()
         config = {
             "listenAddress": f"127.0.0.1:{self.port}",
@@ -102,7 +102,7 @@ class Pebble:
         key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
         openssl("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.pem", "-days", "2", "-subj", "/CN=test authority")
         openssl("req", *key, "-keyout", "server.key", "-out", "server.csr", "-subj", "/CN=pebble")
-        (self.dir / "names").write_text("subjectAltName=IP:127.0.0.1\n")
+        (self.dir / "names").write_text("subjectAltName=IP:127.0.0.1,DNS:localhost\n")
         signed = ["-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2", "-extfile", "names"]
         openssl("x509", "-req", "-in", "server.csr", *signed, "-out", "server.pem")
         return (self.dir / "ca.pem").read_text()

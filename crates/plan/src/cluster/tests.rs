@@ -338,3 +338,57 @@ fn a_nodes_document_is_right_as_a_whole() {
     assert_eq!(effective_check(all[2].spec).interval.unwrap().get(), 1);
     assert_eq!(effective_check(&web).path.unwrap().as_str(), "/up");
 }
+
+#[test]
+fn an_acme_server_is_answered_where_it_looks_for_as_long_as_it_does() {
+    let members = [member("m1", container(1, json!([{"container": 80}])))];
+    let pair = KeyPair {
+        certificate: "CERT".into(),
+        key: "KEY".into(),
+    };
+    let (entries, ids) = ([node(1), node(2)], [id(1), id(2)]);
+    let challenges: Challenges = [("token".to_owned(), "token.thumb".to_owned())].into();
+    let none = Challenges::new();
+    let secured = json!({"tls": {"selfSigned": true, "serverNames": ["a.example"]}});
+    let redirected = with_redirect(secured.clone());
+    let plain = spec(json!({}));
+    // What listens where it looks beside: nothing, a redirect, another cluster without TLS.
+    for (body, beside, port, listeners) in [
+        (secured.clone(), false, 80, &["acme-80", "http-443"][..]),
+        (secured.clone(), false, 5002, &["http-443", "acme-5002"]),
+        (redirected, false, 80, &["redirect-80", "http-443"]),
+        (secured, true, 80, &["http-80", "http-443"]),
+    ] {
+        let spec = spec(body);
+        let of = |n: usize, spec, listen_port, challenges| Cluster {
+            id: &ids[n],
+            spec,
+            listen_port,
+            entries: &entries,
+            members: &members,
+            pair: Some(&pair),
+            challenges: Some(challenges),
+        };
+        let mut all = vec![of(0, &spec, 443, &challenges)];
+        if beside {
+            all.push(of(1, &plain, 80, &none));
+        }
+        for node in &entries {
+            let config = proxy_config(node, &all, &addresses(), port);
+            assert_eq!(config.validate(), Ok(()));
+            assert_eq!(config.acme_challenges, challenges);
+            let at: Vec<&str> = config.listeners.iter().map(|l| l.id.as_str()).collect();
+            assert_eq!(at, listeners);
+            let there = config.listeners.iter().find(|l| l.port == port).unwrap();
+            assert!(there.tls.is_none() && there.protocol == Protocol::Http);
+        }
+        all[0].challenges = Some(&none);
+        let after = proxy_config(&entries[0], &all, &addresses(), port);
+        assert!(after.acme_challenges.is_empty() && after.listeners.iter().all(|l| !l.id.starts_with("acme")));
+    }
+}
+
+fn with_redirect(mut body: Value) -> Value {
+    body["redirectToHttps"] = json!({});
+    body
+}

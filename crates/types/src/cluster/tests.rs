@@ -69,6 +69,27 @@ fn each_field_that_clashes_is_named() {
             "tls.selfSigned",
         ),
         (json!({"protocol": "tcp", "tls": {"selfSigned": true}}), "tls"),
+        (json!({"tls": {"acme": {"termsOfServiceAgreed": true}}}), "tls.serverNames"),
+        (
+            json!({"tls": {"acme": {}, "serverNames": ["a.example"]}}),
+            "tls.acme.termsOfServiceAgreed",
+        ),
+        (
+            json!({"tls": {"acme": {"termsOfServiceAgreed": true}, "selfSigned": true, "serverNames": ["a.example"]}}),
+            "tls.acme",
+        ),
+        (
+            json!({"tls": {"acme": {"termsOfServiceAgreed": true}, "serverNames": ["a.example", "*.a.example"]}}),
+            "tls.serverNames[1]",
+        ),
+        (
+            json!({"tls": {"acme": {"termsOfServiceAgreed": true}, "serverNames": ["10.0.0.1"]}}),
+            "tls.serverNames[0]",
+        ),
+        (
+            json!({"tls": {"acme": {"termsOfServiceAgreed": true, "externalAccount": {"keyId": "a"}}, "serverNames": ["a.example"]}}),
+            "tls.acme.externalAccount.hmacKey",
+        ),
         (json!({"protocol": "tcp", "sticky": {}}), "sticky"),
         (json!({"protocol": "tcp", "routes": [{}]}), "routes"),
         (json!({"type": "high-availability", "sticky": {}}), "sticky"),
@@ -155,4 +176,41 @@ fn fields_out_of_their_bounds_are_refused() {
 fn types_that_are_not_there_yet_are_refused_in_words() {
     let error = serde_json::from_value::<ClusterType>(json!("database")).unwrap_err().to_string();
     assert!(error.contains("not supported yet") && error.contains("`load-balanced`"), "{error}");
+}
+
+#[test]
+fn what_an_acme_server_is_named_by() {
+    use super::{AcmeDirectory, AcmeEmail, AcmeKeyId};
+    let directory = |text: &str| text.parse::<AcmeDirectory>().is_ok();
+    assert!(directory("https://ca.example/dir") && directory("https://[2001:db8::1]:9000/acme/x/directory?a=b"));
+    for bad in [
+        "",
+        "https://",
+        "http://ca.example/dir",
+        "ca.example/dir",
+        "https://ca.example/d r",
+        "https://ca.example/#a",
+        "file:///etc/passwd",
+    ] {
+        assert!(!directory(bad), "{bad}");
+    }
+    for (text, right) in [
+        ("admin@example.com", true),
+        ("a.b+c@mail.example", true),
+        ("admin", false),
+        ("@example.com", false),
+        ("a b@example.com", false),
+        ("a@b,mailto:c@d", false),
+        ("a?subject=x@example.com", false),
+    ] {
+        assert_eq!(text.parse::<AcmeEmail>().is_ok(), right, "{text}");
+    }
+    assert!("kid-1".parse::<AcmeKeyId>().is_ok() && "a b".parse::<AcmeKeyId>().is_err());
+    let made: ClusterSpec = serde_json::from_value(json!({
+        "name": "a", "type": "load-balanced", "servers": ["a"], "tls": { "serverNames": ["a.example"], "acme": {
+            "termsOfServiceAgreed": true, "externalAccount": { "keyId": "kid", "hmacKey": "hush" } } },
+    }))
+    .unwrap();
+    assert!(made.problems().is_empty());
+    assert!(!serde_json::to_string(&made).unwrap().contains("hush") && !format!("{made:?}").contains("hush"));
 }

@@ -38,6 +38,15 @@ async fn a_status_is_counted_of_members_that_are_up() {
         (view.members[0].state, view.members[0].reason.as_str()),
         (ClusterMemberState::Down, "connection refused")
     );
+    let count = async || {
+        events(&api, id)
+            .await
+            .iter()
+            .filter(|e| e.kind == ClusterEventKind::MemberDown)
+            .count()
+    };
+    // How it is may be seen before it is told what happened.
+    eventually("each is told of", async || (count().await == 3).then_some(())).await;
     let down = event(&api, id, ClusterEventKind::MemberDown).await;
     assert_eq!(
         (down.member.as_deref(), down.reason.as_str(), down.node_id.as_ref()),
@@ -50,13 +59,6 @@ async fn a_status_is_counted_of_members_that_are_up() {
     })
     .await;
     // Told once, whoever restarts.
-    let count = async || {
-        events(&api, id)
-            .await
-            .iter()
-            .filter(|e| e.kind == ClusterEventKind::MemberDown)
-            .count()
-    };
     assert_eq!(count().await, 3);
     plane.kill().await;
     one.ready(&plane).await;

@@ -108,7 +108,7 @@ fn is_host(host: &[u8]) -> bool {
 
 /// Removes what is meant for one hop only (RFC 9110, 7.6.1); `Expect` too, as it is answered here.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    const FIXED: [HeaderName; 9] = [
+    let fixed = [
         header::CONNECTION,
         header::TRANSFER_ENCODING,
         header::UPGRADE,
@@ -119,7 +119,14 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
         PROXY_CONNECTION,
         HTTP2_SETTINGS,
     ];
-    if !headers.keys().any(|name| FIXED.contains(name)) {
+    // Most have one of them at most; a removal of what is not there is a search, too.
+    let mut found = fixed.each_ref().map(|_| false);
+    for name in headers.keys() {
+        if let Some(place) = fixed.iter().position(|f| f == name) {
+            found[place] = true;
+        }
+    }
+    if !found.contains(&true) {
         return;
     }
     let listed = |value: &HeaderValue| -> Vec<HeaderName> {
@@ -133,7 +140,7 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
             headers.remove(name);
         }
     }
-    for name in FIXED {
+    for (name, _) in fixed.iter().zip(found).filter(|(_, found)| *found) {
         headers.remove(name);
     }
 }

@@ -51,7 +51,6 @@ pub enum Unanswered {
 impl Link {
     pub async fn open(stream: TcpStream) -> hyper::Result<Box<Self>> {
         let (sender, driver) = hyper::client::conn::http1::Builder::new()
-            .max_headers(256)
             .handshake(TokioIo::new(Prefixed::new(stream)))
             .await?;
         Ok(Box::new(Self {

@@ -67,7 +67,7 @@ fn run(input: Vec<u8>, is_http2: bool, choice: u8) -> usize {
             let _ = connection.await;
         } else {
             let mut builder = hyper::server::conn::http1::Builder::new();
-            let connection = builder.max_headers(128).serve_connection(io, service);
+            let connection = builder.half_close(false).serve_connection(io, service);
             let _ = connection.await;
         }
     });

@@ -3,7 +3,7 @@
 
     scaling.py                     out to four by its load, in by its bounds; what was made goes with the cluster
     scaling.py --long [--plot F]   2 -> 5 -> 2 and a square wave, with the shortest cooldowns there are; some ten minutes
-    scaling.py --draw F            draws F anew from docs/img/scaling.json, what the last --long --plot recorded
+    scaling.py --draw F            draws F anew from docs/images/scaling.json, what the last --long --plot recorded
 """
 
 import argparse
@@ -21,7 +21,7 @@ from load import Load
 from nm import PREFIX, ROOT
 from plot import Line, Panel, draw
 
-RECORD = ROOT / "docs/img/scaling.json"
+RECORD = ROOT / "docs/images/scaling.json"
 EACH = 50  # requests a second that one server is to have
 COOLDOWN = 60  # the shortest that the specification has
 LOOK = 15  # seconds between two decisions

@@ -32,10 +32,13 @@ pub enum Step {
     Certificate,
 }
 
+/// Status, body, headers.
+type Instead = (u16, Value, Vec<(&'static str, String)>);
+
 #[derive(Default)]
 struct Inner {
     /// What is answered in place of what should be, until it is taken back.
-    instead: HashMap<Step, (u16, Value, Vec<(&'static str, String)>)>,
+    instead: HashMap<Step, Instead>,
     stopped: Option<Step>,
     status: &'static str,
     names: Vec<String>,

@@ -114,7 +114,9 @@ pub struct ClusterView {
     pub routes: Vec<ClusterRoute>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub virtual_address: Option<ClusterVirtualAddress>,
+    #[serde(default)]
     pub entry: ClusterEntry,
+    #[serde(default)]
     pub upstream: ClusterUpstream,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failback: Option<ClusterFailback>,

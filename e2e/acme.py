@@ -318,6 +318,8 @@ def _():
         cluster.serves()
         issued, extra = len(cluster.events("certificateIssued")), pebble.signed() - signed
         assert issued == 1 and not cluster.events("certificateRenewed") and extra == 1, (n, after, issued, extra)
+        failed = cluster.events("certificateFailed")
+        assert not failed, f"killed after {after:.3f} s: {failed}"
         cluster.remove()
     eventually(lambda: closed(LOOKS_AT), 10, "nobody listens on the challenges' port")
 

@@ -25,6 +25,8 @@ const TAKE: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_secs(90);
 /// For everything together.
 const ATTEMPT: Duration = Duration::from_secs(300);
+/// How often it is gone on with where the server took none of three nonces.
+const NONCES: usize = 5;
 
 /// Why an attempt ended without a certificate.
 enum Ended {
@@ -32,6 +34,8 @@ enum Ended {
     Failed { reason: String, keep_order: bool },
     /// The server knows the account no more.
     NoAccount,
+    /// The server wants another nonce, again and again. It may do so at any time, and means nothing by it.
+    Nonces,
     /// Nobody asks for it any more.
     Unwanted,
     /// Our own store, and no fault of the server's.
@@ -52,6 +56,7 @@ impl From<Error> for Ended {
     fn from(error: Error) -> Self {
         match error {
             Error::Api(problem) if of_kind(&problem, "accountDoesNotExist") => Self::NoAccount,
+            Error::Api(problem) if of_kind(&problem, "badNonce") => Self::Nonces,
             Error::Api(problem) => failed(says(&problem)),
             // It may be there with the next attempt, and the order with it.
             Error::Timeout(_) => passing("the ACME server is not done with it yet"),
@@ -104,17 +109,24 @@ impl Clusters {
             Ok(client) => client,
             Err(reason) => return self.certificate_failed(id, &asked, reason, true, None).await,
         };
-        let mut ended = self.attempt_in_time(&row, &asked, &client).await;
-        if matches!(ended, Err(Ended::NoAccount)) {
-            // A private server that was set up anew: so is the account, once.
-            tracing::info!(cluster.id = %id, "the ACME server knows our account no more; a new one is made");
-            self.forget_account(&asked.account).await?;
-            ended = self.attempt_in_time(&row, &asked, &client).await;
-        }
+        let (mut new_account, mut nonces) = (false, 0);
+        let ended = loop {
+            match self.attempt_in_time(&row, &asked, &client).await {
+                // A private server that was set up anew: so is the account, once.
+                Err(Ended::NoAccount) if !new_account => {
+                    tracing::info!(cluster.id = %id, "the ACME server knows our account no more; a new one is made");
+                    self.forget_account(&asked.account).await?;
+                    new_account = true;
+                }
+                Err(Ended::Nonces) if nonces < NONCES => nonces += 1,
+                ended => break ended,
+            }
+        };
         let (reason, keep_order) = match ended {
             Ok(()) | Err(Ended::Unwanted) => return Ok(()),
             Err(Ended::Store(error)) => return Err(error),
             Err(Ended::NoAccount) => ("the ACME server does not know the account that it has just made".into(), false),
+            Err(Ended::Nonces) => ("the ACME server takes none of the nonces that it gives".into(), true),
             Err(Ended::Failed { reason, keep_order }) => (reason, keep_order),
         };
         self.certificate_failed(id, &asked, reason, keep_order, client.asked_to_wait())
@@ -243,7 +255,10 @@ impl Clusters {
                     }
                 }
                 // It is gone, or never was.
-                Err(Error::Api(problem)) if !of_kind(&problem, "accountDoesNotExist") && !of_kind(&problem, "rateLimited") => {}
+                Err(Error::Api(problem))
+                    if !["accountDoesNotExist", "badNonce", "rateLimited"]
+                        .iter()
+                        .any(|k| of_kind(&problem, k)) => {}
                 Err(error) => return Err(error.into()),
             }
         }
@@ -308,7 +323,13 @@ impl Clusters {
             if let Some(mut challenge) = name.challenge(ChallengeType::Http01)
                 && challenge.status == ChallengeStatus::Pending
             {
-                challenge.set_ready().await?;
+                match challenge.set_ready().await {
+                    // It had been told before we were restarted, and has looked meanwhile: the order says what it saw.
+                    Err(Error::Api(problem)) if of_kind(&problem, "malformed") => {
+                        tracing::debug!(reason = says(&problem), "the ACME server was told to look before");
+                    }
+                    told => told?,
+                }
             }
         }
         Ok(())

@@ -50,7 +50,26 @@ export interface ClusterSticky {
   maxAge?: number;
 }
 
+export interface ClusterAcme {
+  termsOfServiceAgreed: boolean;
+  directory?: string;
+  email?: string;
+}
+
+export interface ClusterAcmeView {
+  status: "pending" | "valid" | "failing";
+  directory: string;
+  email?: string;
+  issuer?: string;
+  notAfter?: string;
+  /** Why the last attempt failed. */
+  lastError?: string;
+  /** When it is renewed, or tried again. */
+  nextAttempt?: string;
+}
+
 export interface ClusterTls {
+  acme?: ClusterAcme;
   certificate?: string;
   /** Sent, never given back. */
   key?: string;
@@ -203,6 +222,7 @@ export interface ClusterTlsView {
   serverNames: string[];
   certificate: string;
   expires?: string;
+  acme?: ClusterAcmeView;
 }
 
 export interface Cluster {

@@ -158,6 +158,15 @@ describe("the form of a cluster", () => {
       problems: {},
     });
     expect(edited(made, { tls: "none" }).body).toEqual({ tls: null });
+    const acme = { termsOfServiceAgreed: true, email: "ops@example.com" };
+    const named = { tls: "acme" as const, serverNames: "a.example.com", acmeEmail: "ops@example.com" };
+    expect(edited(made, { ...named, acmeAgreed: true }).body).toEqual({ tls: { selfSigned: null, acme, serverNames: ["a.example.com"] } });
+    expect(Object.keys(edited(made, { ...named, serverNames: "" }).problems)).toEqual(["tls.acme.termsOfServiceAgreed", "tls.serverNames"]);
+    const view = { status: "failing" as const, directory: "https://ca.example.com/directory", lastError: "no answer" };
+    const ordered = cluster({ tls: { selfSigned: true, serverNames: ["a.example.com"], certificate: "", acme: view } });
+    expect(clusterForm(ordered).tls).toBe("acme");
+    expect(edited(ordered, {}).body).toEqual({});
+    expect(edited(ordered, { tls: "selfSigned" }).body).toEqual({ tls: { acme: null, selfSigned: true } });
     expect(edited(cluster(), { tls: "selfSigned" }).body).toEqual({ tls: { selfSigned: true } });
   });
 

@@ -23,7 +23,7 @@ import {
 } from "../containers/form";
 import { namedServers, serverOf } from "./model";
 import { mergePatch } from "./patch";
-import { otherWays, TLS_WAYS, type TlsKind, tlsKindOf } from "./tls";
+import { fieldsOf, TLS_WAYS, type TlsKind, tlsKindOf } from "./tls";
 import { usesWeights } from "./words";
 
 // What stands in the form of a cluster, as text, and the way from there to the request and back. Problems are named as the server
@@ -69,6 +69,9 @@ export interface ClusterForm {
   tls: TlsKind;
   certificate: string;
   privateKey: string;
+  acmeAgreed: boolean;
+  acmeEmail: string;
+  acmeDirectory: string;
   serverNames: string;
   redirect: boolean;
   redirectPort: string;
@@ -123,6 +126,9 @@ export function emptyClusterForm(): ClusterForm {
     tls: "none",
     certificate: "",
     privateKey: "",
+    acmeAgreed: false,
+    acmeEmail: "",
+    acmeDirectory: "",
     serverNames: "",
     redirect: false,
     redirectPort: "",
@@ -178,6 +184,9 @@ export function clusterForm(c: Cluster): ClusterForm {
     tls: tlsKindOf(c.tls),
     certificate: "",
     privateKey: "",
+    acmeAgreed: c.tls?.acme !== undefined,
+    acmeEmail: c.tls?.acme?.email ?? "",
+    acmeDirectory: c.tls?.acme?.directory ?? "",
     serverNames: (c.tls?.serverNames ?? []).join(" "),
     redirect: c.redirectToHttps !== undefined,
     redirectPort: text(c.redirectToHttps?.listenPort),
@@ -400,7 +409,7 @@ export function patchOf(cluster: Cluster, form: ClusterForm, ports?: KnownPorts)
   // Switched off, it is not forgotten how it was set.
   if (before.scaling && !body.autoScaling) patch.autoScaling = { enabled: false };
   if (form.tls !== before.tls && form.tls !== "none" && before.tls !== "none") {
-    patch.tls = { ...otherWays(form.tls), ...(patch.tls as object) };
+    patch.tls = { ...fieldsOf(before.tls), ...(patch.tls as object) };
   }
   return { body: patch, problems };
 }

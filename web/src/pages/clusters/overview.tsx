@@ -214,11 +214,23 @@ function Facts({ cluster: c }: { cluster: Cluster }) {
   );
 }
 
+const ACME_WORDS = {
+  pending: "on its way by ACME; signed by itself until then",
+  valid: "by ACME",
+  failing: "ACME fails",
+};
+
 function TlsText({ cluster: c }: { cluster: Cluster }) {
   if (!c.tls) return <>none</>;
   return (
     <>
-      {c.tls.selfSigned ? "made here, signed by itself" : "uploaded"}
+      {c.tls.acme ? ACME_WORDS[c.tls.acme.status] : c.tls.selfSigned ? "made here, signed by itself" : "uploaded"}
+      {c.tls.acme?.lastError && <>: {c.tls.acme.lastError}</>}
+      {c.tls.acme?.status === "failing" && c.tls.acme.nextAttempt && (
+        <>
+          , tried again <Time at={c.tls.acme.nextAttempt} />
+        </>
+      )}
       {c.tls.serverNames.length > 0 && (
         <>
           , for <span className="break">{c.tls.serverNames.join(", ")}</span>

@@ -14,6 +14,7 @@ interface Part {
 
 /** What each way of coming by a certificate asks for, beside names. */
 const FIELDS: Record<Exclude<TlsKind, "none">, (part: Part) => ReactNode> = {
+  acme: (part) => <AcmeFields {...part} />,
   selfSigned: () => null,
   upload: (part) => <UploadFields {...part} />,
 };
@@ -75,6 +76,43 @@ export function TlsFields(part: Part) {
           )}
         </>
       )}
+    </>
+  );
+}
+
+function AcmeFields({ form, set, problems }: Part) {
+  return (
+    <>
+      <Check
+        label="I agree to the ACME server's terms of service"
+        hint={problems["tls.acme.termsOfServiceAgreed"] ?? problems["tls.acme"] ?? "The server asks for that before it gives a certificate."}
+        checked={form.acmeAgreed}
+        onChecked={(acmeAgreed) => set({ acmeAgreed }, "tls.acme.termsOfServiceAgreed", "tls.acme")}
+      />
+      <div className="form-2">
+        <Field label="E-mail" optional problem={problems["tls.acme.email"]} hint="Where the server may write to">
+          {(d) => (
+            <Input
+              {...d}
+              type="email"
+              value={form.acmeEmail}
+              onValue={(acmeEmail) => set({ acmeEmail }, "tls.acme.email")}
+              placeholder="ops@example.com"
+            />
+          )}
+        </Field>
+        <Field label="Directory" optional problem={problems["tls.acme.directory"]} hint="Of a server other than Let's Encrypt">
+          {(d) => (
+            <Input
+              {...d}
+              mono
+              value={form.acmeDirectory}
+              onValue={(acmeDirectory) => set({ acmeDirectory }, "tls.acme.directory")}
+              placeholder="https://ca.example.com/directory"
+            />
+          )}
+        </Field>
+      </div>
     </>
   );
 }

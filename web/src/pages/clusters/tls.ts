@@ -3,7 +3,7 @@ import type { ClusterForm } from "./form";
 
 // The ways an entry comes by its certificate. Another way is another entry here, and its fields in `tls-fields.tsx`.
 
-export type TlsKind = "none" | "selfSigned" | "upload";
+export type TlsKind = "none" | "acme" | "selfSigned" | "upload";
 
 export interface TlsWay {
   label: string;
@@ -15,21 +15,36 @@ export interface TlsWay {
   write: (form: ClusterForm, kept: boolean, problem: (field: string, says: string) => void) => ClusterTls;
 }
 
+const MAIL = /^[^\s@]+@[^\s@]+$/;
 const PEM = /-----BEGIN [A-Z ]+-----[\s\S]+-----END [A-Z ]+-----/;
 
 export const TLS_WAYS: Record<Exclude<TlsKind, "none">, TlsWay> = {
+  acme: {
+    label: "ACME",
+    says: "Ordered and renewed by itself, from Let's Encrypt or another ACME server, which looks for an answer at port 80 of each name.",
+    owns: ["acme"],
+    is: (tls) => tls.acme !== undefined,
+    write: ({ acmeAgreed, acmeEmail, acmeDirectory, serverNames }, _kept, problem) => {
+      const [email, directory] = [acmeEmail.trim(), acmeDirectory.trim()];
+      if (!acmeAgreed) problem("tls.acme.termsOfServiceAgreed", "No certificate is given without it");
+      if (serverNames.trim() === "") problem("tls.serverNames", "The names that the certificate is to be for");
+      if (email !== "" && !MAIL.test(email)) problem("tls.acme.email", "An address as ops@example.com");
+      if (directory !== "" && !directory.startsWith("https://")) problem("tls.acme.directory", "A URL that begins with https://");
+      return { acme: { termsOfServiceAgreed: true, ...(email && { email }), ...(directory && { directory }) } };
+    },
+  },
   selfSigned: {
     label: "Made here",
     says: "Signed by itself: encrypted, but browsers warn, for nobody vouches for it.",
     owns: ["selfSigned"],
-    is: (tls) => tls.selfSigned,
+    is: (tls) => tls.selfSigned && tls.acme === undefined,
     write: () => ({ selfSigned: true }),
   },
   upload: {
     label: "Uploaded",
     says: "A certificate of yours and its private key, in PEM form.",
     owns: ["certificate", "key"],
-    is: (tls) => !tls.selfSigned,
+    is: (tls) => !tls.selfSigned && tls.acme === undefined,
     write: ({ certificate, privateKey }, kept, problem) => {
       const [chain, key] = [certificate.trim(), privateKey.trim()];
       if (kept && chain === "" && key === "") return {};
@@ -45,8 +60,6 @@ export const TLS_KINDS = Object.keys(TLS_WAYS) as Exclude<TlsKind, "none">[];
 export const tlsKindOf = (tls: ClusterTlsView | undefined): TlsKind =>
   tls ? (TLS_KINDS.find((kind) => TLS_WAYS[kind].is(tls)) ?? "selfSigned") : "none";
 
-/** What a change of the way takes away. */
-export function otherWays(kind: TlsKind): Partial<Record<keyof ClusterTls, null>> {
-  const others = TLS_KINDS.filter((k) => k !== kind).flatMap((k) => TLS_WAYS[k].owns);
-  return Object.fromEntries(others.map((field) => [field, null]));
-}
+/** What goes with a way when another one takes its place. */
+export const fieldsOf = (kind: Exclude<TlsKind, "none">): Partial<Record<keyof ClusterTls, null>> =>
+  Object.fromEntries(TLS_WAYS[kind].owns.map((field) => [field, null]));

@@ -242,9 +242,14 @@ async fn forged_replayed_and_foreign_datagrams_count_for_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_taken_udp_port_does_no_harm() {
     let rules = Rules::new();
-    // Some port whose UDP side is taken.
-    let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    let address = taken.local_addr().unwrap();
+    // Some port whose UDP side is taken, and whose TCP side is not.
+    let (_taken, address) = loop {
+        let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let address = taken.local_addr().unwrap();
+        if std::net::TcpListener::bind(address).is_ok() {
+            break (taken, address);
+        }
+    };
     let control = Control::start_with(rules, ServerOptions::default(), Some(address)).await;
     let node = Node::start_at(&control, &[control.url()], brisk(NEVER)).await;
     assert_eq!(ask(&control.linked(&node.id).await, "/who").await, node.id.to_string());

@@ -159,10 +159,11 @@ pub fn taken_port(message: &str) -> Option<u16> {
     .find_map(|marker| message.split_once(marker).map(|(_, rest)| rest))?;
     let address = after.split_whitespace().next()?;
     let address = address.split('/').next().unwrap_or(address);
-    // `0.0.0.0:8080:172.17.0.2:80` names the container's side too; `[::]:8080` has colons of its own.
-    let host_side = match address.strip_prefix('[') {
-        Some(v6) => v6.split_once("]:")?.1,
-        None => address.split_once(':')?.1,
+    // `0.0.0.0:8080:172.17.0.2:80` names the container's side too; `[::]:8080` and `:::8080` have colons of their own.
+    let host_side = match (address.strip_prefix('['), address.strip_prefix(":::")) {
+        (Some(v6), _) => v6.split_once("]:")?.1,
+        (None, Some(any)) => any,
+        (None, None) => address.split_once(':')?.1,
     };
     host_side.split(':').next()?.parse().ok()
 }
@@ -338,6 +339,7 @@ mod tests {
             ),
             ("failed to bind host port 127.0.0.1:8080/tcp: address already in use", Some(8080)),
             ("Bind for [::]:53 failed: port is already allocated", Some(53)),
+            ("Bind for :::32830 failed: port is already allocated", Some(32_830)),
             ("Bind for 0.0.0.0:22223 failed: nothing known", None),
             ("port is already allocated", None),
         ] {

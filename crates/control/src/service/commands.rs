@@ -75,10 +75,7 @@ impl Containers {
             .post::<ObservedContainer>(&keyed(path::COMMAND, &record), &command, extra)
             .await
         {
-            Ok(observed) => {
-                self.seen(&record, observed);
-                self.view(actor, record.id.as_str())
-            }
+            Ok(observed) => self.seen(actor, &record, observed),
             Err(error) => {
                 let error = ApiError::from(error);
                 self.failed(actor, meta, &record, name, &error).await;
@@ -190,16 +187,17 @@ impl Containers {
     }
 
     /// What a command's answer says goes to the index at once, and to the store a moment later: when the watch tells the same, it
-    /// is no news any more.
-    fn seen(&self, record: &Record, observed: ObservedContainer) {
+    /// is no news any more. Whoever asked is shown it as it was answered, whatever word of before comes in late.
+    fn seen(&self, actor: &Actor, record: &Record, observed: ObservedContainer) -> ApiResult<(ContainerView, i64)> {
         let mut changed = false;
-        self.index.change(&record.id, |r| {
+        let shown = self.index.change_and_view(&record.id, actor.sees_secrets(), |r| {
             changed = r.state.answered(observed);
             changed
         });
         if changed {
             self.dirty.add(&record.id);
         }
+        shown.ok_or_else(|| ApiError::not_found("container", record.id.as_str()))
     }
 
     pub async fn rename(&self, actor: &Actor, meta: &Meta, key: &str, name: ContainerName) -> ApiResult<(ContainerView, i64)> {
@@ -259,10 +257,7 @@ impl Containers {
             }
         };
         match result {
-            Ok(observed) => {
-                self.seen(record, observed);
-                self.view(actor, record.id.as_str())
-            }
+            Ok(observed) => self.seen(actor, record, observed),
             Err(error) => {
                 let error = ApiError::from(error);
                 let name = before.spec.as_ref().map(|s| s.name.clone());

@@ -147,9 +147,7 @@ impl Index {
     }
     pub fn view(&self, id: &ContainerId, clear: bool) -> Option<(ContainerView, i64)> {
         let inner = self.read();
-        let entry = inner.entries.get(id)?;
-        let reachable = inner.reachable.contains(&entry.record.node);
-        Some((entry.record.view(entry.usage, reachable, clear), entry.record.revision))
+        Some(inner.view(inner.entries.get(id)?, clear))
     }
     pub fn len(&self) -> usize {
         self.read().entries.len()
@@ -272,6 +270,18 @@ impl Index {
     }
     /// Changes one in place; `change` says whether it did anything.
     pub fn change(&self, id: &ContainerId, change: impl FnOnce(&mut Record) -> bool) -> Option<Arc<Record>> {
+        self.changed_as(id, change, |_, entry| entry.record.clone())
+    }
+    /// The same, and what it looks like then: no other word comes in between.
+    pub fn change_and_view(&self, id: &ContainerId, clear: bool, change: impl FnOnce(&mut Record) -> bool) -> Option<(ContainerView, i64)> {
+        self.changed_as(id, change, |inner, entry| inner.view(entry, clear))
+    }
+    fn changed_as<T>(
+        &self,
+        id: &ContainerId,
+        change: impl FnOnce(&mut Record) -> bool,
+        shown: impl FnOnce(&Inner, &Entry) -> T,
+    ) -> Option<T> {
         let mut inner = self.write();
         let before = inner.entries.get(id)?.record.clone();
         let mut record = Record::clone(&before);
@@ -281,12 +291,14 @@ impl Index {
             }
             inner.put(record);
         }
-        let after = inner.entries.get(id).map(|e| e.record.clone())?;
+        let after = inner.entries.get(id)?;
+        let is_news = before.wanted != after.record.wanted || before.state != after.record.state;
+        let shown = shown(&inner, after);
         drop(inner);
-        if before.wanted != after.wanted || before.state != after.state {
+        if is_news {
             self.changed(id);
         }
-        Some(after)
+        Some(shown)
     }
     /// Told when nodes may have room for more than before: a container went, moved or was changed. Whoever knows of another such
     /// reason tells it, too. One waits for it.
@@ -342,6 +354,11 @@ impl Index {
 }
 
 impl Inner {
+    /// What a container looks like, and its revision.
+    fn view(&self, entry: &Entry, clear: bool) -> (ContainerView, i64) {
+        let reachable = self.reachable.contains(&entry.record.node);
+        (entry.record.view(entry.usage, reachable, clear), entry.record.revision)
+    }
     fn put(&mut self, record: Record) {
         let id = record.id.clone();
         let usage = self.remove_keys(&id);

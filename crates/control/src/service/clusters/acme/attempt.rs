@@ -376,6 +376,12 @@ impl Clusters {
                  another port"
             )));
         }
+        if self.edges.is_taken(node, port) {
+            return Err(passing(format!(
+                "the ACME server looks at port {port}, which is in use by another program of entry node {name}: end that one, or have it listen \
+                 elsewhere"
+            )));
+        }
         let generation = Some(wanted.proxy.generation);
         let Some(sight) = self.sights.get(node) else { return Ok(false) };
         if let Some(problem) = sight.problem.as_ref().filter(|_| sight.refused == generation) {

@@ -15,11 +15,11 @@ import subprocess
 import sys
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "lib"))
 from checks import Suite, eventually
+from member import member
 from nm import NeuralMesh, binary, free_port
 from pebble import Names, Pebble
 
@@ -35,24 +35,7 @@ bound = Pebble(names, LOOKS_AT, keys={"kid-1": HMAC_KEY}, host="localhost")
 mesh = NeuralMesh("server", ["--allow-outbound", "127.0.0.1", "--acme-http-port", LOOKS_AT])
 
 
-class Member(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self):
-        self.send_response(200)
-        self.send_header("Content-Length", "2")
-        self.end_headers()
-        self.wfile.write(b"ok")
-
-    def log_message(self, *args):
-        pass
-
-
 def setup():
-    member = ThreadingHTTPServer(("127.0.0.1", 0), Member)
-    member.daemon_threads = True
-    member.handle_error = lambda *_: None
-    threading.Thread(target=member.serve_forever, daemon=True).start()
     for server in (pebble, hasty, bound):
         suite.on_exit(server.close)
         server.start()
@@ -61,7 +44,7 @@ def setup():
     mesh.login()
     mesh.add_agent()
     mesh.until_node_ready()
-    mesh.client.post("/api/servers", {"name": "web", "address": "127.0.0.1", "port": member.server_port}).expect(201)
+    mesh.client.post("/api/servers", {"name": "web", "address": "127.0.0.1", "port": member()}).expect(201)
 
 
 class Cluster:

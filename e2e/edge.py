@@ -18,11 +18,12 @@ import sys
 import tempfile
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "lib"))
 from checks import Suite, eventually
+from load import Load
+from member import member
 from nm import ROOT, Process, binary, free_port, working_in
 
 suite = Suite("edge")
@@ -122,66 +123,6 @@ class Node:
             self.control.sweep()
 
 
-class Member(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self):
-        self.send_response(200)
-        self.send_header("Content-Length", "2")
-        self.end_headers()
-        self.wfile.write(b"ok")
-
-    def log_message(self, *args):
-        pass
-
-
-def member():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Member)
-    server.daemon_threads = True
-    server.handle_error = lambda *_: None  # a load balancer that ends cuts its idle connections
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    return server.server_port
-
-
-class Load:
-    """Clients that keep their connections, and some that come anew for each request."""
-
-    def __init__(self, port):
-        self.port, self.stop, self.failures, self.done = port, threading.Event(), [], 0
-        self.threads = [threading.Thread(target=self.run, args=(i % 2 == 0,)) for i in range(8)]
-        for thread in self.threads:
-            thread.start()
-
-    def run(self, keep):
-        connection = None
-        while not self.stop.is_set():
-            try:
-                connection = connection or http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
-                connection.request("GET", "/")
-                answer = connection.getresponse()
-                answer.read()
-                if answer.status != 200:
-                    self.failures.append(f"status {answer.status}")
-                if answer.will_close or not keep:
-                    connection.close()
-                    connection = None
-            except (OSError, http.client.HTTPException) as e:
-                self.failures.append(repr(e))
-                connection = None
-            self.done += 1
-
-    def more(self, requests):
-        target = self.done + requests
-        eventually(lambda: self.done >= target, seconds=120, what="the load goes on")
-
-    def end(self):
-        self.stop.set()
-        for thread in self.threads:
-            thread.join()
-        assert not self.failures, f"{len(self.failures)} of {self.done} failed: {self.failures[:5]}"
-        return self.done
-
-
 PORT, MEMBERS = free_port(), [member(), member(), member()]
 NODES = []
 
@@ -230,7 +171,7 @@ def _():
 
 @suite.check("the agent is killed ten times under load, and once its control plane: no request fails, the load balancer is the same")
 def _():
-    node, load = NODES[0], Load(PORT)
+    node, load = NODES[0], Load("127.0.0.1", PORT, fresh=4)
     before = carried(node, 7)
     for _round in range(10):
         load.more(200)
@@ -246,7 +187,7 @@ def _():
     node.start_agent()
     load.more(500)
     assert after["pid"] in node.processes()
-    print(f"    0 of {load.end()} requests failed")
+    print(f"    0 of {load.end()['done']} requests failed")
 
 
 @suite.check("without a control plane and after the machine was off, the agent brings up what it held")
@@ -290,11 +231,11 @@ def _():
 
 @suite.check("two hundred changes of members under load: no request fails")
 def _():
-    node, load = NODES[0], Load(PORT)
+    node, load = NODES[0], Load("127.0.0.1", PORT, fresh=4)
     for i in range(200):
         node.put(document(8 + i, members=[m for j, m in enumerate(MEMBERS) if j != i % 4]))
     load.more(200)
-    print(f"    0 of {load.end()} requests failed")
+    print(f"    0 of {load.end()['done']} requests failed")
 
 
 @suite.check("another version takes over under load: no request fails, no figure is lost")
@@ -303,14 +244,14 @@ def _():
     before = carried(node, 207)
     next_version = HERE / "neuralmesh-next"
     shutil.copy2(binary(), next_version)
-    load = Load(PORT)
+    load = Load("127.0.0.1", PORT, fresh=4)
     load.more(500)
     node.agent.kill()
     node.start_agent(next_version)
     after = carried(node, 207, not_by=before["instance"])
     assert os.readlink(f"/proc/{after['pid']}/exe") == str(next_version)
     load.more(500)
-    done = load.end()
+    done = load.end()["done"]
     eventually(lambda: before["pid"] not in node.processes(), 60, "the old one has ended")
     figures = node.ask("GET", "/v1/edge/metrics")[1]
     counted = {m["instance"]: m["clusters"][0]["totals"]["requests"] for m in [figures, *figures["former"]]}

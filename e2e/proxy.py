@@ -10,30 +10,18 @@ import stat
 import sys
 import tempfile
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "lib"))
 from checks import Suite, eventually
+from load import Load
+from member import member
 from nm import Process, binary, free_port
 
 suite = Suite("proxy")
 FOLDER = tempfile.TemporaryDirectory(prefix="nm-proxy-")
 SOCKET, CONFIG, PORT = Path(FOLDER.name) / "control.sock", Path(FOLDER.name) / "proxy.json", free_port()
 RUNNING = []
-
-
-class Member(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self):
-        self.send_response(200)
-        self.send_header("Content-Length", "2")
-        self.end_headers()
-        self.wfile.write(b"ok")
-
-    def log_message(self, *args):
-        pass
 
 
 class Unix(http.client.HTTPConnection):
@@ -66,53 +54,10 @@ def start():
     return process
 
 
-class Load:
-    """Clients that keep their connections, and some that come anew for each request."""
-
-    def __init__(self):
-        self.stop, self.failures, self.done = threading.Event(), [], 0
-        self.threads = [threading.Thread(target=self.run, args=(i % 2 == 0,)) for i in range(8)]
-        for thread in self.threads:
-            thread.start()
-
-    def run(self, keep):
-        connection = None
-        while not self.stop.is_set():
-            try:
-                connection = connection or http.client.HTTPConnection("127.0.0.1", PORT, timeout=20)
-                connection.request("GET", "/")
-                answer = connection.getresponse()
-                answer.read()
-                if answer.status != 200:
-                    self.failures.append(f"status {answer.status}")
-                if answer.will_close or not keep:
-                    connection.close()
-                    connection = None
-            except (OSError, http.client.HTTPException) as e:
-                self.failures.append(repr(e))
-                connection = None
-            self.done += 1
-
-    def more(self, requests):
-        target = self.done + requests
-        eventually(lambda: self.done >= target, seconds=60, what="the load goes on")
-
-    def end(self):
-        self.stop.set()
-        for thread in self.threads:
-            thread.join()
-        assert not self.failures, f"{len(self.failures)} of {self.done} failed: {self.failures[:5]}"
-        return self.done
-
-
-MEMBER = ThreadingHTTPServer(("127.0.0.1", 0), Member)
-MEMBER.daemon_threads = True
-MEMBER.handle_error = lambda *_: None  # a proxy that ends cuts its idle connections
-threading.Thread(target=MEMBER.serve_forever, daemon=True).start()
 DOCUMENT = {
     "generation": 1,
     "listeners": [{"id": "web", "address": "127.0.0.1", "port": PORT, "protocol": "http", "routes": [{"cluster": "c"}]}],
-    "clusters": [{"id": "c", "members": [{"id": "m", "address": "127.0.0.1", "port": MEMBER.server_port}]}],
+    "clusters": [{"id": "c", "members": [{"id": "m", "address": "127.0.0.1", "port": member()}]}],
 }
 
 
@@ -128,14 +73,14 @@ def _():
 
 @suite.check("ten new processes take over one after another under load: no request fails")
 def _():
-    load = Load()
+    load = Load("127.0.0.1", PORT, fresh=4)
     for _round in range(10):
         old = RUNNING[-1]
         load.more(200)
         start()
         load.more(100)
         assert old.popen.wait(20) == 0, old.tail()
-    print(f"    0 of {load.end()} requests failed")
+    print(f"    0 of {load.end()['done']} requests failed")
 
 
 @suite.check("killed, it starts again from its file")

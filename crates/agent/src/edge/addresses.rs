@@ -2,6 +2,7 @@
 
 use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::SockaddrStorage;
+use nm_types::proxy::Network;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -41,26 +42,13 @@ fn prefix(mask: IpAddr) -> u8 {
     u8::try_from(ones).unwrap_or(0)
 }
 
-/// Whether `ip` lies in the network of `address`.
-fn has(address: &Address, ip: IpAddr) -> bool {
-    match (address.ip, ip) {
-        (IpAddr::V4(own), IpAddr::V4(ip)) => {
-            let shift = 32 - u32::from(address.prefix.min(32));
-            own.to_bits().checked_shr(shift) == ip.to_bits().checked_shr(shift)
-        }
-        (IpAddr::V6(own), IpAddr::V6(ip)) => {
-            let shift = 128 - u32::from(address.prefix.min(128));
-            own.to_bits().checked_shr(shift) == ip.to_bits().checked_shr(shift)
-        }
-        (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => false,
-    }
-}
-
 /// The interface whose own network has `ip`: that of the longest prefix. An address that is `ip` itself says nothing, for it may
 /// be there because this node shares it; nor does one that is its whole network.
 pub fn interface_for(ip: IpAddr, all: &[Address]) -> Option<&str> {
     let whole = if ip.is_ipv4() { 32 } else { 128 };
-    let near = all.iter().filter(|a| a.ip != ip && a.prefix > 0 && a.prefix < whole && has(a, ip));
+    let near = all
+        .iter()
+        .filter(|a| a.ip != ip && a.prefix > 0 && a.prefix < whole && Network::of(a.ip, a.prefix).contains(ip));
     near.max_by_key(|a| a.prefix).map(|a| a.interface.as_str())
 }
 

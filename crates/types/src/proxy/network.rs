@@ -17,6 +17,15 @@ pub struct Network {
 }
 
 impl Network {
+    /// The network of this prefix that `address` lies in.
+    pub fn of(address: IpAddr, prefix: u8) -> Self {
+        let most = if address.is_ipv4() { 32 } else { 128 };
+        Self {
+            base: address,
+            bits: prefix.min(most),
+        }
+    }
+
     pub fn parse(text: &str) -> Result<Self, BadText> {
         let bad = || BadText(format!("`{text}` is neither an address nor a network as 10.0.0.0/8"));
         let (base, prefix) = match text.split_once('/') {

@@ -3,6 +3,7 @@ import type { Cluster, ClusterCondition, ClusterEntry } from "../../api/types";
 import { Link } from "../../lib/router";
 import { duration, plural } from "../../lib/format";
 import { Badge, CopyButton, Tile, Time } from "../../ui/bits";
+import { Card } from "../../ui/card";
 import { Notice } from "../../ui/states";
 import { Members } from "./members";
 import { RequestsChart } from "./metrics";
@@ -86,17 +87,6 @@ export function ClusterOverview({ cluster: c }: { cluster: Cluster }) {
         </div>
       </div>
     </div>
-  );
-}
-
-function Card({ title, children }: { title: string; children: ReactNode }) {
-  return (
-    <section className="card">
-      <header className="card-head">
-        <h2>{title}</h2>
-      </header>
-      <div className="card-body">{children}</div>
-    </section>
   );
 }
 

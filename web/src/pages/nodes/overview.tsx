@@ -1,11 +1,11 @@
 import { useQuery } from "@tanstack/react-query";
-import type { ReactNode } from "react";
 import * as calls from "../../api/calls";
 import type { Node } from "../../api/types";
 import { bytes, percent, plural } from "../../lib/format";
 import type { NodeState } from "../../lib/nodes";
 import { Link } from "../../lib/router";
 import { CopyButton, Labels, Meter, Tile, Time } from "../../ui/bits";
+import { Card } from "../../ui/card";
 import { Notice } from "../../ui/states";
 import { ClustersOf } from "../clusters/of";
 import { HealthBadge } from "../health/parts";
@@ -116,12 +116,12 @@ export function NodeOverview({ node, state }: { node: Node; state: NodeState }) 
           <RecentOperations id={node.id} />
         </div>
         <div className="stack span-5">
-          <Card title="Promised to containers">
+          <Card tight title="Promised to containers">
             <Promised what="CPU" used={allocated.cpu} of={cores} format={(n) => plural(Math.round(n * 100) / 100, "core")} />
             <Promised what="Memory" used={allocated.memory} of={memory} format={bytes} />
             <p className="faint">The limits of all its containers, running or not. Those without a limit count as nothing here.</p>
           </Card>
-          <Card title="Link">
+          <Card tight title="Link">
             <dl className="facts">
               <dt>Round trip</dt>
               <dd>
@@ -146,17 +146,6 @@ export function NodeOverview({ node, state }: { node: Node; state: NodeState }) 
         </div>
       </div>
     </div>
-  );
-}
-
-function Card({ title, children }: { title: string; children: ReactNode }) {
-  return (
-    <section className="card">
-      <header className="card-head">
-        <h2>{title}</h2>
-      </header>
-      <div className="card-body stack tight">{children}</div>
-    </section>
   );
 }
 

@@ -2,7 +2,7 @@
 //! repeated create finds the first one, so a crash at any moment neither loses nor doubles one.
 
 use super::rows::{ClusterState, Scaled, ScaledPhase};
-use super::seen::event;
+use super::seen::{Taken, event};
 use super::{ClusterRow, Clusters};
 use crate::api::error::{ApiError, ApiResult};
 use crate::api::extract::Meta;
@@ -329,7 +329,7 @@ impl Clusters {
                 let busy = self.leading(row).is_some_and(|(node, sight)| {
                     let told = sight.of(&row.id).and_then(|c| c.members.iter().find(|m| m.id == id.as_str()));
                     // Until the entry says that it drains, clients may still be sent there.
-                    let current = sight.state.as_ref().is_some_and(|s| s.generation == self.generation_of(&node));
+                    let current = matches!(self.taken(&node), Taken::Carried { .. });
                     !current || told.is_some_and(|m| m.active > 0 || m.state != nm_types::proxy::MemberState::Draining)
                 });
                 if busy && now < *until {

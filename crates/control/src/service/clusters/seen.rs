@@ -31,6 +31,17 @@ impl Sight {
     }
 }
 
+/// What became of the document that a node is to have.
+pub(super) enum Taken {
+    NotYet,
+    /// Why it did not take it.
+    Refused(String),
+    /// It holds it; `runs` says whether a load balancer is there to carry it.
+    Carried {
+        runs: bool,
+    },
+}
+
 #[derive(Debug, Clone)]
 pub struct Sights {
     table: Arc<RwLock<BTreeMap<NodeId, Arc<Sight>>>>,
@@ -253,6 +264,27 @@ impl Clusters {
     }
 
     /// How each member is, in their order.
+    pub(super) fn taken(&self, node: &NodeId) -> Taken {
+        let wanted = self.generation_of(node);
+        let (Some(sight), true) = (self.sights.get(node), wanted.is_some()) else {
+            return Taken::NotYet;
+        };
+        if let Some(problem) = sight.problem.as_ref().filter(|_| sight.refused == wanted) {
+            return Taken::Refused(problem.clone());
+        }
+        match &sight.state {
+            Some(state) if state.generation == wanted => Taken::Carried {
+                runs: state.proxy.is_some(),
+            },
+            Some(_) | None => Taken::NotYet,
+        }
+    }
+
+    /// Whether a node carries, or refuses, what it is to carry now.
+    pub(super) fn settled(&self, node: &NodeId) -> bool {
+        !matches!(self.taken(node), Taken::NotYet)
+    }
+
     pub(super) fn member_sights(&self, row: &ClusterRow, members: &[Member], addresses: &Addresses) -> Vec<MemberSight> {
         let leading = self.leading(row);
         members
@@ -323,12 +355,8 @@ impl Clusters {
         }
         if self.leading(row).is_none() {
             // An entry that was given its document, and whose load balancer does not answer, serves nobody.
-            let silent = |node: &NodeId| {
-                let sight = self.sights.get(node).filter(|_| self.fleet.is_connected(node))?;
-                let state = sight.state.as_ref()?;
-                Some(state.generation.is_some() && state.generation == self.generation_of(node) && state.proxy.is_none())
-            };
-            let all_silent = !row.stored.entries.is_empty() && row.stored.entries.iter().all(|n| silent(n) == Some(true));
+            let silent = |node: &NodeId| self.fleet.is_connected(node) && matches!(self.taken(node), Taken::Carried { runs: false });
+            let all_silent = !row.stored.entries.is_empty() && row.stored.entries.iter().all(silent);
             return all_silent.then_some(ClusterStatus::Offline);
         }
         let (up, all) = self.share_up(row);

@@ -1,7 +1,7 @@
 //! Clusters as the API shows them.
 
 use super::edges::is_peer;
-use super::seen::MemberSight;
+use super::seen::{MemberSight, Taken};
 use super::{ClusterRow, Clusters, ScaledPhase};
 use crate::api::error::{ApiError, ApiResult};
 use crate::service::servers::ServerKey;
@@ -160,9 +160,7 @@ impl Clusters {
                 carries: state.and_then(|s| s.generation),
                 wanted,
                 problem: sight.as_ref().and_then(|s| s.problem.clone()).or_else(|| state?.problem.clone()),
-                current: wanted.is_some()
-                    && state.is_some_and(|s| s.generation == wanted && s.proxy.is_some())
-                    && !self.edges.is_taken(node, row.stored.listen_port),
+                current: matches!(self.taken(node), Taken::Carried { runs: true }) && !self.edges.is_taken(node, row.stored.listen_port),
                 holds_virtual_address: shared.map(|ip| {
                     let held = state.map(|s| s.virtual_addresses.as_slice()).unwrap_or_default();
                     held.iter().any(|v| v.address == ip && v.held)

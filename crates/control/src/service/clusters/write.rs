@@ -332,7 +332,7 @@ impl Clusters {
                 changes.mark_unchanged();
                 let Some(row) = self.row(id) else { return };
                 let mut connected = row.stored.entries.iter().filter(|node| self.fleet.is_connected(node));
-                if connected.all(|node| self.has_taken(node)) || changes.changed().await.is_err() {
+                if connected.all(|node| self.settled(node)) || changes.changed().await.is_err() {
                     return;
                 }
             }
@@ -371,7 +371,7 @@ impl Clusters {
         let given_away = async {
             while self.fleet.is_connected(node) {
                 changes.mark_unchanged();
-                if self.has_taken(node) || changes.changed().await.is_err() {
+                if self.settled(node) || changes.changed().await.is_err() {
                     return;
                 }
             }
@@ -380,15 +380,6 @@ impl Clusters {
             tracing::warn!(node.id = %node, "a node that leaves the fleet did not say in time that it carries nothing any more");
         }
         Ok(())
-    }
-
-    /// Whether a node carries, or refuses, what it is to carry now.
-    fn has_taken(&self, node: &NodeId) -> bool {
-        let sight = self.sights.get(node);
-        let state = sight.as_ref().and_then(|s| s.state.as_ref());
-        let wanted = self.generation_of(node);
-        let refused = sight.as_ref().is_some_and(|s| s.problem.is_some() && s.refused == wanted);
-        refused || (wanted.is_some() && state.is_some_and(|s| s.generation == wanted))
     }
 
     /// A node is no longer of the fleet: clusters whose entry is there alone get it elsewhere, also where it was asked for by name.

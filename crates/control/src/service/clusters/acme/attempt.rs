@@ -4,7 +4,7 @@ use super::client::{Client, innermost};
 use super::rows::{Asked, Got, Held, OpenOrder, account_id, hmac_key, said};
 use super::{Written, readable};
 use crate::api::error::{ApiError, ApiResult};
-use crate::service::clusters::seen::event;
+use crate::service::clusters::seen::{Taken, event};
 use crate::service::clusters::{ClusterRow, Clusters, tls};
 use instant_acme::{
     Account, AccountCredentials, AuthorizationStatus, ChallengeStatus, ChallengeType, Error, ExternalAccountKey, Identifier, NewAccount,
@@ -382,15 +382,13 @@ impl Clusters {
                  elsewhere"
             )));
         }
-        let generation = Some(wanted.proxy.generation);
-        let Some(sight) = self.sights.get(node) else { return Ok(false) };
-        if let Some(problem) = sight.problem.as_ref().filter(|_| sight.refused == generation) {
-            return Err(passing(format!(
+        match self.taken(node) {
+            Taken::NotYet => Ok(false),
+            Taken::Refused(problem) => Err(passing(format!(
                 "the ACME server looks at port {port}, and entry node {name} can't answer there: {problem}"
-            )));
+            ))),
+            Taken::Carried { runs } => Ok(runs),
         }
-        let state = sight.state.as_ref();
-        Ok(state.is_some_and(|s| s.generation == generation && s.proxy.is_some()))
     }
 
     /// What is to be signed. Its key is sealed in the store first; the nodes need answer nobody any more.

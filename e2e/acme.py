@@ -364,10 +364,10 @@ def _():
         return answer.error
 
     order = {"directory": pebble.directory, "termsOfServiceAgreed": True}
-    assert "DNS" in refused(409, "tls.serverNames[1]", serverNames=["a.example.test", "*.example.test"])
-    refused(409, "tls.serverNames", serverNames=[])
-    refused(409, "tls.acme.termsOfServiceAgreed", acme=order | {"termsOfServiceAgreed": False})
-    refused(409, "tls.acme", selfSigned=True)
+    assert "DNS" in refused(422, "tls.serverNames[1]", serverNames=["a.example.test", "*.example.test"])
+    refused(422, "tls.serverNames", serverNames=[])
+    refused(422, "tls.acme.termsOfServiceAgreed", acme=order | {"termsOfServiceAgreed": False})
+    refused(422, "tls.acme", selfSigned=True)
     refused(403, "tls.acme.directory", acme=order | {"directory": "https://169.254.169.254/dir"})
     refused(403, "tls.acme.directory", acme=order | {"directory": "https://[::1]/dir"})
     refused(422, "tls.acme.directory", acme=order | {"directory": "http://127.0.0.1/dir"})

@@ -68,15 +68,15 @@ def refused(status, code, field, **fields):
     return answer
 
 
-@check("what can't be is refused with the field that is to blame: 422 where it is wrong by itself, 404 and 409 by what else there is")
+@check("what can't be is refused with the field that is to blame: 422 where it is wrong by itself or in itself, 404 and 409 by what else there is")
 def _():
     scaling = {"enabled": True, "minServers": 5, "maxServers": 3}
     refused(404, "server_not_found", "servers[1]", servers=[web.id("a"), "nobody"])
-    refused(409, "conflicting_fields", "servers[1]", servers=[web.id("a"), web.id("a")])
-    refused(409, "conflicting_fields", "servers[1]", servers=[web.id("a"), PREFIX + "a"])
-    refused(409, "conflicting_fields", "autoScaling.minServers", autoScaling=scaling)
-    refused(409, "conflicting_fields", "loadBalancer.healthCheckTimeout", loadBalancer={"healthCheckInterval": 10, "healthCheckTimeout": 20})
-    refused(409, "conflicting_fields", "tls.certificate", tls={})
+    refused(422, "conflicting_fields", "servers[1]", servers=[web.id("a"), web.id("a")])
+    refused(422, "conflicting_fields", "servers[1]", servers=[web.id("a"), PREFIX + "a"])
+    refused(422, "conflicting_fields", "autoScaling.minServers", autoScaling=scaling)
+    refused(422, "conflicting_fields", "loadBalancer.healthCheckTimeout", loadBalancer={"healthCheckInterval": 10, "healthCheckTimeout": 20})
+    refused(422, "conflicting_fields", "tls.certificate", tls={})
     refused(422, "invalid_field", "loadBalancer.healthCheckInterval", loadBalancer={"healthCheckInterval": 5})
     refused(422, "invalid_field", "loadBalancer.algorithm", loadBalancer={"algorithm": "random"})
     refused(422, "invalid_field", "servers", servers=[])

@@ -32,7 +32,7 @@ HERE = Path(FOLDER.name)
 
 
 def stand_in():
-    path = Path(os.environ.get("NM_STAND_IN", ROOT / "target/debug/examples/stand_in"))
+    path = Path(os.environ.get("NM_STAND_IN", Path(binary()).parent / "examples/stand_in"))
     assert path.exists(), f"{path} is missing; build it with: cargo build -p nm-link --example stand_in"
     return str(path)
 

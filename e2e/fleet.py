@@ -323,7 +323,7 @@ def _():
     fleet.client.delete("/api/nodes/n4").expect(200)
     eventually(lambda: "removed" in fleet.log("n4"), 10, "its agent to be told so")
     assert "n4" not in fleet.rows()
-    fleet.kill_agent("n4")
+    fleet.kill_agent("n4", lives=False)
     eventually(lambda: fleet.log("n4").count("removed") > 1, 10, "its agent to be told again")
     eventually(lambda: not links_of("n4"), 5, "no connection of it to stand")
     assert sorted(fleet.rows()) == list(NODES)

@@ -3,11 +3,14 @@
 
     scaling.py                     out to four by its load, in by its bounds; what was made goes with the cluster
     scaling.py --long [--plot F]   2 -> 5 -> 2 and a square wave, with the shortest cooldowns there are; some ten minutes
-    scaling.py --draw F            draws F anew from docs/images/scaling.json, what the last --long --plot recorded
+    scaling.py --wrk [--plot F]    2 -> 5 -> 2 by the processors' use, under wrk; some six minutes
+    scaling.py --draw F            draws F anew from what the last --plot of its kind recorded beside it
 """
 
 import argparse
 import json
+import re
+import subprocess
 import sys
 import threading
 import time
@@ -18,10 +21,9 @@ from checks import Suite, eventually
 from clusters import Web, since
 from fleet import Fleet
 from load import Load
-from nm import PREFIX, ROOT
+from nm import PREFIX
 from plot import Line, Panel, draw
 
-RECORD = ROOT / "docs/images/scaling.json"
 EACH = 50  # requests a second that one server is to have
 COOLDOWN = 60  # the shortest that the specification has
 LOOK = 15  # seconds between two decisions
@@ -190,8 +192,78 @@ def square(record):
     cluster.delete()
 
 
+# ---- under wrk -------------------------------------------------------------------------------------------------------
+
+CPU_TARGET, CORES = 50, 0.1  # percent of what a server may have, and what it may have: so little that wrk keeps five busy
+WRK_SECONDS = 200
+
+
+def wrk(host, port):
+    """It asks as fast as it is answered, over 16 connections; what it printed, and what failed by it."""
+    command = ["wrk", "-t1", "-c16", f"-d{WRK_SECONDS}", "--timeout", "10", f"http://{host}:{port}/"]
+    said = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True).stdout
+    done = int(re.search(r"(\d+) requests in", said)[1])
+    return said, done, re.findall(r"(?:Socket errors|Non-2xx or 3xx responses):.*", said)
+
+
+def under_wrk(record):
+    for name, node in (("c", "n1"), ("d", "n2")):
+        web.server(name, node, restart="no", cpuLimit=CORES)
+    policy = {k: v for k, v in POLICY.items() if k != "targetRequestsPerSecond"} | {"targetCpuPercent": CPU_TARGET}
+    cluster = web.cluster("hot", ("c", "d"), listenPort=30083, autoScaling=policy)
+    rows, stop, began = [], threading.Event(), time.monotonic()
+
+    def look():
+        while not stop.wait(1):
+            view, metrics = cluster.look(), cluster.metrics("?limit=1")
+            cpu = [f.get("value") for f in (view.get("scaling") or {}).get("figures", []) if f["figure"] == "cpu"]
+            rows.append((round(since(began), 1), metrics["requestsPerSecond"], cpu[0] if cpu else None, serving(view), len(view["members"])))
+
+    watch = threading.Thread(target=look, daemon=True)
+    watch.start()
+    wait(20)
+    high, answer = time.monotonic(), {}
+    load = threading.Thread(target=lambda: answer.update(zip(("said", "done", "failed"), wrk(*cluster.entry()))))
+    load.start()
+    try:
+        cluster.until("five servers to be up", lambda v: serving(v) == 5, 60 + 2 * COOLDOWN + 2 * LOOK)
+        out = since(high)
+        load.join()
+        low = time.monotonic()
+        cluster.until("two servers", lambda v: len(v["members"]) == 2, 60 + 3 * COOLDOWN + 2 * LOOK)
+        back = since(low)
+    except AssertionError as e:
+        e.add_note(f"{decisions(cluster)}; each ten seconds: {rows[::10]}")
+        raise
+    finally:
+        stop.set()
+        watch.join()
+    told = decisions(cluster)
+    for row in told:
+        print(f"    {row}")
+    assert answer, "wrk did not run to its end"
+    print(f"    five after {out:.0f} s, two again {back:.0f} s after its end; {len(answer['failed'])} kinds of failure in {answer['done']} requests")
+    assert not answer["failed"], answer["said"]
+    kinds = [kind for kind, *_ in told]
+    assert kinds == sorted(kinds, reverse=True), f"it flapped: {told}"
+    record |= {"rows": rows, "decisions": told, "requests": answer["done"], "out": round(out), "in": round(back)}
+    cluster.delete()
+
+
+def plot_wrk(path):
+    rows = json.loads(path.with_suffix(".json").read_text())["rows"]
+    load = Panel("requests/s", [Line("as the cluster sees it, over a minute", [(r[0], r[1]) for r in rows], "b")])
+    cpu = Panel("% CPU a server", [Line("used, of what it may have", [(r[0], r[2] or 0) for r in rows], "a")])
+    cpu.lines.append(Line("target", [(r[0], CPU_TARGET) for r in rows], "b", True))
+    servers = Panel("servers", [Line("there", [(r[0], r[4]) for r in rows], "a", True), Line("up", [(r[0], r[3]) for r in rows], "c", True)])
+    draw(path, f"A cluster under wrk: {CPU_TARGET} % CPU a server, two to five servers, cooldowns of {COOLDOWN} s", [load, cpu, servers])
+
+
+# ---- the plot of the long run ----------------------------------------------------------------------------------------
+
+
 def plot(path):
-    rows = json.loads(RECORD.read_text())["wave"]["rows"]
+    rows = json.loads(path.with_suffix(".json").read_text())["wave"]["rows"]
     smooth = [(row[0], sum(r[1] for r in rows[max(0, i - 4) : i + 1]) / len(rows[max(0, i - 4) : i + 1])) for i, row in enumerate(rows)]
     load = Panel("requests/s", [Line("sent", smooth, "a"), Line("as the cluster sees it, over a minute", [(r[0], r[2]) for r in rows], "b")])
     wanted = [(r[0], max(2, min(5, -(-r[2] // EACH)))) for r in rows]
@@ -203,28 +275,32 @@ def plot(path):
 def main():
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--long", action="store_true")
+    options.add_argument("--wrk", action="store_true")
     options.add_argument("--plot", type=Path, metavar="SVG")
     options.add_argument("--draw", type=Path, metavar="SVG")
     chosen = options.parse_args()
+    picture = plot_wrk if chosen.wrk else plot
     if chosen.draw:
-        plot(chosen.draw)
+        picture(chosen.draw)
         return
+    record = {}
     if chosen.long:
-        record = {}
         suite.check(f"2 -> 5 -> 2 by requests, cooldowns of {COOLDOWN} s: each direction once, no request fails")(lambda: two_to_five_to_two(record))
         suite.check("a square wave of 40 s: it does not flap")(lambda: square(record))
-        if chosen.plot:
-
-            def keep():
-                RECORD.parent.mkdir(parents=True, exist_ok=True)
-                RECORD.write_text(json.dumps(record) + "\n")
-                plot(chosen.plot)
-
-            suite.check("the run is recorded and drawn")(keep)
+    elif chosen.wrk:
+        suite.check(f"2 -> 5 -> 2 by CPU under wrk, cooldowns of {COOLDOWN} s: out, then in, no request fails")(lambda: under_wrk(record))
     else:
         suite.check("by its load it goes from two to four, which all answer; the event has the numbers")(out_by_load)
         suite.check("bounds hold at once: with maxServers 3 the newest is drained and removed; no request fails")(in_by_bounds)
         suite.check("with the cluster goes what scaling made, and nothing else")(gone_with_it)
+    if chosen.plot and (chosen.long or chosen.wrk):
+
+        def keep():
+            chosen.plot.parent.mkdir(parents=True, exist_ok=True)
+            chosen.plot.with_suffix(".json").write_text(json.dumps(record) + "\n")
+            picture(chosen.plot)
+
+        suite.check("the run is recorded and drawn")(keep)
     suite.run(setup)
 
 

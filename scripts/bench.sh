@@ -19,6 +19,7 @@ prepare() {
   ensure_docker
   ensure_images
   ensure_balancers
+  ensure_backup_programs
   mkdir -p web/dist
   cargo build --locked "${flag[@]}" --bin neuralmesh --example fleet
   export NM_BINARY=${CARGO_TARGET_DIR:-$NM_ROOT/target}/$profile/neuralmesh

@@ -58,12 +58,13 @@ def none(found, what):
 
 @suite.check("no shell gets a command line: programs are started with an argument list (docs/SECURITY.md)")
 def _():
-    # An interactive `sh` inside a container is a program like any other; `sh -c`, or a shell on this machine, is what is refused.
+    # An interactive `sh` inside a container is a program like any other; `sh -c`, or a shell on this machine, is what is refused. A script
+    # that is a file of ours, whole, takes no word of anybody's: one may run in a container.
     found = []
     for i, line in enumerate(RUST):
         near = [other.code for other in RUST[max(0, i - 3) : i + 4] if other.file == line.file]
         started = re.search(r"Command::new\(\s*" + SHELL.pattern, line.code)
-        if started or (not line.in_test and SHELL.search(line.code) and any('"-c"' in text for text in near)):
+        if started or (not line.in_test and SHELL.search(line.code) and any('"-c"' in text and "include_str!" not in text for text in near)):
             found.append(line)
     none(found, "a shell is started here:")
 

@@ -129,6 +129,23 @@ apt_install() {
     fail_with_log "$log" "apt-get could not install ${missing[*]}; mend what it says above, then run this again"
 }
 
+# As apt_install, of packages whose services nobody asked for: they are not started (policy-rc.d is asked by all of Debian's packages).
+apt_install_asleep() {
+  local policy=/usr/sbin/policy-rc.d package wanting=''
+  for package in "$@"; do package_installed "$package" || wanting=1; done
+  [ -n "$wanting" ] || return 0
+  if [ -e "$policy" ]; then
+    apt_install "$@"
+    return
+  fi
+  printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null
+  as_root chmod 755 "$policy"
+  if (apt_install "$@"); then as_root rm -f "$policy"; else
+    as_root rm -f "$policy"
+    exit 1
+  fi
+}
+
 # ---- toolchains ----------------------------------------------------------------------------------------------------
 
 # Cargo and a C linker; pkg-config for crates that look for C libraries.
@@ -287,6 +304,13 @@ registry_push() {
 
 # The load balancers that ours is measured beside, and what loads them (benches/lb.py).
 ensure_balancers() { apt_install haproxy nginx-light caddy wrk openssl; }
+
+# The backup programs that ours is measured beside (benches/backup.py), the first of which also has to read our repositories.
+# An SSH server to back up to, and what shows in which order a worker syncs.
+ensure_backup_programs() {
+  apt_install restic borgbackup openssh-client strace
+  apt_install_asleep openssh-server
+}
 
 # An ACME server to test against (e2e/acme.py), and what makes the certificate that it shows itself.
 ensure_pebble() { apt_install pebble openssl; }

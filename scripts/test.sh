@@ -167,6 +167,7 @@ prepare() {
     ensure_docker
     ensure_images
     ensure_balancers
+    ensure_backup_programs
     ensure_pebble
     ensure_postgres
     ensure_registry

@@ -6,6 +6,7 @@ let browser;
 let api;
 let container;
 let cluster;
+let config;
 before(async () => {
   browser = await Browser.open();
   api = await Api.admin();
@@ -22,6 +23,15 @@ before(async () => {
     autoScaling: { maxServers: 1, targetCpuPercent: 70, targetMemoryPercent: 80 },
     routes: [{ host: "a-host-with-a-long-name.of-a-domain.example.com", pathPrefix: "/a/path" }],
     tls: { selfSigned: true, serverNames: ["a-host-with-a-long-name.of-a-domain.example.com"] },
+  });
+  config = await api.call("POST", "/api/capabilities/backups/configs", {
+    serverId: container.id,
+    name: `${PREFIX} a config whose name is rather long for a small screen`,
+    destination: "/a-folder-of-a-name/that-does-not-end/for-quite-some-time/on-a-small-screen/nm-browser-backups",
+    schedule: "*/7 1-23/2 1,15 jan-jun mon-fri",
+    excludes: ["/a/pattern/that-does-not-end/for-quite-some-time/on-a-small-screen/*.log"],
+    keep: { last: 3, hourly: 24, daily: 7, weekly: 5, monthly: 12, yearly: 10 },
+    status: "paused",
   });
 });
 after(async () => {
@@ -40,6 +50,11 @@ const PATHS = () => [
   "/clusters/new",
   `/clusters/${cluster.id}`,
   ...["metrics", "scaling", "events", "edit"].map((tab) => `/clusters/${cluster.id}/${tab}`),
+  "/backups",
+  "/backups?name=none-of-them",
+  "/backups/new",
+  `/backups/configs/${config.id}`,
+  `/backups/configs/${config.id}/edit`,
   "/images",
   "/volumes",
   "/networks",

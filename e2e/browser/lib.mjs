@@ -73,6 +73,9 @@ export class Api {
   }
 
   async removeAll() {
+    for (const c of await this.call("GET", "/api/capabilities/backups/configs?limit=200")) {
+      if (c.name.startsWith(PREFIX)) await this.raw("DELETE", `/api/capabilities/backups/configs/${c.id}?force=true`);
+    }
     // Before the containers that are their servers; those that scaling made go with them.
     for (const c of await this.call("GET", "/api/capabilities/clusters?limit=200")) {
       if (c.name.startsWith(PREFIX)) await this.raw("DELETE", `/api/capabilities/clusters/${c.id}`);

@@ -6,12 +6,14 @@ let browser;
 let api;
 let container;
 let cluster;
+let config;
 before(async () => {
   browser = await Browser.open();
   api = await Api.admin();
   for (const role of ["viewer", "operator"]) await api.call("POST", "/api/users", { username: `${PREFIX}-${role}`, password: "a-long-password", role });
   container = await api.container(`${PREFIX}-seen`, undefined, { environment: { APP_PASSWORD: "nobody-may-read-this", APP_MODE: "plain" } });
   cluster = await api.call("POST", "/api/capabilities/clusters", { name: `${PREFIX}-cluster`, type: "high-availability", servers: [{ id: container.id, port: 80 }] });
+  config = await api.call("POST", "/api/capabilities/backups/configs", { serverId: container.id, name: `${PREFIX}-backups`, destination: "/nm-browser-backups" });
 });
 after(async () => {
   await api?.removeAll();
@@ -29,6 +31,8 @@ it("a viewer sees everything and can change nothing", async () => {
     [`/clusters/${cluster.id}/metrics`],
     [`/clusters/${cluster.id}/scaling`],
     [`/clusters/${cluster.id}/events`],
+    ["/backups", "Backups"],
+    [`/backups/configs/${config.id}`],
     ["/images", "Images"],
     ["/volumes", "Volumes"],
     ["/networks", "Networks"],
@@ -47,11 +51,11 @@ it("a viewer sees everything and can change nothing", async () => {
     await page.goto(path);
     await (heading ? page.getByRole("heading", { level: 1, name: heading }) : page.locator("h1 .status")).waitFor();
     await page.locator('table[aria-busy="true"]').waitFor({ state: "detached" });
-    const actions = page.getByRole("main").getByRole("button", { name: /create|pull|prune|remove|start|stop|restart|actions|add|change|cancel|cordon|drain|check .*now|register|limits|acknowledge|silence|test|make|fail over|edit|take/i });
+    const actions = page.getByRole("main").getByRole("button", { name: /create|pull|prune|remove|start|stop|restart|actions|add|change|cancel|cordon|drain|check .*now|register|limits|acknowledge|silence|test|make|fail over|edit|take|back up|pause|restore|recovery|pin|delete/i });
     assert.deepEqual(await actions.allInnerTexts(), [], `${path} offers actions`);
-    assert.equal(await page.locator('a[href="/containers/new"], a[href="/clusters/new"], a[href$="/edit"]').count(), 0, `${path} offers to create or edit`);
+    assert.equal(await page.locator('a[href="/containers/new"], a[href="/clusters/new"], a[href^="/backups/new"], a[href$="/edit"]').count(), 0, `${path} offers to create or edit`);
   }
-  for (const path of ["/clusters/new", `/clusters/${cluster.id}/edit`]) {
+  for (const path of ["/clusters/new", `/clusters/${cluster.id}/edit`, "/backups/new", `/backups/configs/${config.id}/edit`]) {
     await page.goto(path);
     await page.getByText("This page needs the role operator").waitFor();
   }

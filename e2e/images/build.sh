@@ -2,7 +2,7 @@
 # Builds the images the tests run, from Debian packages alone: no image registry is needed, only a Debian mirror.
 # They behave as the official images do where the tests look (environment variables, volumes, signals, first start).
 #
-#   e2e/images/build.sh              busybox nginx redis postgres node, what the tests need
+#   e2e/images/build.sh              busybox nginx redis postgres mariadb node, what the tests need
 #   e2e/images/build.sh NAME...      the named folders (mysql9, wordpress, prometheus, clickhouse, systemd-node too)
 #   e2e/images/build.sh --list       the tags those names give
 #
@@ -13,7 +13,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 # shellcheck source=SCRIPTDIR/../../scripts/lib.sh
 . ../../scripts/lib.sh
 
-DEFAULT=(busybox nginx redis postgres node)
+DEFAULT=(busybox nginx redis postgres mariadb node)
 
 # The tags a folder gives. Debian bookworm has PostgreSQL 15 and Node.js 18 where the specification's templates name
 # postgres:16 and node:20: those two tags stand in here, they do NOT hold version 16 and 20.
@@ -23,6 +23,7 @@ tags() {
     nginx) echo nginx:latest ;;
     redis) echo redis:7 redis:latest ;;
     postgres) echo postgres:15 postgres:16 postgres:latest ;;
+    mariadb) echo mariadb:10 mariadb:latest ;;
     node) echo node:18 node:20 ;;
     mysql9) echo mysql:9 ;;
     wordpress) echo wordpress:latest ;;

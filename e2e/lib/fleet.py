@@ -226,11 +226,12 @@ class Fleet:
         code, name = self.run(node, "cat", f"/proc/{pid}/comm")
         return pid if code == 0 and name.strip() == Path(binary()).name[:15] else None
 
-    def kill_agent(self, node):
-        """kill -9, and back by its supervisor."""
+    def kill_agent(self, node, lives=True):
+        """kill -9, and back by its supervisor; one that ends at once, as it is refused, may never be seen to run (`lives=False`)."""
         before = eventually(lambda: self.agent_pid(node), 10, f"the agent of {node} to run")
         self.script("service-kill", node, "agent")
-        eventually(lambda: self.agent_pid(node) not in (None, before), 10, f"the agent of {node} to run again")
+        if lives:
+            eventually(lambda: self.agent_pid(node) not in (None, before), 10, f"the agent of {node} to run again")
 
     def kill_engine(self, node):
         """kill -9; only start_engine brings it back."""

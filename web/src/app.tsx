@@ -9,6 +9,9 @@ import { AlertsPage } from "./pages/alerts/list";
 import { RulesPage } from "./pages/alerts/rules";
 import { SilencesPage } from "./pages/alerts/silences";
 import { AuditPage } from "./pages/audit";
+import { BackupPage } from "./pages/backups/backup";
+import { ConfigPage } from "./pages/backups/config";
+import { BackupsPage } from "./pages/backups/list";
 import { ClusterPage } from "./pages/clusters/cluster";
 import { ClustersPage } from "./pages/clusters/list";
 import { ContainerPage } from "./pages/containers/container";
@@ -33,6 +36,7 @@ import { Failure, Loading } from "./ui/states";
 import { Toasts } from "./ui/toast";
 
 const CreatePage = lazy(() => import("./pages/containers/create"));
+const BackupEditor = lazy(() => import("./pages/backups/editor"));
 const ClusterEditor = lazy(() => import("./pages/clusters/editor"));
 
 interface RouteRow {
@@ -52,6 +56,12 @@ const ROUTES: RouteRow[] = [
   { path: "/clusters/:id", page: (p) => <ClusterPage key={p.id} id={p.id ?? ""} tab="overview" /> },
   { path: "/clusters/:id/edit", role: "operator", page: (p) => <ClusterEditor key={p.id} id={p.id ?? ""} /> },
   { path: "/clusters/:id/:tab", page: (p) => <ClusterPage key={p.id} id={p.id ?? ""} tab={p.tab ?? ""} /> },
+  { path: "/backups", page: () => <BackupsPage /> },
+  { path: "/backups/new", role: "operator", page: () => <BackupEditor key="new" /> },
+  { path: "/backups/configs/:id", page: (p) => <ConfigPage key={p.id} id={p.id ?? ""} /> },
+  { path: "/backups/configs/:id/edit", role: "operator", page: (p) => <BackupEditor key={p.id} id={p.id ?? ""} /> },
+  { path: "/backups/:id", page: (p) => <BackupPage key={p.id} id={p.id ?? ""} tab="overview" /> },
+  { path: "/backups/:id/:tab", page: (p) => <BackupPage key={p.id} id={p.id ?? ""} tab={p.tab ?? ""} /> },
   { path: "/images", page: () => <ImagesPage /> },
   { path: "/volumes", page: () => <VolumesPage /> },
   { path: "/networks", page: () => <NetworksPage /> },

@@ -1,5 +1,6 @@
 import {
   Activity,
+  Archive,
   Bell,
   Boxes,
   Box,
@@ -30,6 +31,7 @@ export const NAV: { title: string; entries: NavEntry[] }[] = [
     entries: [
       { path: "/containers", text: "Containers", icon: <ContainerIcon /> },
       { path: "/clusters", text: "Clusters", icon: <Boxes /> },
+      { path: "/backups", text: "Backups", icon: <Archive /> },
       { path: "/images", text: "Images", icon: <Layers /> },
       { path: "/volumes", text: "Volumes", icon: <HardDrive /> },
       { path: "/networks", text: "Networks", icon: <Network /> },

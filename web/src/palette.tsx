@@ -71,6 +71,7 @@ function Box({ close }: { close: () => void }) {
     pages.push(
       { key: "new", text: "Create a container", hint: "Action", icon: <Plus />, to: "/containers/new" },
       { key: "new-cluster", text: "Create a cluster", hint: "Action", icon: <Plus />, to: "/clusters/new" },
+      { key: "new-backup", text: "Create a backup config", hint: "Action", icon: <Plus />, to: "/backups/new" },
     );
   }
   const choices: Choice[] = [

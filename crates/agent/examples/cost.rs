@@ -101,6 +101,7 @@ async fn main() -> Result<()> {
         docker_socket: SOCKET.into(),
         own: Vec::new(),
         load_balancer: None,
+        backup_worker: None,
     })
     .await?;
     let stop = CancellationToken::new();

@@ -1,5 +1,6 @@
 //! What an agent is told, and the node's own configuration file.
 
+use crate::backups::BackupWorker;
 use crate::edge::LoadBalancer;
 use nm_types::text::{Capability, DevicePath};
 use serde::Deserialize;
@@ -15,6 +16,8 @@ pub struct AgentConfig {
     pub own: Vec<PathBuf>,
     /// How its load balancer is started; without, it carries no traffic.
     pub load_balancer: Option<LoadBalancer>,
+    /// How workers of backup jobs are started; without, it makes no backups.
+    pub backup_worker: Option<BackupWorker>,
 }
 
 impl AgentConfig {

@@ -11,6 +11,7 @@
 //!
 //! [`Agent::router`] is the contract as an HTTP service; [`Agent::run`] keeps it true.
 
+mod backups;
 mod config;
 mod docker;
 pub mod edge;
@@ -25,8 +26,10 @@ mod routes;
 mod stats;
 pub mod upgrade;
 
+pub use backups::BackupWorker;
 pub use config::{AgentConfig, ConfigError, NodeConfig};
 
+use backups::Backups;
 use docker::Docker;
 use docker::hub::{Hub, now, now_nanos};
 use edge::{Edge, Supervisor};
@@ -70,6 +73,8 @@ pub struct Agent {
     ends: Arc<Mutex<Option<Ends>>>,
     /// None where it is to carry no traffic.
     edge: Option<Edge>,
+    /// None where it is to make none.
+    backups: Option<Backups>,
     /// None where it runs in a process that is not its own.
     upgrades: Option<Upgrades>,
 }
@@ -111,6 +116,9 @@ impl Agent {
         let policy = BindPolicy::new(node.allow_binds.clone(), data_dir, &config.own, &config.docker_socket);
         let privileges = Privileges::new(node, NodeConfig::path(data_dir));
         let docker = Docker::new(&config.docker_socket, hub, fence.clone(), policy, privileges);
+        let worker = config.backup_worker.clone();
+        let backups = worker.map(|worker| Backups::open(data_dir, worker, docker.clone()));
+        let backups = backups.transpose().map_err(unusable)?;
         Ok(Self {
             docker,
             stats,
@@ -124,6 +132,7 @@ impl Agent {
                 edge: supervisor,
             }))),
             edge,
+            backups,
             upgrades: None,
         })
     }
@@ -146,6 +155,7 @@ impl Agent {
             journal: self.journal.clone(),
             upgrades: self.upgrades.clone(),
             edge: self.edge.clone(),
+            backups: self.backups.clone(),
         })
     }
 
@@ -183,14 +193,30 @@ impl Agent {
                         }
                     }
                     Ok(()) = journal_end.changed() => self.docker.hub.tell_journal(),
-                    _ = clean.tick() => self.fence.forget_removed(now()),
+                    _ = clean.tick() => {
+                        self.fence.forget_removed(now());
+                        if let Some(backups) = &self.backups {
+                            backups.forget_old().await;
+                        }
+                    }
                     Some(docker_id) = ooms.recv() => self.docker.hub.oom_counted(&docker_id),
                 }
             }
         };
+        let backing_up = async {
+            if let Some(backups) = &self.backups {
+                backups.recover().await;
+            }
+            std::future::pending::<()>().await
+        };
         tokio::select! {
             () = following => {}
             () = telling => {}
+            () = backing_up => {}
+        }
+        if let Some(backups) = &self.backups {
+            // What jobs did to containers is undone before the agent ends.
+            backups.stop().await;
         }
         self.stats.stop();
         if let Err(error) = sampling.await {

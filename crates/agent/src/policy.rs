@@ -31,12 +31,31 @@ impl BindPolicy {
     /// The path of this machine that mounting `path` really mounts, or why it may not be. `docker_root` is Docker's own
     /// folder. Looks at the disk.
     pub fn check(&self, path: &str, docker_root: &str) -> Result<String, AgentError> {
+        let real = self.judge(path, docker_root)?;
+        if real.contains(':') {
+            let text = format!("`{path}` can't be mounted: it leads to a path that Docker can't be told.");
+            return Err(AgentError::new(AgentErrorCode::Forbidden, text));
+        }
+        Ok(real)
+    }
+
+    /// The same for what backups read and write.
+    pub fn check_backup(&self, path: &str, docker_root: &str) -> Result<String, AgentError> {
+        self.judge(path, docker_root).map_err(|mut e| {
+            // Judged alike, said of another use.
+            e.message = e
+                .message
+                .replace("may not be mounted into a container", "may not be used by backups");
+            e.message = e.message.replace("can't be mounted", "can't be used by backups");
+            e
+        })
+    }
+
+    fn judge(&self, path: &str, docker_root: &str) -> Result<String, AgentError> {
         let refuse = |text: String| AgentError::new(AgentErrorCode::Forbidden, text);
         let real = real_path(Path::new(path)).map_err(|why| refuse(format!("`{path}` can't be mounted: {why}.")))?;
-        let Some(real) = real.to_str().filter(|r| !r.contains(':')) else {
-            return Err(refuse(format!(
-                "`{path}` can't be mounted: it leads to a path that Docker can't be told."
-            )));
+        let Some(real) = real.to_str() else {
+            return Err(refuse(format!("`{path}` can't be mounted: it leads to a path that is not text.")));
         };
         let mut own: Vec<String> = self.own.iter().flat_map(|p| with_real(p)).collect();
         own.extend(with_real(Path::new(docker_root)));

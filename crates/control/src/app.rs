@@ -2,11 +2,12 @@
 
 use crate::api::error::{ApiError, ApiResult};
 use crate::api::frame::Network;
-use crate::controller::{acme, alerts, clusters, health, housekeeping, liveness, reschedule, resume, trust, watch};
+use crate::controller::{acme, alerts, backups, clusters, health, housekeeping, liveness, own_backup, reschedule, resume, trust, watch};
 use crate::metrics::Metrics;
 use crate::service::alerts::Alerts;
 use crate::service::auth::{Actor, Auth, AuthConfig};
 use crate::service::authority::Authorities;
+use crate::service::backups::{Backups, Troubles};
 use crate::service::binaries::Binaries;
 use crate::service::clock::SharedClock;
 use crate::service::clusters::Clusters;
@@ -22,6 +23,7 @@ use crate::service::liveness::Liveness;
 use crate::service::nodes::Nodes;
 use crate::service::operations::Operations;
 use crate::service::outbound::Guard;
+use crate::service::own_backup::{OwnBackup, OwnBackupConfig};
 use crate::service::registries::Registries;
 use crate::service::servers::Servers;
 use crate::service::upgrades::Upgrades;
@@ -53,10 +55,14 @@ pub struct AppConfig {
     pub lost_after: Duration,
     /// Between two looks at whether a cluster needs more servers or fewer; [`SCALING_EVERY`] as a rule.
     pub scaling_every: Duration,
+    /// Between two looks at the clock, which may have been set; [`SCHEDULE_EVERY`] as a rule. What is due is begun in its moment all the same.
+    pub schedule_every: Duration,
     /// Where ACME servers look for answers on entry nodes; [`ACME_HTTP_PORT`] as a rule.
     pub acme_http_port: u16,
     /// The file that this program runs from, for nodes of the same kind of machine.
     pub executable: Option<PathBuf>,
+    /// Where it backs itself up to; nowhere without.
+    pub own_backup: Option<OwnBackupConfig>,
 }
 
 /// Silence after which a node is lost, where nobody says otherwise. With the half second between two beats and the half second
@@ -65,6 +71,9 @@ pub const LOST_AFTER: Duration = Duration::from_secs(8);
 
 /// Where ACME servers look (RFC 8555, 8.3).
 pub const ACME_HTTP_PORT: u16 = 80;
+
+/// A clock that was set is seen within half a minute.
+pub const SCHEDULE_EVERY: Duration = Duration::from_secs(30);
 
 /// As often as the Kubernetes autoscaler looks.
 pub const SCALING_EVERY: Duration = Duration::from_secs(15);
@@ -96,6 +105,8 @@ pub struct Parts {
     pub upgrades: Upgrades,
     pub alerts: Alerts,
     pub clusters: Clusters,
+    pub backups: Backups,
+    pub own_backup: OwnBackup,
     pub dirty: Dirty,
     pub metrics: Metrics,
     pub streams: Streams,
@@ -173,6 +184,7 @@ impl App {
         );
         servers.load().await?;
         health.load().await?;
+        let troubles = Troubles::default();
         let alerts = Alerts::new(
             store.clone(),
             clock.clone(),
@@ -180,6 +192,7 @@ impl App {
             index.clone(),
             fleet.clone(),
             outbound.clone(),
+            troubles.clone(),
         );
         alerts.load().await?;
         let clusters = Clusters::new(
@@ -194,6 +207,20 @@ impl App {
             config.acme_http_port,
         );
         clusters.load().await?;
+        let backups = Backups::new(
+            store.clone(),
+            clock.clone(),
+            fleet.clone(),
+            nodes.clone(),
+            index.clone(),
+            servers.clone(),
+            outbound.clone(),
+            containers.clone(),
+            operations.clone(),
+            troubles,
+        );
+        backups.load().await?;
+        let own_backup = OwnBackup::open(store.clone(), clock.clone(), config.own_backup.clone()).await?;
         let authorities = Authorities::open(store.clone(), clock.clone()).await?;
         let enrolment = Enrolment::new(store.clone(), clock.clone(), nodes.clone(), authorities.clone());
         let binaries = Binaries::new(store.clone(), clock.clone(), &config.data_dir, config.executable.clone());
@@ -229,6 +256,8 @@ impl App {
             upgrades,
             alerts,
             clusters,
+            backups,
+            own_backup,
             dirty,
             metrics: Metrics::default(),
             streams: Streams::default(),
@@ -271,6 +300,8 @@ impl App {
         resume::operations(self).await.map_err(|e| e.message)?;
         // Now every operation that goes on runs, and what has none is really stuck.
         tasks.spawn(resume::run(self.clone()));
+        tasks.spawn(backups::run(self.clone()));
+        tasks.spawn(own_backup::run(self.clone()));
         let http = tokio::spawn(crate::api::serve::serve(api, crate::api::router(self.clone()), self.stop.clone()));
         let mut stop = self.stop.clone();
         let failed = tokio::select! {

@@ -91,6 +91,9 @@ pub enum Command {
     Registries(Group<registries::RegistriesCommand>),
     /// Servers of every kind, and addresses registered by hand
     Servers(Group<servers::ServersCommand>),
+    /// Backups of containers and nodes, and the way back
+    #[command(visible_alias = "backup")]
+    Backups(Box<Group<backups::BackupsCommand>>),
     /// Servers behind one entry point: load balancing, high availability, scaling
     #[command(visible_alias = "cluster")]
     Clusters(Box<Group<clusters::ClustersCommand>>),
@@ -114,6 +117,8 @@ pub enum Command {
     Alerts(Box<Group<alerts::AlertsCommand>>),
     /// Find what is missing on this machine, and how to mend it
     Doctor(doctor::DoctorArgs),
+    /// Bring a control plane back from the backup it made of itself
+    RestoreControlPlane(Box<crate::own_backup::RestoreControlPlaneArgs>),
     /// Print a shell's completion script
     Completion(completion::CompletionArgs),
     /// Print the API's OpenAPI document

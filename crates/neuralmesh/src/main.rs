@@ -2,6 +2,7 @@
 //!
 //! It is the only reader of the environment; everything below gets its settings handed in.
 
+mod backup_worker;
 mod cli;
 mod client;
 mod commands;
@@ -10,6 +11,7 @@ mod hello;
 mod input;
 mod install;
 mod output;
+mod own_backup;
 mod prompt;
 mod proxy;
 mod run;
@@ -20,6 +22,10 @@ mod trial;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    // Before anything else is read or begun: a worker has its own way to be told what to do.
+    if backup_worker::is_asked_for() {
+        return backup_worker::run();
+    }
     let command = cli::read();
     let mut runtime = if command.wants_all_cores() {
         tokio::runtime::Builder::new_multi_thread()

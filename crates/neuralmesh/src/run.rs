@@ -73,6 +73,8 @@ pub struct ControlArgs {
     )]
     pub acme_http_port: u16,
     #[command(flatten)]
+    pub own_backup: Box<crate::own_backup::OwnBackupArgs>,
+    #[command(flatten)]
     pub log: LogArgs,
 }
 

@@ -107,6 +107,7 @@ pub async fn agent(args: AgentArgs) -> anyhow::Result<()> {
         docker_socket: args.machine.docker_socket.clone(),
         own: vec![args.data_dir.clone()],
         load_balancer: Some(carried),
+        backup_worker: Some(crate::backup_worker::by_agent()),
     };
     let (agent, link) = make_agent(config, store, identity, servers).await?;
     let states = link.states();
@@ -168,9 +169,13 @@ async fn start_control(args: &ControlArgs, agent_listen: SocketAddr) -> anyhow::
         link: ServerOptions::default(),
         lost_after: args.lost_after,
         scaling_every: nm_control::app::SCALING_EVERY,
+        schedule_every: nm_control::app::SCHEDULE_EVERY,
         acme_http_port: args.acme_http_port,
         // What runs, also when the file has been replaced since.
         executable: Some(PathBuf::from("/proc/self/exe")),
+        own_backup: args
+            .own_backup
+            .config(data_dir, args.allow_outbound.iter().map(ToString::to_string).collect())?,
     };
     let app = App::open(config, store, Arc::new(SystemClock)).await?;
     let password = app.auth.bootstrap(data_dir).await?;
@@ -291,29 +296,65 @@ async fn start_local_agent(
                 warn!("this machine's node was removed from the fleet, or the database is another one: joining anew");
                 std::fs::remove_file(store.path()).context("remove the old identity")?;
             }
-            let token = app
-                .enrolment
-                .new_token(&Actor::system(), &nm_control::api::extract::Meta::internal())
-                .await?;
-            join(
-                &store,
-                &server,
-                &JoinToken::parse(&token.token)?,
-                &facts(machine),
-                &DialOptions::default(),
-            )
-            .await?
+            let facts = facts(machine);
+            let (actor, meta) = (Actor::system(), nm_control::api::extract::Meta::internal());
+            let token = match own_node(app, &facts.hostname).await? {
+                Some(node) => app.enrolment.rejoin_token(&actor, &meta, node.as_str()).await?,
+                None => app.enrolment.new_token(&actor, &meta).await?,
+            };
+            join(&store, &server, &JoinToken::parse(&token.token)?, &facts, &DialOptions::default()).await?
         }
     };
     let node = identity.node().clone();
+    let noted = OwnNode {
+        node: node.clone(),
+        hostname: facts(machine).hostname,
+    };
+    note_own_node(app, noted).await?;
     let config = AgentConfig {
         data_dir: dir,
         docker_socket: machine.docker_socket.clone(),
         own,
         load_balancer: Some(carried),
+        backup_worker: Some(crate::backup_worker::by_agent()),
     };
     let (agent, link) = make_agent(config, store, identity, vec![server]).await?;
     Ok((node, link, agent))
+}
+
+/// Which node of the fleet the control plane's own machine is.
+const OWN_NODE: &str = "ownNode";
+
+#[derive(PartialEq, serde::Serialize, serde::Deserialize)]
+struct OwnNode {
+    node: NodeId,
+    hostname: String,
+}
+
+async fn noted_own_node(app: &App) -> anyhow::Result<Option<OwnNode>> {
+    let row = app.store.get(nm_store::Kind::Setting, OWN_NODE).await?;
+    Ok(row.map(|row| row.spec()).transpose()?)
+}
+
+/// The node that this machine was, where its control plane was brought back without the agent's identity; none of another machine.
+async fn own_node(app: &App, hostname: &str) -> anyhow::Result<Option<NodeId>> {
+    let noted = noted_own_node(app).await?;
+    Ok(noted
+        .filter(|own| own.hostname == hostname && app.nodes.knows(&own.node))
+        .map(|own| own.node))
+}
+
+async fn note_own_node(app: &App, own: OwnNode) -> anyhow::Result<()> {
+    if noted_own_node(app).await?.as_ref() == Some(&own) {
+        return Ok(());
+    }
+    let row = nm_store::NewResource::new(nm_store::Kind::Setting, OWN_NODE)
+        .named(OWN_NODE)
+        .spec(&own)?;
+    let mut tx = app.store.begin(app.clock.now()).await?;
+    tx.put(row).await?;
+    tx.commit().await?;
+    Ok(())
 }
 
 /// Gives the node the built-in image where it has none yet, once its Docker engine answers.

@@ -5,5 +5,7 @@ pub mod binds;
 pub mod cluster;
 pub mod health;
 pub mod place;
+pub mod retention;
 pub mod scale;
+pub mod schedule;
 pub mod succession;

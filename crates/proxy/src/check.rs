@@ -15,7 +15,10 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+/// After how long a member that is out is looked at again.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
 
 /// The running checks, by cluster and member.
 #[derive(Default)]
@@ -74,17 +77,32 @@ impl Drop for Checks {
     }
 }
 
+/// Checks at each interval. A member that is out is looked at sooner, after [`FIRST_PAUSE`] and then each time twice as long up to
+/// the interval: one that was added while it still started, or was started anew, would be without traffic for a whole interval. Only
+/// one that stayed in for an interval begins with the short pause again, so that one that passes checks and fails traffic is in ever
+/// more seldom.
 async fn watch(member: Arc<Member>, check: HealthCheck, slow_start_ms: u32, instance: Arc<Instance>) {
-    let mut ticks = tokio::time::interval(Duration::from_millis(u64::from(check.interval_ms)));
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let interval = Duration::from_millis(u64::from(check.interval_ms));
     let patience = Duration::from_millis(u64::from(check.timeout_ms));
+    let mut pause = FIRST_PAUSE.min(interval);
     loop {
-        ticks.tick().await;
-        let result = match tokio::time::timeout(patience, probe(member.address, &check.probe)).await {
+        let next = Instant::now() + interval;
+        let result = match timeout(patience, probe(member.address, &check.probe)).await {
             Ok(result) => result,
             Err(_) => Err(format!("no answer within {} ms", check.timeout_ms)),
         };
         member.checked(result, check.rise, check.fall, slow_start_ms, &instance);
+        // An ejection may be one of before this check, or one that has its time: neither is a reason for another one.
+        while !member.awaits_check(&instance) {
+            if timeout_at(next, member.until_ejected()).await.is_err() {
+                pause = FIRST_PAUSE.min(interval);
+                break;
+            }
+        }
+        if member.awaits_check(&instance) {
+            sleep(pause).await;
+            pause = (pause * 2).min(interval);
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use nm_types::proxy::{EventKind, MemberState};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
+use tokio::sync::Notify;
 
 const DOWN: u8 = 1;
 const EJECTED: u8 = 2;
@@ -31,6 +32,8 @@ pub struct Member {
     /// When it came back and its share began to grow, in the instance's milliseconds; 0 is the full share.
     ramp_from: AtomicU64,
     health: Mutex<Health>,
+    /// Told of each ejection.
+    ejected: Notify,
     pub shards: Box<[Shard]>,
 }
 
@@ -90,6 +93,7 @@ impl Member {
                 since_ms: instance.now_ms(),
                 reason: "nothing speaks against it".to_owned(),
             }),
+            ejected: Notify::new(),
             shards: (0..instance.workers).map(|_| Shard::default()).collect(),
         }
     }
@@ -189,6 +193,7 @@ impl Member {
         self.flags.fetch_or(EJECTED, Relaxed);
         health.note(reason, instance);
         drop(health);
+        self.ejected.notify_one();
         instance.tell(EventKind::MemberEjected, &self.cluster, &self.id, reason);
         instance.health_changed.notify_one();
     }
@@ -230,6 +235,22 @@ impl Member {
         instance.health_changed.notify_one();
     }
 
+    /// Whether nothing but the success of a health check brings it back.
+    pub fn awaits_check(&self, instance: &Instance) -> bool {
+        let health = lock(&self.health);
+        let now = instance.now_ms();
+        !health.up
+            || health
+                .ejected
+                .as_ref()
+                .is_some_and(|e| e.until_ms <= now && !health.succeeded_after(e))
+    }
+
+    /// Resolves after an ejection.
+    pub async fn until_ejected(&self) {
+        self.ejected.notified().await;
+    }
+
     /// Forgets what checks found: there are none any more, or others.
     pub fn unchecked(&self, instance: &Instance) {
         let mut health = lock(&self.health);
@@ -248,7 +269,7 @@ impl Member {
         if instance.now_ms() < ejected.until_ms {
             return Some(ejected.until_ms);
         }
-        if has_check && health.last_success_ms.is_none_or(|at| at <= ejected.at_ms) {
+        if has_check && !health.succeeded_after(ejected) {
             return None;
         }
         health.ejected = None;
@@ -290,6 +311,11 @@ impl Member {
 }
 
 impl Health {
+    /// Whether a health check succeeded since.
+    fn succeeded_after(&self, ejected: &Ejected) -> bool {
+        self.last_success_ms.is_some_and(|at| at > ejected.at_ms)
+    }
+
     fn note(&mut self, reason: &str, instance: &Instance) {
         self.since = wall_clock();
         self.since_ms = instance.now_ms();

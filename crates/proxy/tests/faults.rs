@@ -50,6 +50,30 @@ async fn a_member_killed_under_load_costs_no_idempotent_request() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn one_that_was_still_starting_is_looked_at_long_before_its_interval_is_over() {
+    let well = Member::named("well").await;
+    let port = kit::free_port();
+    let starting = json!({"id": "starting", "address": "127.0.0.1", "port": port});
+    let check = json!({"intervalMs": 300_000, "timeoutMs": 1_000, "probe": {"type": "tcp"}});
+    let proxy = Proxy::with(json!({"members": [well.json(), starting], "healthCheck": check})).await;
+    let load = Load::start(proxy.address(), 4);
+    eventually("traffic finds it refusing", async || {
+        proxy.member_state("starting").await == "ejected"
+    })
+    .await;
+    for round in ["started", "killed and started again"] {
+        let mut member = Member::http("starting", port, |_| async { Response::new(Full::from("starting")) }).await;
+        eventually(&format!("it is up, {round}"), async || proxy.member_state("starting").await == "up").await;
+        let before = member.seen();
+        eventually("it has traffic", async || member.seen() > before).await;
+        member.kill().await;
+        eventually("it is out", async || proxy.member_state("starting").await == "ejected").await;
+    }
+    let (requests, failures) = load.end().await;
+    assert_eq!(failures, Vec::<String>::new(), "of {requests}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn checks_take_a_member_out_and_bring_it_back() {
     let well = Arc::new(AtomicU64::new(200));
     let status = well.clone();

@@ -106,6 +106,10 @@ pub enum Subject {
     Session,
     /// An API token.
     Token,
+    /// What happened on a node, under the node's id.
+    NodeEvents,
+    /// What happened to a cluster, under the cluster's id.
+    ClusterEvents,
 }
 
 impl Subject {
@@ -115,6 +119,8 @@ impl Subject {
             Self::User => "user",
             Self::Session => "session",
             Self::Token => "token",
+            Self::NodeEvents => "nodeEvents",
+            Self::ClusterEvents => "clusterEvents",
         }
     }
 
@@ -123,6 +129,8 @@ impl Subject {
             "user" => Some(Self::User),
             "session" => Some(Self::Session),
             "token" => Some(Self::Token),
+            "nodeEvents" => Some(Self::NodeEvents),
+            "clusterEvents" => Some(Self::ClusterEvents),
             _ => Kind::parse(text).map(Self::Resource),
         }
     }
@@ -203,7 +211,13 @@ mod tests {
             assert_eq!(Kind::parse(kind.as_str()), Some(kind));
             assert_eq!(Subject::parse(kind.as_str()), Some(Subject::Resource(kind)));
         }
-        for subject in [Subject::User, Subject::Session, Subject::Token] {
+        for subject in [
+            Subject::User,
+            Subject::Session,
+            Subject::Token,
+            Subject::NodeEvents,
+            Subject::ClusterEvents,
+        ] {
             assert_eq!(Subject::parse(subject.as_str()), Some(subject));
         }
         for what in [What::Created, What::Updated, What::Status, What::Deleted] {

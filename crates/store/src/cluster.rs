@@ -1,6 +1,7 @@
 //! What is kept of clusters beside their rows: what nodes were given, what happened, and what was counted. None of it goes into
 //! the change feed: it changes with the traffic.
 
+use crate::change::{Subject, What};
 use crate::db::{Columns, Sql};
 use crate::error::StoreError;
 use crate::store::Store;
@@ -120,6 +121,8 @@ impl Tx {
         .bind(event.reason.as_str())
         .bind(event.detail.as_deref());
         self.run("note what happened to a cluster", insert).await?;
+        let revision = self.next_revision();
+        self.changed(revision, Subject::ClusterEvents, &event.cluster, "", What::Created);
         Ok(sequence)
     }
 

@@ -6,6 +6,8 @@
 use crate::alone::Alone;
 use crate::config::{Backend, DatabaseUrl};
 use crate::error::StoreError;
+use futures_util::TryStreamExt;
+use futures_util::stream::BoxStream;
 use sqlx::any::{Any, AnyArguments, AnyConnectOptions, AnyPoolOptions, AnyRow};
 use sqlx::pool::PoolConnection;
 use sqlx::{AnyConnection, AnyPool, Connection, Executor, Row};
@@ -224,6 +226,15 @@ impl Db {
         Ok(Reader { db: self, conn })
     }
 
+    /// A connection that sees all tables as they are now, whatever is written meanwhile. It is not used again.
+    pub(crate) async fn view(&self) -> Result<Reader<'_>, StoreError> {
+        let mut reader = self.reader().await?;
+        reader.conn.close_on_drop();
+        let begin = sqlx::raw_sql(crate::export::beginning(self.backend)).execute(&mut *reader.conn);
+        self.within("begin to read", begin).await?;
+        Ok(reader)
+    }
+
     /// Remembers what makes every further write a lie.
     pub(crate) fn note(&self, error: StoreError) -> StoreError {
         if let StoreError::Fatal { reason } = &error {
@@ -323,6 +334,29 @@ impl Reader<'_> {
     }
 }
 
+/// Rows as they come.
+pub(crate) struct Rows<'a> {
+    db: &'a Db,
+    attempt: &'static str,
+    rows: BoxStream<'a, Result<AnyRow, sqlx::Error>>,
+}
+
+impl Rows<'_> {
+    pub(crate) async fn next(&mut self) -> Result<Option<AnyRow>, StoreError> {
+        self.db.within(self.attempt, self.rows.try_next()).await
+    }
+}
+
+impl Reader<'_> {
+    pub(crate) fn stream<'s>(&'s mut self, attempt: &'static str, query: Query<'s>) -> Rows<'s> {
+        Rows {
+            db: self.db,
+            attempt,
+            rows: query.fetch(&mut *self.conn),
+        }
+    }
+}
+
 impl Sql for Reader<'_> {
     async fn all(&mut self, attempt: &'static str, query: Query<'_>) -> Result<Vec<AnyRow>, StoreError> {
         let rows = self.db.within(attempt, query.fetch_all(&mut *self.conn)).await;
@@ -358,6 +392,42 @@ pub(crate) async fn blocking<T: Send + 'static>(
 }
 
 /// The folder (0700) and the file (0600), and the lock that keeps a second control plane out.
+/// Keeps control planes off a SQLite file, for as long as it is held. [`StoreError::InUse`] where one runs on it.
+#[derive(Debug)]
+pub struct SqliteHold(#[expect(dead_code, reason = "held, not read")] File);
+
+impl SqliteHold {
+    pub fn take(path: &Path) -> Result<Self, StoreError> {
+        take_lock(path, Duration::ZERO).map(Self)
+    }
+}
+
+fn take_lock(path: &Path, patience: Duration) -> Result<File, StoreError> {
+    // A file of its own: closing any descriptor of the database's file would drop SQLite's locks on it.
+    let lock_path = beside(path, ".lock");
+    let failed = |attempt: &'static str| {
+        let path = lock_path.clone();
+        move |source| StoreError::File { attempt, path, source }
+    };
+    let lock = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(&lock_path)
+        .map_err(failed("open"))?;
+    let started = Instant::now();
+    // There is no waiting for such a lock with a deadline, so it is tried again.
+    loop {
+        match lock.try_lock() {
+            Ok(()) => return Ok(lock),
+            Err(TryLockError::WouldBlock) if started.elapsed() < patience => std::thread::sleep(Duration::from_millis(25)),
+            Err(TryLockError::WouldBlock) => return Err(StoreError::InUse { path: path.to_owned() }),
+            Err(TryLockError::Error(source)) => return Err(failed("lock")(source)),
+        }
+    }
+}
+
 fn prepare_sqlite_file(path: &Path) -> Result<(PathBuf, File), StoreError> {
     let failed = |attempt: &'static str, path: &Path| {
         let path = path.to_owned();
@@ -375,31 +445,7 @@ fn prepare_sqlite_file(path: &Path) -> Result<(PathBuf, File), StoreError> {
     // The driver takes a URL, whose parser would resolve `..` by text alone.
     let path = folder.canonicalize().map_err(failed("find the folder", folder))?.join(name);
 
-    // A file of its own: closing any descriptor of the database's file would drop SQLite's locks on it.
-    let lock_path = beside(&path, ".lock");
-    let lock = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(&lock_path)
-        .map_err(failed("open", &lock_path))?;
-    let started = Instant::now();
-    // There is no waiting for such a lock with a deadline, so it is tried again.
-    loop {
-        match lock.try_lock() {
-            Ok(()) => break,
-            Err(TryLockError::WouldBlock) if started.elapsed() < LOCK_DEADLINE => std::thread::sleep(Duration::from_millis(25)),
-            Err(TryLockError::WouldBlock) => return Err(StoreError::InUse { path }),
-            Err(TryLockError::Error(source)) => {
-                return Err(StoreError::File {
-                    attempt: "lock",
-                    path: lock_path,
-                    source,
-                });
-            }
-        }
-    }
+    let lock = take_lock(&path, LOCK_DEADLINE)?;
 
     // SQLite gives its log and shared memory the mode of the database's file, so this one decides for all three.
     let file = OpenOptions::new()

@@ -80,6 +80,12 @@ pub enum StoreError {
         #[source]
         source: std::io::Error,
     },
+    /// What an export is written to or read from.
+    #[error("{attempt}: {source}")]
+    Export { attempt: &'static str, source: std::io::Error },
+    /// There is a control plane's data already where one was to be brought back.
+    #[error("the database holds a control plane already: name an empty one")]
+    Occupied,
     /// Any other answer of the database.
     #[error("{attempt}")]
     Sql {

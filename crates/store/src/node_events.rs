@@ -1,7 +1,7 @@
 //! What happened on nodes. An agent's journal numbers its events; what was read of it and how far it was read are written in
 //! one transaction, so that a crash on either side loses nothing and repeats nothing.
 
-use crate::change::Kind;
+use crate::change::{Kind, Subject, What};
 use crate::db::{Columns, Sql};
 use crate::error::StoreError;
 use crate::store::Store;
@@ -133,6 +133,10 @@ impl Tx {
             )
             .await?;
         let mut id = newest.map_or(Ok(0), |r| r.int(0))?;
+        if !events.is_empty() {
+            let revision = self.next_revision();
+            self.changed(revision, Subject::NodeEvents, node, "", What::Created);
+        }
         let mut events = events.into_iter().peekable();
         while events.peek().is_some() {
             let some: Vec<NewNodeEvent> = events.by_ref().take(PER_INSERT).collect();

@@ -339,14 +339,21 @@ impl Reply {
     /// A 422 whose details name exactly this field.
     #[track_caller]
     pub fn names(&self, field: &str) {
-        let body = self.refused(422, "invalid_field");
-        let named: Vec<&str> = body.details.iter().map(|d| d.field.as_str()).collect();
-        assert_eq!(named, [field], "{}", self.text());
+        self.refused_for(422, "invalid_field", field);
     }
     /// A 409 whose details name exactly this field: each field can be taken, but not all of them together.
     #[track_caller]
     pub fn clashes(&self, field: &str) {
-        let body = self.refused(409, "conflicting_fields");
+        self.refused_for(409, "conflicting_fields", field);
+    }
+    /// As [`Self::clashes`], of a cluster: 422.
+    #[track_caller]
+    pub fn at_odds(&self, field: &str) {
+        self.refused_for(422, "conflicting_fields", field);
+    }
+    #[track_caller]
+    fn refused_for(&self, status: u16, code: &str, field: &str) {
+        let body = self.refused(status, code);
         let named: Vec<&str> = body.details.iter().map(|d| d.field.as_str()).collect();
         assert_eq!(named, [field], "{}", self.text());
     }

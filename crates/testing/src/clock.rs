@@ -18,6 +18,11 @@ impl TestClock {
         let by = i64::try_from(by.as_millis()).expect("a test's span fits");
         self.ahead_ms.fetch_add(by, Ordering::SeqCst);
     }
+    /// Puts it back.
+    pub fn rewind(&self, by: Duration) {
+        let by = i64::try_from(by.as_millis()).expect("a test's span fits");
+        self.ahead_ms.fetch_sub(by, Ordering::SeqCst);
+    }
 }
 
 impl Clock for TestClock {

@@ -140,8 +140,10 @@ impl TestControlPlane {
                 },
                 lost_after: LOST_AFTER,
                 scaling_every: Duration::from_millis(100),
+                schedule_every: Duration::from_millis(50),
                 acme_http_port: nm_control::app::ACME_HTTP_PORT,
                 executable: std::env::current_exe().ok(),
+                own_backup: None,
             };
             tune(&mut config);
             let app = App::open(config, store, Arc::new(clock)).await.expect("the control plane opens");

@@ -123,6 +123,10 @@ ids! {
     DeliveryId = "delivery";
     /// Servers behind one entry point.
     ClusterId = "cluster";
+    /// What is backed up of a server, when and where to.
+    BackupConfigId = "backup_cfg";
+    /// One backup.
+    BackupId = "backup";
 }
 
 #[cfg(test)]

@@ -150,6 +150,42 @@ export const clusters = {
     client.page<T.ClusterEvent>(`${CLUSTERS}/${id(key)}/events`, { cursor }, signal),
 };
 
+const BACKUPS = "/api/capabilities/backups";
+export const backups = {
+  configs: (query: { serverId?: string } = {}, signal?: AbortSignal) => client.all<T.BackupConfig>(`${BACKUPS}/configs`, query, signal),
+  config: (key: string, signal?: AbortSignal) => client.get<T.BackupConfig>(`${BACKUPS}/configs/${id(key)}`, undefined, signal),
+  /** `key` makes a repeated request the same one. */
+  createConfig: async (spec: T.BackupConfigSpec, key: string): Promise<T.BackupConfig> =>
+    (await client.call<T.BackupConfig>("POST", `${BACKUPS}/configs`, { body: spec, headers: { "idempotency-key": key } })).data,
+  /** A merge patch: what is not in it stays, and `null` takes a field back to its default. */
+  updateConfig: (key: string, change: object) => patch<T.BackupConfig>(`${BACKUPS}/configs/${id(key)}`, change),
+  /** `force`: also where its repository's password goes with it. */
+  removeConfig: (key: string, force: boolean) => remove(`${BACKUPS}/configs/${id(key)}`, { force: force || undefined }),
+  check: (key: string) => begin<unknown>(`${BACKUPS}/configs/${id(key)}/check`),
+  retention: (key: string, signal?: AbortSignal) =>
+    client.get<T.RetentionPreview>(`${BACKUPS}/configs/${id(key)}/retention`, undefined, signal),
+  key: (key: string) => client.get<T.BackupKey>(`${BACKUPS}/configs/${id(key)}/key`),
+  /** Answers with the backup that is being made. */
+  perform: (config: string) => post<T.Backup>(`${BACKUPS}/perform/${id(config)}`),
+  list: (query: { configId?: string; status?: string; limit?: number; cursor?: string }, signal?: AbortSignal) =>
+    client.page<T.Backup>(BACKUPS, query, signal),
+  get: (key: string, signal?: AbortSignal) => client.get<T.Backup>(`${BACKUPS}/${id(key)}`, undefined, signal),
+  cancel: (key: string) => post<T.Backup>(`${BACKUPS}/${id(key)}/cancel`),
+  pin: (key: string, pinned: boolean) => put<T.Backup>(`${BACKUPS}/${id(key)}/pin`, { pinned }),
+  verify: (key: string) => begin<unknown>(`${BACKUPS}/${id(key)}/verify`),
+  restore: (key: string, body: T.NewRestore) => begin<T.Restored>(`${BACKUPS}/${id(key)}/restore`, body),
+  /** `force`: also the last good one. Answers with the operation where it takes longer. */
+  remove: async (key: string, force: boolean): Promise<T.Operation | undefined> => {
+    const reply = await client.call<T.Operation>("DELETE", `${BACKUPS}/${id(key)}`, { query: { force: force || undefined } });
+    return reply.status === 202 ? reply.data : undefined;
+  },
+  /** One page of a folder of the backup. */
+  files: async (key: string, query: { path: string; cursor?: string; limit?: number }, signal?: AbortSignal) => {
+    const reply = await client.call<T.BackupTree>("GET", `${BACKUPS}/${id(key)}/files`, { query, signal });
+    return { items: reply.data.entries, next: reply.nextCursor, total: reply.data.total };
+  },
+};
+
 export const alerts = {
   list: (query: { state?: string; severity?: string; serverId?: string; limit?: number; cursor?: string }, signal?: AbortSignal) =>
     client.page<T.Alert>("/api/alerts", query, signal),

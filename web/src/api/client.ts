@@ -23,6 +23,8 @@ export interface Reply<T> {
 export interface Page<T> {
   items: T[];
   next: string | undefined;
+  /** How many there are on all pages, where that is known. */
+  total?: number;
 }
 
 export type Method = "GET" | "POST" | "PUT" | "PATCH" | "DELETE";

@@ -10,8 +10,11 @@ import type { ChangeEvent } from "./types";
 const KEPT = 500;
 const BURST_MS = 250;
 
+/** What these say is on the pages of what they happened to. */
+const JOURNALS = ["nodeEvents", "clusterEvents"];
+
 /**
- * Which queries a change of a kind makes stale. A container's change shows on its node, its images, networks, volumes, servers
+ * Which queries a change of a kind makes stale, by the first parts of their keys. A container's change shows on its node, its images, networks, volumes, servers
  * and clusters too, and an operation on what it works on.
  */
 const STALE: Record<string, string[]> = {
@@ -25,6 +28,10 @@ const STALE: Record<string, string[]> = {
   server: ["servers", "health", "clusters"],
   cluster: ["clusters"],
   health: ["health", "servers"],
+  nodeEvents: ["nodes/events", "containers/events"],
+  clusterEvents: ["clusters"],
+  backupConfig: ["backups"],
+  backup: ["backups"],
   setting: ["health"],
   alert: ["alerts"],
   alertDelivery: ["alerts"],
@@ -78,13 +85,13 @@ class LiveFeed {
   }
 
   #saw(change: ChangeEvent): void {
-    this.#events = [change, ...this.#events].slice(0, KEPT);
+    if (!JOURNALS.includes(change.kind)) this.#events = [change, ...this.#events].slice(0, KEPT);
     for (const key of STALE[change.kind] ?? [`${change.kind}s`]) this.#stale.add(key);
     this.#timer ??= setTimeout(() => {
       this.#timer = undefined;
       const stale = [...this.#stale];
       this.#stale.clear();
-      for (const key of stale) void queries.invalidateQueries({ queryKey: [key] });
+      for (const key of stale) void queries.invalidateQueries({ queryKey: key.split("/") });
     }, BURST_MS);
     this.#tell();
   }

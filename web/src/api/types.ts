@@ -1,6 +1,7 @@
 // The bodies of the API, as crates/types writes them. Times are RFC 3339 UTC with milliseconds.
 
 export * from "./alert-types";
+export * from "./backup-types";
 export * from "./cluster-types";
 export * from "./health-types";
 
@@ -78,6 +79,7 @@ export const AREAS = [
   "health",
   "alerts",
   "clusters",
+  "backups",
   "users",
   "tokens",
   "audit",

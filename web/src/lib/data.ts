@@ -25,7 +25,7 @@ export const useIsAdmin = (): boolean => atLeast(useUser().role, "admin");
 export function usePaged<T>(
   key: QueryKey,
   fetchPage: (cursor: string | undefined, signal: AbortSignal) => Promise<Page<T>>,
-  options: { refetchInterval?: number; enabled?: boolean } = {},
+  options: { refetchInterval?: number | ((query: { state: { data: Page<T> | undefined } }) => number | false); enabled?: boolean } = {},
 ) {
   const text = JSON.stringify(key);
   const [place, setPlace] = useState<{ key: string; cursors: string[] }>({ key: text, cursors: [] });

@@ -11,6 +11,11 @@ import { OperationBadge, Progress, Time } from "../ui/bits";
 import { Button } from "../ui/button";
 
 const KINDS: Record<string, string> = {
+  "backup.check": "Check a backup repository",
+  "backup.perform": "Make a backup",
+  "backup.remove": "Remove a backup",
+  "backup.restore": "Restore a backup",
+  "backup.test": "Restore a backup for a test",
   "container.create": "Create a container",
   "container.remove": "Remove a container",
   "container.reschedule": "Move a container",

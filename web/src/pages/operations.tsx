@@ -180,8 +180,16 @@ export function OperationPage({ id }: { id: string }) {
   );
 }
 
+/** Where what an operation works on has its page, by how its id begins. */
+const PAGE_OF = [
+  ["cont_", "containers"],
+  ["node_", "nodes"],
+  ["backup_cfg_", "backups/configs"],
+  ["backup_", "backups"],
+] as const;
+
 function TargetLink({ target }: { target: string }) {
-  const page = target.startsWith("cont_") ? "containers" : target.startsWith("node_") ? "nodes" : null;
+  const page = PAGE_OF.find(([prefix]) => target.startsWith(prefix))?.[1];
   if (!page) return <code>{target}</code>;
   return (
     <Link className="link mono" href={`/${page}/${target}`}>

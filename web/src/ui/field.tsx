@@ -80,6 +80,43 @@ export function Input({ onValue, mono, className = "", ...rest }: InputProps) {
   );
 }
 
+/** One line of text with its label: what most fields are. */
+export function TextField(props: {
+  label: ReactNode;
+  value: string;
+  onValue: (value: string) => void;
+  problem?: string | undefined;
+  hint?: ReactNode;
+  optional?: boolean;
+  placeholder?: string | undefined;
+  mono?: boolean;
+  numeric?: boolean;
+  /** Its unit. */
+  suffix?: string | undefined;
+  name?: string;
+  type?: "text" | "email" | "password";
+  maxLength?: number;
+  disabled?: boolean;
+  /** Values that are offered, and need not be taken. */
+  list?: string;
+}) {
+  const { label, hint, problem, optional, suffix, numeric, mono, ...input } = props;
+  return (
+    <Field label={label} hint={hint} problem={problem} optional={optional ?? false}>
+      {(d) => {
+        const control = <Input {...d} {...input} mono={mono ?? false} inputMode={numeric ? "numeric" : undefined} />;
+        if (!suffix) return control;
+        return (
+          <div className="with-suffix">
+            {control}
+            <span className="suffix">{suffix}</span>
+          </div>
+        );
+      }}
+    </Field>
+  );
+}
+
 type TextareaProps = Omit<TextareaHTMLAttributes<HTMLTextAreaElement>, "onChange"> & { onValue?: (value: string) => void };
 export function Textarea({ onValue, className = "", ...rest }: TextareaProps) {
   return <textarea className={`textarea ${className}`} spellCheck={false} onChange={(e) => onValue?.(e.target.value)} {...rest} />;

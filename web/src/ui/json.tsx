@@ -1,4 +1,6 @@
 import { useMemo } from "react";
+import { looksSecret } from "../lib/validate";
+import { CopyButton } from "./bits";
 
 const TOKEN = /("(?:\\.|[^"\\])*")(\s*:)?|\b(true|false|null)\b|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?/g;
 
@@ -31,4 +33,27 @@ export function Json({ value }: { value: unknown }) {
       )}
     </pre>
   );
+}
+
+/** The request that a form stands for. Secrets are for nobody who looks over a shoulder. */
+export function RequestPreview({ line, body }: { line: string; body: unknown }) {
+  return (
+    <section className="card preview">
+      <header className="card-head">
+        <h2>The request</h2>
+        <CopyButton text={JSON.stringify(body, null, 2)} label="Copy the request's body, secrets and all" />
+      </header>
+      <p className="faint" style={{ padding: "10px 16px 0" }}>
+        <code className="break">{line}</code>
+      </p>
+      <Json value={covered(body)} />
+    </section>
+  );
+}
+
+function covered(value: unknown, name = ""): unknown {
+  if (typeof value === "string") return (name === "key" || looksSecret(name)) && value !== "" ? "********" : value;
+  if (Array.isArray(value)) return value.map((v) => covered(v));
+  if (typeof value !== "object" || value === null) return value;
+  return Object.fromEntries(Object.entries(value).map(([k, v]) => [k, covered(v, k)]));
 }

@@ -126,16 +126,25 @@ export function Table<T>(props: {
 }
 
 /** Back and forth between the pages of a list. Not drawn where there is only one. */
-export function Pager(props: { page: number; hasNext: boolean; onBack: () => void; onNext: () => void; busy: boolean }) {
+export function Pager(props: {
+  page: number;
+  hasNext: boolean;
+  onBack: () => void;
+  onNext: () => void;
+  busy: boolean;
+  /** What the ways back and on are called; lists are newest first otherwise. */
+  words?: readonly [string, string];
+}) {
+  const [back, next] = props.words ?? ["Newer", "Older"];
   if (props.page === 0 && !props.hasNext) return null;
   return (
     <nav className="pager" aria-label="Pages">
       <span>Page {props.page + 1}</span>
       <Button small disabled={props.page === 0 || props.busy} onClick={props.onBack} icon={<ChevronLeft />}>
-        Newer
+        {back}
       </Button>
       <Button small disabled={!props.hasNext || props.busy} onClick={props.onNext}>
-        Older
+        {next}
         <ChevronRight />
       </Button>
     </nav>

@@ -55,12 +55,24 @@ impl Docker {
         })
     }
 
+    /// What was asked of a container of ours last.
+    pub fn wanted(&self, record: &Record) -> Option<Desired> {
+        let id = record.observed.id.as_ref()?;
+        self.fence.get(id).map(|held| held.desired)
+    }
+
+    /// The generation of the newest command for a container of ours.
+    pub fn commanded(&self, record: &Record) -> Option<i64> {
+        let id = record.observed.id.as_ref()?;
+        self.fence.get(id).map(|held| held.generation)
+    }
+
     async fn look_after(&self, docker_id: &str) -> Result<Record, AgentError> {
         let seen = self.look_now(docker_id).await.map_err(|e| self.explain(e))?;
         seen.ok_or_else(|| AgentError::new(Code::ContainerNotFound, "The container is gone: somebody removed it meanwhile."))
     }
 
-    async fn start(&self, record: &Record) -> Result<ObservedContainer, AgentError> {
+    pub async fn start(&self, record: &Record) -> Result<ObservedContainer, AgentError> {
         let id = &record.observed.docker_id;
         if record.observed.status == ContainerStatus::Running {
             return Ok(record.observed.clone());
@@ -72,7 +84,7 @@ impl Docker {
         Ok(self.look_after_start(id, true).await?.observed)
     }
 
-    async fn stop(&self, record: &Record, grace: Option<i64>) -> Result<(), AgentError> {
+    pub async fn stop(&self, record: &Record, grace: Option<i64>) -> Result<(), AgentError> {
         let grace = checked_grace(record, grace)?;
         let id = &record.observed.docker_id;
         let call = Call::post("stop a container", format!("/containers/{id}/stop"))
@@ -111,7 +123,7 @@ impl Docker {
         }
     }
 
-    async fn pause(&self, record: &Record) -> Result<(), AgentError> {
+    pub async fn pause(&self, record: &Record) -> Result<(), AgentError> {
         match self
             .change(Call::post("pause a container", format!("/containers/{}/pause", record.observed.docker_id)).deadline(DEADLINE))
             .await
@@ -121,7 +133,7 @@ impl Docker {
         }
     }
 
-    async fn unpause(&self, record: &Record) -> Result<(), AgentError> {
+    pub async fn unpause(&self, record: &Record) -> Result<(), AgentError> {
         match self
             .change(Call::post("unpause a container", format!("/containers/{}/unpause", record.observed.docker_id)).deadline(DEADLINE))
             .await

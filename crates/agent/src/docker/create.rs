@@ -148,6 +148,11 @@ impl Docker {
         }
         if request.start {
             report.step("start").await;
+            let volumes = request.spec.volumes.iter().filter_map(|mount| match &mount.host {
+                Some(MountSource::Volume(name)) => Some(name.as_str()),
+                Some(MountSource::Path(_)) | None => None,
+            });
+            self.none_replaced(volumes)?;
             self.start_now(docker_id, Some(&request.spec.ports)).await?;
         }
         self.look_after_start(docker_id, request.start).await
@@ -354,6 +359,7 @@ impl Docker {
 
     /// Judges anew what a container of ours has of the node, before it starts again: its mounts and its privileges.
     pub(super) async fn recheck(&self, record: &Record) -> Result<(), AgentError> {
+        self.none_replaced(record.detail.volumes.iter().map(String::as_str))?;
         if record.observed.id.is_none() {
             return Ok(());
         }

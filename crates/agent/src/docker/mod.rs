@@ -3,7 +3,7 @@
 //! - [`client`]: HTTP over its socket. [`wire`]: its bodies. [`explain`]: its refusals as sentences.
 //! - [`hub`]: what is known of it, and the watch streams. [`session`]: keeps that true by events. [`observe`]: one container.
 //! - [`create`], [`commands`], [`pull`], [`images`], [`volumes`], [`networks`]: what is asked of it.
-//! - [`logs`], [`exec`], [`terminal`], [`archive`]: streams; [`frames`] reads Docker's own framing.
+//! - [`logs`], [`exec`], [`pipe`], [`terminal`], [`archive`]: streams; [`frames`] reads Docker's own framing.
 
 pub mod archive;
 pub mod client;
@@ -17,8 +17,10 @@ pub mod images;
 pub mod logs;
 pub mod networks;
 pub mod observe;
+pub mod pipe;
 pub mod ports;
 pub mod pull;
+pub mod replacing;
 pub mod session;
 pub mod terminal;
 pub mod volumes;
@@ -31,6 +33,7 @@ use client::{Call, Client, DockerError};
 use hub::{Engine, Facts, Hub, Record};
 use nm_link::contract::{AgentError, AgentErrorCode as Code, ContainerKey, labels};
 use nm_types::ContainerId;
+use replacing::Replaced;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -64,6 +67,7 @@ pub struct Inner {
     stops: Semaphore,
     pulls: Semaphore,
     locks: Locks,
+    replaced: Replaced,
     /// By image, the label of ours that it has.
     image_labels: Mutex<HashMap<String, Option<String>>>,
 }
@@ -88,6 +92,7 @@ impl Docker {
             stops: Semaphore::new(STOPS),
             pulls: Semaphore::new(PULLS),
             locks: Locks::default(),
+            replaced: Replaced::default(),
             image_labels: Mutex::default(),
         };
         Self { inner: Arc::new(inner) }
@@ -118,6 +123,20 @@ impl Docker {
                 explain::absent(&self.socket, "no answer yet"),
             )),
         }
+    }
+
+    /// Where a path that a backup is to read or write really leads, or why it may not.
+    pub async fn backup_path(&self, path: &str) -> Result<String, AgentError> {
+        // Docker need not be there; its folder is known once it was.
+        let root = match &*self.hub.engine().borrow() {
+            Engine::Up(facts) => facts.root_dir.clone(),
+            Engine::Connecting | Engine::Down(_) => "/var/lib/docker".to_owned(),
+        };
+        let (docker, path) = (self.clone(), path.to_owned());
+        let judged = tokio::task::spawn_blocking(move || docker.policy.check_backup(&path, &root));
+        judged
+            .await
+            .map_err(|e| AgentError::new(Code::Internal, format!("The agent failed: {e}.")))?
     }
 
     pub fn explain(&self, error: DockerError) -> AgentError {

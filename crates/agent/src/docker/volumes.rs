@@ -70,6 +70,36 @@ impl Docker {
         }
     }
 
+    /// Where the files of a volume are on this machine. Not of one that is kept elsewhere, or made with options: these may bind
+    /// any path of the node.
+    pub async fn mountpoint(&self, name: &str) -> Result<String, AgentError> {
+        let facts = self.engine().await?;
+        let missing = || AgentError::new(Code::VolumeNotFound, format!("The node has no volume `{name}`."));
+        let volume = self.volume(name).await.map_err(|e| self.explain(e))?.ok_or_else(missing)?;
+        let refuse = |why: &str| {
+            AgentError::new(
+                Code::Forbidden,
+                format!("The volume `{name}` can't be backed up or restored: {why}."),
+            )
+        };
+        if volume.driver != "local" || !volume.options.is_empty() {
+            return Err(refuse("its files are kept by another driver, or it was made with options"));
+        }
+        let real = tokio::task::spawn_blocking(move || {
+            let root = std::fs::canonicalize(&facts.root_dir)?;
+            std::fs::canonicalize(&volume.mountpoint).map(|real| (real.starts_with(&root), real))
+        });
+        match real.await {
+            Ok(Ok((true, real))) => real
+                .into_os_string()
+                .into_string()
+                .map_err(|_| refuse("its folder's name is not text")),
+            Ok(Ok((false, _))) => Err(refuse("its folder leads out of Docker's own")),
+            Ok(Err(e)) => Err(refuse(&format!("its folder is not to be seen from here ({e})"))),
+            Err(e) => Err(AgentError::new(Code::Internal, format!("The agent failed: {e}."))),
+        }
+    }
+
     pub async fn remove_volume(&self, name: &str) -> Result<(), AgentError> {
         self.engine().await?;
         let missing = || AgentError::new(Code::VolumeNotFound, format!("The node has no volume `{name}`."));

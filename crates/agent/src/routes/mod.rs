@@ -1,5 +1,6 @@
 //! The contract's paths as HTTP. Handlers read what came, make one call, and write what it gives.
 
+mod backups;
 mod containers;
 mod edge;
 mod health;
@@ -10,6 +11,7 @@ mod trace;
 mod upgrade;
 mod watch;
 
+use crate::backups::Backups;
 use crate::docker::Docker;
 use crate::edge::Edge;
 use crate::host::Machine;
@@ -31,6 +33,7 @@ pub struct App {
     pub journal: Arc<Journal>,
     pub upgrades: Option<Upgrades>,
     pub edge: Option<Edge>,
+    pub backups: Option<Backups>,
 }
 
 /// The largest JSON body: a container's whole environment is 500 values of 64 KiB.
@@ -51,6 +54,10 @@ pub fn router(app: App) -> Router {
         .route(path::EDGE_METRICS, get(edge::metrics))
         .route(path::EDGE_EVENTS, get(edge::events))
         .route(path::EDGE_FAILOVER, post(edge::failover))
+        .route(path::BACKUP_RUN, post(backups::run))
+        .route(path::BACKUP_CANCEL, post(backups::cancel))
+        .route(path::BACKUP_REACH, post(backups::reach))
+        .route(path::BACKUP_SERVE, post(backups::serve))
         .route(path::CONTAINERS, post(containers::create))
         .route(path::COMMAND, post(containers::command))
         .route(path::REMOVE, post(containers::remove))

@@ -3,6 +3,7 @@
 //! Without an engine the tests say so and pass, unless `NM_TEST_REQUIRE_SERVICES=1`, with which they fail. They use the image
 //! `busybox:latest` (see e2e/images) and pull nothing.
 
+mod backups;
 mod containers;
 mod engine;
 mod failures;

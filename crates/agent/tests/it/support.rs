@@ -5,7 +5,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use futures_util::StreamExt;
 use http::{Method, Request, StatusCode};
 use http_body_util::BodyExt;
-use nm_agent::{Agent, AgentConfig};
+use nm_agent::{Agent, AgentConfig, BackupWorker};
 use nm_link::contract::{Action, AgentError, AgentErrorCode, Command, CreateContainer, Progress, WatchEvent, path};
 use nm_types::container::{ContainerSpec, ObservedContainer};
 use nm_types::{ContainerId, OperationId};
@@ -83,6 +83,11 @@ impl Rig {
             docker_socket: socket.to_owned(),
             own: Vec::new(),
             load_balancer: None,
+            // What a test of backups puts there.
+            backup_worker: Some(BackupWorker {
+                program: "/bin/sh".into(),
+                arguments: vec![dir.path().join("worker.sh").into()],
+            }),
         })
         .await
         .unwrap();

@@ -109,8 +109,7 @@ async fn message(app: &App, change: Change) -> Option<Message> {
             return None;
         }
         Subject::Resource(kind) => kind.as_str(),
-        Subject::User => "user",
-        Subject::Token => "token",
+        Subject::User | Subject::Token | Subject::NodeEvents | Subject::ClusterEvents => change.subject.as_str(),
     };
     let status = match (change.subject, change.what) {
         (_, What::Deleted) => None,
@@ -137,6 +136,7 @@ async fn message(app: &App, change: Change) -> Option<Message> {
         (Subject::Resource(Kind::Health), _) => {
             crate::service::servers::ServerKey::parse(&change.id).map(|key| app.health.status(&key).as_str().to_owned())
         }
+        (Subject::Resource(Kind::Backup), _) => app.backups.status(&change.id).await.map(|s| s.as_str().to_owned()),
         (Subject::Resource(Kind::Alert), _) => app.alerts.state(&change.id).await.map(|s| s.as_str().to_owned()),
         _ => None,
     };

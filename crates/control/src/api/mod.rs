@@ -5,6 +5,7 @@ pub mod error;
 pub mod extract;
 pub mod frame;
 pub mod guard;
+mod merge;
 mod objects;
 pub mod openapi;
 mod pace;
@@ -18,6 +19,7 @@ mod alerts;
 mod audit;
 mod auth;
 mod authority;
+mod backups;
 mod clusters;
 mod containers;
 mod dashboard;
@@ -71,6 +73,7 @@ pub fn routes() -> Vec<Route> {
         system::routes(),
         alerts::routes(),
         clusters::routes(),
+        backups::routes(),
     ]
     .into_iter()
     .flatten()

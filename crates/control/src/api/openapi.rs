@@ -119,9 +119,12 @@ pub fn document(routes: &[Route]) -> Value {
             let entry = responses
                 .entry(status.to_string())
                 .or_insert_with(|| json!({ "description": describe(status), "content": {} }));
-            entry["content"][content_type] = match schema {
-                Some(schema) => json!({ "schema": schema }),
-                None => json!({}),
+            let before = entry["content"][content_type].get("schema").cloned();
+            entry["content"][content_type] = match (schema, before) {
+                // One of two shapes, by what was asked for.
+                (Some(schema), Some(before)) => json!({ "schema": { "anyOf": [before, schema] } }),
+                (Some(schema), None) => json!({ "schema": schema }),
+                (None, _) => json!({}),
             };
         }
         for (status, description) in refusals(route) {

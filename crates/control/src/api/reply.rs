@@ -13,6 +13,8 @@ pub struct Reply<T> {
     message: Option<String>,
     revision: Option<i64>,
     list: Option<(usize, Option<String>)>,
+    /// The cursor of the next page of something that is not a list by itself.
+    next: Option<String>,
 }
 
 impl<T> Reply<T> {
@@ -23,7 +25,17 @@ impl<T> Reply<T> {
             message: None,
             revision: None,
             list: None,
+            next: None,
         }
+    }
+    /// It goes on, and this is what it is now.
+    pub fn begun(data: T, message: impl Into<String>) -> Self {
+        Self::with(StatusCode::ACCEPTED, data).message(message)
+    }
+    /// The cursor of the next page.
+    pub fn next(mut self, next: Option<String>) -> Self {
+        self.next = next;
+        self
     }
     pub fn ok(data: T) -> Self {
         Self::with(StatusCode::OK, data)
@@ -78,7 +90,7 @@ impl<T: Serialize> IntoResponse for Reply<T> {
     fn into_response(self) -> Response {
         let (count, next) = match &self.list {
             Some((count, next)) => (Some(*count), next.as_deref()),
-            None => (None, None),
+            None => (None, self.next.as_deref()),
         };
         let body = Envelope {
             success: true,
@@ -126,6 +138,7 @@ pub fn accepted(operation: &OperationView) -> Response {
         message: Some(message.into()),
         revision: None,
         list: None,
+        next: None,
     }
     .into_response();
     if let Ok(value) = HeaderValue::from_str(&location) {

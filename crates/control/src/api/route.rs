@@ -161,6 +161,11 @@ impl Route {
         self.answers.push(Answer::One(201, Shape::of::<T>()));
         self
     }
+    /// 202 with what is being made.
+    pub fn begun<T: ToSchema>(mut self) -> Self {
+        self.answers.push(Answer::One(202, Shape::of::<T>()));
+        self
+    }
     pub fn list<T: ToSchema>(mut self) -> Self {
         self.answers.push(Answer::List(Shape::of::<T>()));
         self

@@ -1,6 +1,6 @@
 //! The control plane itself: is it there, can it work, what it is, what it measures, what it documents.
 
-use super::error::ApiResult;
+use super::error::{ApiError, ApiResult};
 use super::extract::Query;
 use super::reply::{Reply, json};
 use super::route::{Policy, Route, route};
@@ -10,6 +10,7 @@ use crate::metrics::text::Format;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use nm_types::backup::OwnBackupView;
 use serde::{Deserialize, Serialize};
 use std::sync::OnceLock;
 use utoipa::{IntoParams, ToSchema};
@@ -52,6 +53,23 @@ pub fn routes() -> Vec<Route> {
             info,
         )
         .ok::<SystemInfo>(),
+        route(
+            Method::GET,
+            "/api/system/backup",
+            Policy::admin_read("system"),
+            "How the control plane is backed up",
+            own_backup,
+        )
+        .ok::<OwnBackupView>(),
+        route(
+            Method::POST,
+            "/api/system/backup",
+            Policy::admin("system"),
+            "Back the control plane up now",
+            back_up,
+        )
+        .long()
+        .ok::<OwnBackupView>(),
         route(Method::GET, "/api/openapi.json", Policy::Own, "This document", openapi).raw("application/json"),
     ]
 }
@@ -94,6 +112,19 @@ async fn info(State(app): State<App>) -> Reply<SystemInfo> {
         containers: app.index.len() as u64,
         operations_running: app.operations.running() as u64,
     })
+}
+
+async fn own_backup(State(app): State<App>) -> Reply<OwnBackupView> {
+    Reply::ok(app.own_backup.view())
+}
+
+/// It is made to its end, also when nobody waits for it any more.
+async fn back_up(State(app): State<App>) -> ApiResult<Reply<OwnBackupView>> {
+    let made = tokio::spawn(async move { app.own_backup.perform().await });
+    match made.await {
+        Ok(made) => Ok(Reply::ok(made?)),
+        Err(_) => Err(ApiError::internal()),
+    }
 }
 
 /// Made once: it depends on the code alone.

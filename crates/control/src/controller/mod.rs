@@ -3,11 +3,13 @@
 
 pub mod acme;
 pub mod alerts;
+pub mod backups;
 pub mod clusters;
 pub mod health;
 pub mod housekeeping;
 pub mod journal;
 pub mod liveness;
+pub mod own_backup;
 pub mod reschedule;
 pub mod resume;
 pub mod trust;

@@ -3,7 +3,7 @@
 use crate::api::error::ApiResult;
 use crate::app::{App, stopped};
 use crate::service::index::Phase;
-use crate::service::{containers, drain, images, reschedule, upgrades};
+use crate::service::{backups, containers, drain, images, reschedule, upgrades};
 use std::time::Duration;
 
 /// How often removals that could not be ended are tried again. Those of a node that comes back are tried at once.
@@ -40,11 +40,15 @@ pub async fn operations(app: &App) -> ApiResult<usize> {
             reschedule::RESCHEDULE => app.containers.resume_reschedule(operation, asked.input)?,
             upgrades::UPGRADE => app.upgrades.resume(operation, asked.input)?,
             images::PULL => app.resources.resume_pull(operation, asked.input)?,
+            kind @ (backups::PERFORM | backups::RESTORE | backups::CHECK | backups::TEST | backups::REMOVE) => {
+                app.backups.resume(kind, operation, asked.input)?;
+            }
             other => {
                 tracing::error!(operation.id = %operation.id, kind = other, "an operation of a kind this release does not know stays as it is")
             }
         }
     }
+    app.backups.settle().await?;
     Ok(count)
 }
 

@@ -5,9 +5,10 @@
 //! everywhere else.
 //!
 //! - [`text`] writes the two formats.
-//! - [`fleet`] tells of nodes and their machines, [`containers`] of single containers, [`clusters`] of traffic.
+//! - [`fleet`] tells of nodes and their machines, [`containers`] of single containers, [`clusters`] of traffic, [`backups`] of backups.
 //! - [`plane`] tells of the control plane's own work, [`process`] of its process.
 
+mod backups;
 mod clusters;
 mod containers;
 mod fleet;
@@ -113,6 +114,7 @@ fn write(app: &App, store: &StoreSeen, format: Format, each_container: bool) -> 
     fleet::write(&mut text, &nodes, &census);
     containers::write(&mut text, &nodes, &census);
     clusters::write(&mut text, &clusters);
+    backups::write(&mut text, &app.backups.all());
     process::write(&mut text, app.metrics.began);
     text.end()
 }

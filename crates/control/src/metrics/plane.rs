@@ -10,6 +10,7 @@ pub(super) fn write(text: &mut Text, app: &App, store: &StoreSeen) {
     text.family("neuralmesh_build", Kind::Info, "The release that runs")
         .sample(&[("version", env!("CARGO_PKG_VERSION"))], true);
     requests(text, app);
+    own_backup(text, app);
     operations(text, app);
     links(text, app);
     the_store(text, app, store);
@@ -40,6 +41,24 @@ fn requests(text: &mut Text, app: &App) {
         "Streams of users that are open: logs, events, statistics, terminals",
     )
     .sample(&[], app.streams.count());
+}
+
+fn own_backup(text: &mut Text, app: &App) {
+    let view = app.own_backup.view();
+    text.family(
+        "neuralmesh_own_backup_failing",
+        Kind::Gauge,
+        "Whether the control plane's last backup of itself failed",
+    )
+    .sample(&[], view.message.is_some());
+    if let Some(at) = view.last_backup {
+        text.family(
+            "neuralmesh_own_backup_last_success_timestamp_seconds",
+            Kind::Gauge,
+            "When the control plane's last backup of itself began, in seconds since 1970",
+        )
+        .sample(&[], at.0 / 1000);
+    }
 }
 
 fn operations(text: &mut Text, app: &App) {

@@ -59,6 +59,11 @@ impl Guard {
         }
     }
 
+    /// The networks that may be connected to all the same, as workers on nodes are told.
+    pub fn allowed(&self) -> Vec<String> {
+        self.allow.iter().map(ToString::to_string).collect()
+    }
+
     /// The first address of `host` that may be connected to; connect to exactly this one. `host` is a name or an address, an
     /// IPv6 one with or without its brackets.
     pub async fn resolve(&self, host: &str, port: u16) -> Result<SocketAddr, ApiError> {

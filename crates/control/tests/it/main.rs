@@ -2,6 +2,7 @@
 //! Docker up. What stores has a say in runs on both databases; see [`nm_testing::both!`].
 
 mod alerts;
+mod backups;
 mod clusters;
 mod drain;
 mod faults;
@@ -15,6 +16,7 @@ mod machines;
 mod manners;
 mod metrics;
 mod operations;
+mod own_backup;
 mod pipes;
 mod placement;
 mod policy;

@@ -106,6 +106,8 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("GET", "/readyz", "....."),
     ("GET", "/metrics", "1...3"),
     ("GET", "/api/system/info", "1...3"),
+    ("GET", "/api/system/backup", "133.3"),
+    ("POST", "/api/system/backup", "133.3"),
     ("GET", "/api/openapi.json", "1...."),
     ("GET", "/api/alerts", "1...3"),
     ("GET", "/api/alerts/{id}", "1...3"),
@@ -136,6 +138,23 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("GET", "/api/capabilities/clusters/{id}/metrics", "1...3"),
     ("GET", "/api/capabilities/clusters/{id}/events", "1...3"),
     ("POST", "/api/capabilities/clusters/{id}/failover", "13..3"),
+    ("GET", "/api/capabilities/backups", "1...3"),
+    ("GET", "/api/capabilities/backups/configs", "1...3"),
+    ("POST", "/api/capabilities/backups/configs", "13..3"),
+    ("GET", "/api/capabilities/backups/configs/{configId}", "1...3"),
+    ("PATCH", "/api/capabilities/backups/configs/{configId}", "13..3"),
+    ("DELETE", "/api/capabilities/backups/configs/{configId}", "13..3"),
+    ("POST", "/api/capabilities/backups/configs/{configId}/check", "13..3"),
+    ("GET", "/api/capabilities/backups/configs/{configId}/retention", "1...3"),
+    ("GET", "/api/capabilities/backups/configs/{configId}/key", "133.3"),
+    ("POST", "/api/capabilities/backups/perform/{configId}", "13..3"),
+    ("GET", "/api/capabilities/backups/{id}", "1...3"),
+    ("DELETE", "/api/capabilities/backups/{id}", "13..3"),
+    ("POST", "/api/capabilities/backups/{id}/restore", "13..3"),
+    ("GET", "/api/capabilities/backups/{id}/files", "1...3"),
+    ("PUT", "/api/capabilities/backups/{id}/pin", "13..3"),
+    ("POST", "/api/capabilities/backups/{id}/cancel", "13..3"),
+    ("POST", "/api/capabilities/backups/{id}/verify", "13..3"),
 ];
 
 fn in_the_table() -> BTreeSet<(String, String)> {
@@ -159,7 +178,8 @@ fn call(client: &Client, method: &str, path: &str, verdict: char) -> Call {
     let path = path
         .replace("{id}", "nothing")
         .replace("{name}", "nothing")
-        .replace("{serverId}", "nothing");
+        .replace("{serverId}", "nothing")
+        .replace("{configId}", "nothing");
     let call = client.call(Method::from_bytes(method.as_bytes()).unwrap(), path);
     match (method, verdict) {
         // These take no body, and some look only when they are carried out at who may.

@@ -5,12 +5,14 @@
 //! Paths are constants here and nowhere else. Containers are addressed by [`ContainerKey`]: our id (found by the label
 //! `io.neuralmesh.id`), or Docker's id for containers that others made.
 
+mod backup;
 mod edge;
 mod error;
 pub mod exec;
 mod health;
 mod journal;
 
+pub use backup::{CancelJob, Prepare, ReachQuery, RestoreVolume, RunJob, ServeQuery};
 pub use edge::{EdgeConfig, EdgeEventsQuery, EdgeMetrics, EdgeState, VirtualAddress, VirtualAddressState};
 pub use error::{AgentError, AgentErrorCode};
 pub use health::{ProbeResult, RunProbe, RunProbes};
@@ -120,6 +122,17 @@ pub mod path {
     pub const EDGE_EVENTS: &str = "/v1/edge/events";
     /// POST [`FailoverRequest`](nm_types::proxy::FailoverRequest) → `{}`.
     pub const EDGE_FAILOVER: &str = "/v1/edge/failover";
+
+    /// POST [`RunJob`](super::RunJob) → lines of [`JobEvent`](nm_types::backup::job::JobEvent).
+    pub const BACKUP_RUN: &str = "/v1/backups/run";
+    /// POST [`CancelJob`](super::CancelJob) → `{}`.
+    pub const BACKUP_CANCEL: &str = "/v1/backups/cancel";
+    /// POST, query [`ReachQuery`](super::ReachQuery) → the bytes of one connection of a job to its repository on another node, both
+    /// ways at once; 204 where none came within 20 s.
+    pub const BACKUP_REACH: &str = "/v1/backups/reach";
+    /// POST, query [`ServeQuery`](super::ServeQuery), body and answer are the bytes of one HTTP/1.1 connection of restic's REST
+    /// protocol, both ways at once.
+    pub const BACKUP_SERVE: &str = "/v1/backups/serve";
 
     /// `route` with its `{key}` filled in.
     pub fn keyed(route: &str, key: &super::ContainerKey) -> String {

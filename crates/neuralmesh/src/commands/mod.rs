@@ -2,6 +2,7 @@
 
 pub mod alerts;
 pub mod audit;
+pub mod backups;
 pub mod clusters;
 pub mod completion;
 pub mod containers;
@@ -16,6 +17,7 @@ pub mod openapi;
 pub mod operations;
 pub mod registries;
 pub mod servers;
+pub mod settings;
 pub mod tokens;
 pub mod trust;
 pub mod users;
@@ -39,6 +41,7 @@ pub async fn dispatch(command: Command) -> anyhow::Result<u8> {
         Command::Networks(group) => networks::run(group.command, &connect(&group.client)?).await,
         Command::Registries(group) => registries::run(group.command, &connect(&group.client)?).await,
         Command::Servers(group) => servers::run(group.command, &connect(&group.client)?).await,
+        Command::Backups(group) => backups::run(group.command, &connect(&group.client)?).await.map(|()| 0),
         Command::Clusters(group) => clusters::run(group.command, &connect(&group.client)?).await.map(|()| 0),
         Command::Health(group) => health::run(group.command, &connect(&group.client)?).await,
         Command::Users(group) => users::run(group.command, &connect(&group.client)?).await,
@@ -48,6 +51,7 @@ pub async fn dispatch(command: Command) -> anyhow::Result<u8> {
         Command::Audit(group) => audit::run(group.command, &connect(&group.client)?).await,
         Command::Alerts(group) => alerts::run(group.command, &connect(&group.client)?).await,
         Command::Doctor(args) => doctor::doctor(args).await,
+        Command::RestoreControlPlane(args) => crate::own_backup::restore(*args).await.map(|()| 0),
         Command::Completion(args) => completion::completion(args),
         Command::Openapi(args) => openapi::openapi(args).await,
     }

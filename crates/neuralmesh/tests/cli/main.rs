@@ -1,6 +1,7 @@
 //! The built binary against a control plane that answers as told. One program, so that it is linked once.
 
 mod alerts;
+mod backups;
 mod clusters;
 mod commands;
 mod doctor;

@@ -70,6 +70,7 @@ impl Machine {
                 file: self.program.clone(),
                 on_trial,
             }),
+            backup_worker: None,
         });
         let agent = agent.await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

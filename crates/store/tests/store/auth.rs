@@ -26,7 +26,7 @@ fn later(ms: i64) -> Timestamp {
     Timestamp(NOW.0 + ms)
 }
 
-fn user_row(name: &str, role: Role) -> UserRow {
+pub fn user_row(name: &str, role: Role) -> UserRow {
     UserRow {
         id: UserId::fresh(NOW.0),
         username: Username::parse(name).unwrap(),

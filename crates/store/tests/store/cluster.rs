@@ -1,5 +1,5 @@
 use crate::fixture::{Fixture, NOW};
-use nm_store::{ClusterPoint, EdgeCursor, EdgeRow, NewClusterEvent, Store};
+use nm_store::{ClusterPoint, EdgeCursor, EdgeRow, NewClusterEvent, Store, Subject};
 use nm_types::Timestamp;
 
 both!(
@@ -50,7 +50,9 @@ async fn events_are_numbered_and_pruned(f: Fixture) {
     let revision = store.revision().await.unwrap();
     let all = [event("a", 10), event("b", 10), event("a", 20), event("a", 30), event("a", 40)];
     assert_eq!(happens(&store, &all).await, [1, 1, 2, 3, 4]);
-    assert_eq!(store.revision().await.unwrap(), revision, "no change of a resource");
+    let told = store.changes_since(revision, 100).await.unwrap();
+    assert!(told.iter().all(|c| c.subject == Subject::ClusterEvents), "{told:?}");
+    assert_eq!(told.iter().map(|c| &*c.id).collect::<Vec<_>>(), ["a", "b", "a", "a", "a"]);
     let page = store.cluster_events("a", 4, 2).await.unwrap();
     assert_eq!(page.iter().map(|r| r.sequence).collect::<Vec<_>>(), [3, 2]);
     assert_eq!(page[0].event, all[3]);

@@ -23,6 +23,7 @@ macro_rules! both {
 mod audit;
 mod auth;
 mod cluster;
+mod export;
 mod fault;
 mod feed;
 mod fixture;

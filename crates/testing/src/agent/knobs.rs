@@ -56,6 +56,16 @@ pub enum Ask {
     EdgeMetrics,
     EdgeEvents,
     EdgeFailover,
+    BackupMake,
+    BackupRestore,
+    BackupCheck,
+    BackupForget,
+    BackupTree,
+    BackupSend,
+    BackupCopy,
+    BackupList,
+    BackupKey,
+    BackupCancel,
 }
 
 /// A point of a call.

@@ -2,6 +2,7 @@
 //! can slow it down, make it fail, stop it at any point of a call, change things behind the control plane's back, and make
 //! it lie.
 
+mod backup;
 mod checkup;
 mod edge;
 mod knobs;
@@ -45,6 +46,7 @@ pub struct FakeAgent {
     world: Arc<World>,
     machine: Arc<Machine>,
     edge: Arc<Edge>,
+    backup: backup::Shared,
     knobs: Arc<Knobs>,
     stop: CancellationToken,
     running: AbortOnDropHandle<()>,
@@ -135,11 +137,12 @@ impl FakeAgent {
         let link = AgentLink::new(store, identity, vec![server], options);
         let machine = Arc::<Machine>::default();
         let edge = Arc::<Edge>::default();
+        let backup = backup::Shared::default();
         let states = link.states();
         let (world, knobs, stop) = (Arc::new(World::new(hostname)), Arc::new(Knobs::default()), CancellationToken::new());
         let service = service_fn({
-            let (world, machine, edge, knobs) = (world.clone(), machine.clone(), edge.clone(), knobs.clone());
-            move |request| serve::answer(world.clone(), machine.clone(), edge.clone(), knobs.clone(), request)
+            let (world, machine, edge, backup, knobs) = (world.clone(), machine.clone(), edge.clone(), backup.clone(), knobs.clone());
+            move |request| serve::answer(world.clone(), machine.clone(), edge.clone(), backup.clone(), knobs.clone(), request)
         });
         let running = AbortOnDropHandle::new(tokio::spawn({
             let stop = stop.clone();
@@ -151,6 +154,7 @@ impl FakeAgent {
             world,
             machine,
             edge,
+            backup,
             knobs,
             stop,
             running,

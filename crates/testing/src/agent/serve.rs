@@ -1,5 +1,6 @@
 //! The contract over HTTP/2: paths to the made-up engine, answers to JSON.
 
+use super::backup;
 use super::edge::Edge;
 use super::knobs::{Ask, Knobs};
 use super::machine::Machine;
@@ -148,6 +149,7 @@ pub(super) async fn answer(
     world: Arc<World>,
     machine: Arc<Machine>,
     edge: Arc<Edge>,
+    backup: backup::Shared,
     knobs: Arc<Knobs>,
     request: Request<Incoming>,
 ) -> Reply {
@@ -189,6 +191,19 @@ pub(super) async fn answer(
         (&Method::POST, path::UPGRADE_BEGIN) => {
             let begin: nm_link::contract::BeginUpgrade = body(request).await?;
             road(Ask::UpgradeBegin).answer(|| world.upgrade.begin(&begin.operation)).await
+        }
+        (&Method::POST, path::BACKUP_RUN) => {
+            let job: nm_link::contract::RunJob = body(request).await?;
+            Ok(backup_job(backup, knobs.clone(), job))
+        }
+        (&Method::POST, path::BACKUP_CANCEL) => {
+            let cancel: nm_link::contract::CancelJob = body(request).await?;
+            road(Ask::BackupCancel)
+                .answer(|| {
+                    backup.cancel(&cancel.key);
+                    Ok(serde_json::json!({}))
+                })
+                .await
         }
         (&Method::GET, path::EDGE) => road(Ask::Edge).answer(|| edge.state()).await,
         (&Method::PUT, path::EDGE) => {
@@ -341,6 +356,45 @@ async fn watch(world: &World, machine: &Machine, knobs: &Knobs) -> Reply {
     let beats = tokio_stream::wrappers::IntervalStream::new(tokio::time::interval(HEARTBEAT)).map(|_| Some(WatchEvent::Heartbeat));
     let both = futures_util::stream::select(events, beats).take_while(|e| std::future::ready(e.is_some()));
     Ok(streaming(both.filter_map(|event| std::future::ready(event.map(|e| Ok(line(&e)))))))
+}
+
+/// A backup job: some progress, then how it ended. One that is held may be cancelled.
+fn backup_job(backups: backup::Shared, knobs: Arc<Knobs>, job: nm_link::contract::RunJob) -> Response<Body> {
+    use nm_types::backup::job::{JobEvent, JobProgress};
+    let (sink, source) = mpsc::channel::<Result<Bytes, BoxError>>(16);
+    let running = AbortOnDropHandle::new(tokio::spawn(async move {
+        let ask = backup::ask_of(&job.job);
+        let mut cancelled = backups.begin(&job);
+        let progress = JobProgress {
+            files: 1,
+            bytes: 500,
+            total_bytes: Some(1000),
+            ..JobProgress::default()
+        };
+        for event in [JobEvent::Step { name: "read".into() }, JobEvent::Progress(progress)] {
+            if sink.send(Ok(line(&event))).await.is_err() {
+                return;
+            }
+        }
+        tokio::select! {
+            _held = knobs.before(ask) => {}
+            _told = cancelled.wait_for(|c| *c) => {}
+        }
+        let last = match backups.carry_out(&job) {
+            Ok(outcome) => JobEvent::Done { outcome },
+            Err(error) => JobEvent::Failed { error },
+        };
+        let last = match knobs.after(ask).await {
+            true => Err("the test breaks this answer off".into()),
+            false => Ok(line(&last)),
+        };
+        // Nobody waits for it any more, otherwise.
+        let _sent = sink.send(last).await;
+    }));
+    streaming(ReceiverStream::new(source).map(move |chunk| {
+        let _alive = &running;
+        chunk
+    }))
 }
 
 /// A program that answers with its own words; a few do something else.

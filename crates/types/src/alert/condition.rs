@@ -156,6 +156,9 @@ pub enum AlertCondition {
     NodeLost {},
     /// A container that should run and does not, or that ends and is started again and again.
     ContainerDown {},
+    /// A node or a container with a backup config that is in trouble: a backup failed, a slot was missed, its repository is damaged,
+    /// or the last one is less than half or more than twice as big as those before it.
+    BackupTrouble {},
 }
 
 impl AlertCondition {
@@ -166,6 +169,7 @@ impl AlertCondition {
             Self::Metric { metric, .. } => Some(metric.kind()),
             Self::NodeLost {} => Some(AlertTargetKind::Node),
             Self::ContainerDown {} => Some(AlertTargetKind::Container),
+            Self::BackupTrouble {} => None,
         }
     }
 }
@@ -177,6 +181,7 @@ enum Kind {
     Metric,
     NodeLost,
     ContainerDown,
+    BackupTrouble,
 }
 
 /// A condition as it is read: flat, so that a field that can't be taken is named by its path.
@@ -218,7 +223,7 @@ impl TryFrom<Body> for AlertCondition {
         let strange: Vec<_> = match r#type {
             Kind::Health => of_metric.into(),
             Kind::Metric => of_health.into(),
-            Kind::NodeLost | Kind::ContainerDown => of_health.into_iter().chain(of_metric).collect(),
+            Kind::NodeLost | Kind::ContainerDown | Kind::BackupTrouble => of_health.into_iter().chain(of_metric).collect(),
         };
         if let Some((name, _)) = strange.into_iter().find(|(_, sent)| *sent) {
             return Err(BadText(format!("unknown field `{name}`: conditions of this type have none")));
@@ -236,6 +241,7 @@ impl TryFrom<Body> for AlertCondition {
             },
             Kind::NodeLost => Self::NodeLost {},
             Kind::ContainerDown => Self::ContainerDown {},
+            Kind::BackupTrouble => Self::BackupTrouble {},
         })
     }
 }
@@ -254,6 +260,7 @@ mod tests {
             json!({ "type": "metric", "metric": "node.cpu", "op": "above", "value": 90.0, "resolveAt": 80.0 }),
             json!({ "type": "nodeLost" }),
             json!({ "type": "containerDown" }),
+            json!({ "type": "backupTrouble" }),
         ] {
             assert_eq!(serde_json::to_value(read(&good).unwrap()).unwrap(), good);
         }

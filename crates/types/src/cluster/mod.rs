@@ -2,14 +2,12 @@
 
 mod acme;
 mod entry;
-mod patch;
 mod server;
 mod settings;
 mod view;
 
 pub use acme::{AcmeDirectory, AcmeEmail, AcmeExternalAccount, AcmeKeyId, AcmeStatus, ClusterAcme, ClusterAcmeView};
 pub use entry::{ClusterEntry, ClusterUpstream};
-pub use patch::ClusterUpdate;
 pub use server::{ClusterServer, ClusterServerEntry, ClusterServerKey, NewClusterServers};
 pub use settings::{
     AutoScaling, ClusterCheckType, ClusterEntryAddress, ClusterFailback, ClusterHealthCheck, ClusterHost, ClusterPath, ClusterRedirect,
@@ -48,6 +46,13 @@ pub enum ClusterType {
     LoadBalanced,
     /// The first server that is up takes all traffic, the others stand by in their order.
     HighAvailability,
+}
+
+/// `PATCH /api/capabilities/clusters/{clusterId}`.
+pub type ClusterUpdate = crate::patch::MergePatch<ClusterSpec>;
+
+impl crate::patch::Patched for ClusterSpec {
+    const PATCH: &'static str = "ClusterUpdate";
 }
 
 impl ClusterType {

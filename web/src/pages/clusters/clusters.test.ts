@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 import type { Cluster, ClusterMember } from "../../api/types";
 import { bodyOf, clusterForm, emptyClusterForm, patchOf, placeClusterProblems, serverRow } from "./form";
-import { mergePatch } from "./patch";
+import { mergePatch } from "../../lib/patch";
 import { count, decisionText, failed, memberWord, millis, perSecond, settledPoints, statusReason, upOf } from "./words";
 
 const FIGURES = { totalRequests: 0, averageResponseTime: 0, errorRate: 0, totalBandwidth: 0, p50: 0, p95: 0, p99: 0 };

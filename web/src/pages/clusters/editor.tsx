@@ -1,20 +1,17 @@
-import { type FormEvent, useEffect, useMemo, useRef, useState } from "react";
-import { ApiError, queries } from "../../api";
+import { type ComponentProps, useEffect, useMemo, useState } from "react";
 import * as calls from "../../api/calls";
-import { randomKey } from "../../api/session";
 import { ALGORITHMS, type Cluster, CLUSTER_TYPES } from "../../api/types";
-import { problemsOf, useIsAdmin, useNodes } from "../../lib/data";
+import { useIsAdmin, useNodes } from "../../lib/data";
+import { useEditing } from "../../lib/editing";
 import { plural } from "../../lib/format";
 import { Link, navigate, useQueryValue } from "../../lib/router";
-import { looksSecret } from "../../lib/validate";
 import { Button } from "../../ui/button";
-import { Check, Field, Input, Segmented, Select } from "../../ui/field";
-import { Json } from "../../ui/json";
+import { Check, Field, Segmented, Select, TextField } from "../../ui/field";
+import { RequestPreview } from "../../ui/json";
 import { Page } from "../../ui/page";
 import { Section } from "../../ui/section";
 import { Failure, Loading, Notice } from "../../ui/states";
 import { toast } from "../../ui/toast";
-import type { Problems } from "../containers/form";
 import { useCluster } from "./data";
 import { bodyOf, type ClusterForm, clusterForm, emptyClusterForm, patchOf, placeClusterProblems } from "./form";
 import { RouteRows } from "./routes";
@@ -23,6 +20,10 @@ import { ServerRows, useChoices } from "./servers";
 import { TLS_WAYS } from "./tls";
 import { TlsFields } from "./tls-fields";
 import { ALGORITHM_NAME, ALGORITHM_SAYS, TYPE_NAME, TYPE_SAYS } from "./words";
+
+/** The fields of the form that are plain text. */
+type TextKey = { [K in keyof ClusterForm]: ClusterForm[K] extends string ? (string extends ClusterForm[K] ? K : never) : never }[keyof ClusterForm];
+type TextMore = Partial<ComponentProps<typeof TextField>>;
 
 /** Makes a cluster, or changes the one with this id. */
 export default function ClusterEditor({ id }: { id?: string }) {
@@ -52,88 +53,39 @@ function Editor({ cluster }: { cluster?: Cluster }) {
   const [part] = useQueryValue("part");
   const { choices, ports, error: unread } = useChoices(cluster);
   const [form, setForm] = useState<ClusterForm>(() => (cluster ? clusterForm(cluster) : emptyClusterForm()));
-  const [tried, setTried] = useState(false);
-  const [busy, setBusy] = useState(false);
-  const [error, setError] = useState<unknown>(null);
-  /** What the server refused, until the field it named is touched. */
-  const [refused, setRefused] = useState<Problems>({});
-  /** Counts the times the first problem is to be shown. */
-  const [looks, setLooks] = useState(0);
-  const formElement = useRef<HTMLFormElement>(null);
-  /** The same request sent again is the same cluster: its key changes only with the form. */
-  const attempt = useRef({ body: "", key: "" });
-
   const { body, problems: own } = useMemo(
     () => (cluster ? patchOf(cluster, form, ports) : bodyOf(form, ports)),
     [cluster, form, ports],
   );
-  const problems: Problems = { ...refused, ...(tried ? own : {}) };
+  const editing = useEditing({
+    body,
+    problems: own,
+    send: (key) => (cluster ? calls.clusters.update(cluster.id, body) : calls.clusters.create(bodyOf(form, ports).body, key)),
+    place: (said) => placeClusterProblems(form, said),
+    done: (made, left) => {
+      toast.done(cluster ? `Changed ${made.name}.` : `Created ${made.name}.`);
+      if (!left) navigate(`/clusters/${made.id}`);
+    },
+    failed: cluster ? `${cluster.name} was not changed.` : `${form.name} was not created.`,
+    stale: ["clusters"],
+  });
+  const { problems, busy, count } = editing;
   const set = (change: Partial<ClusterForm>, ...fields: string[]) => {
     setForm((f) => ({ ...f, ...change }));
-    const touched = [...Object.keys(change), ...fields];
-    setRefused((r) =>
-      Object.fromEntries(
-        Object.entries(r).filter(([field]) => !touched.some((t) => field === t || field.startsWith(`${t}[`) || field.startsWith(`${t}.`))),
-      ),
-    );
+    editing.touched([...Object.keys(change), ...fields]);
   };
   const setCheck = (change: Partial<ClusterForm["check"]>, ...fields: string[]) => set({ check: { ...form.check, ...change } }, ...fields);
 
-  // Once the problems are drawn and the fields take input again.
-  useEffect(() => {
-    if (looks === 0) return;
-    const first = formElement.current?.querySelector<HTMLElement>('[aria-invalid="true"]');
-    first?.focus();
-    first?.scrollIntoView({ block: "center" });
-  }, [looks]);
-
   const unchanged = cluster !== undefined && Object.keys(body).length === 0;
-  const submit = async (event: FormEvent) => {
-    event.preventDefault();
-    if (busy) return;
-    setTried(true);
-    setError(null);
-    setRefused({});
-    if (Object.keys(own).length > 0) {
-      setLooks((n) => n + 1);
-      return;
-    }
-    const text = JSON.stringify(body);
-    if (attempt.current.body !== text) attempt.current = { body: text, key: randomKey() };
-    setBusy(true);
-    try {
-      const made = cluster
-        ? await calls.clusters.update(cluster.id, body)
-        : await calls.clusters.create(bodyOf(form, ports).body, attempt.current.key);
-      toast.done(cluster ? `Changed ${made.name}.` : `Created ${made.name}.`);
-      navigate(`/clusters/${made.id}`);
-    } catch (cause) {
-      // The next try is another request, also where the form stays as it is.
-      attempt.current = { body: "", key: "" };
-      setError(cause);
-      setRefused(placeClusterProblems(form, problemsOf(cause)));
-      setLooks((n) => n + 1);
-    } finally {
-      void queries.invalidateQueries({ queryKey: ["clusters"] });
-      setBusy(false);
-    }
-  };
-
-  const count = (fields: string[]) =>
-    Object.keys(problems).filter((p) => fields.some((f) => p === f || p.startsWith(`${f}[`) || p.startsWith(`${f}.`))).length;
   const standby = form.type === "high-availability";
   const http = form.protocol === "http";
-  const placed = error instanceof ApiError && error.details.length > 0 && Object.keys(refused).length > 0;
   const home = cluster ? `/clusters/${cluster.id}` : "/clusters";
-  const seconds = (key: "retries" | "slowStart" | "drainTime", label: string, fallback: string, unit: string, hint: string) => (
-    <Field label={label} problem={problems[key]} hint={hint}>
-      {(d) => (
-        <div className="with-suffix">
-          <Input {...d} inputMode="numeric" placeholder={fallback} value={form[key]} onValue={(value) => set({ [key]: value })} />
-          {unit && <span className="suffix">{unit}</span>}
-        </div>
-      )}
-    </Field>
+  /** A field of text whose key in the form is `key`, and whose path at the server is `field`. */
+  const text = (key: TextKey, label: string, more: TextMore = {}, field: string = key) => (
+    <TextField label={label} problem={problems[field]} value={form[key]} onValue={(value) => set({ [key]: value }, field)} {...more} />
+  );
+  const checkText = (key: Exclude<keyof ClusterForm["check"], "type">, field: string, label: string, more: TextMore = {}) => (
+    <TextField key={key} label={label} problem={problems[field]} value={form.check[key]} onValue={(value) => setCheck({ [key]: value }, field)} {...more} />
   );
 
   return (
@@ -141,32 +93,20 @@ function Editor({ cluster }: { cluster?: Cluster }) {
       title={cluster ? `Edit ${cluster.name}` : "Create a cluster"}
       crumbs={cluster ? [["Clusters", "/clusters"], [cluster.name, home]] : [["Clusters", "/clusters"]]}
     >
-      <form ref={formElement} className="form-grid" onSubmit={submit} noValidate>
+      <form ref={editing.form} className="form-grid" onSubmit={editing.submit} noValidate>
         <div className="form-main">
           <fieldset disabled={busy} style={{ display: "contents" }}>
             <section className="card">
               <div className="card-body stack">
                 <div className="form-2">
-                  <Field label="Name" problem={problems.name}>
-                    {(d) => <Input {...d} name="name" value={form.name} onValue={(name) => set({ name })} placeholder="shop" maxLength={100} />}
-                  </Field>
-                  <Field
-                    label="Port"
-                    optional
-                    problem={problems.listenPort}
-                    hint="Where its entry nodes listen; a free one from 30000 to 32767 where nothing is said"
-                  >
-                    {(d) => (
-                      <Input
-                        {...d}
-                        inputMode="numeric"
-                        name="listenPort"
-                        value={form.listenPort}
-                        onValue={(listenPort) => set({ listenPort })}
-                        placeholder="chosen"
-                      />
-                    )}
-                  </Field>
+                  {text("name", "Name", { name: "name", placeholder: "shop", maxLength: 100 })}
+                  {text("listenPort", "Port", {
+                    name: "listenPort",
+                    numeric: true,
+                    optional: true,
+                    placeholder: "chosen",
+                    hint: "Where its entry nodes listen; a free one from 30000 to 32767 where nothing is said",
+                  })}
                 </div>
                 <div className="choices" role="group" aria-label="Type">
                   {CLUSTER_TYPES.map((type) => (
@@ -227,50 +167,10 @@ function Editor({ cluster }: { cluster?: Cluster }) {
               <div className="form-2">
                 {form.check.type === "http" && (
                   <>
-                    <Field label="Path" problem={problems["healthCheck.path"]}>
-                      {(d) => (
-                        <Input
-                          {...d}
-                          mono
-                          placeholder="/"
-                          value={form.check.path}
-                          onValue={(path) => setCheck({ path }, "healthCheck.path")}
-                        />
-                      )}
-                    </Field>
-                    <Field label="Host header" optional problem={problems["healthCheck.host"]}>
-                      {(d) => (
-                        <Input
-                          {...d}
-                          mono
-                          placeholder="the server's address"
-                          value={form.check.host}
-                          onValue={(host) => setCheck({ host }, "healthCheck.host")}
-                        />
-                      )}
-                    </Field>
-                    <Field label="Status from" problem={problems["healthCheck.expectedStatus.min"]}>
-                      {(d) => (
-                        <Input
-                          {...d}
-                          inputMode="numeric"
-                          placeholder="200"
-                          value={form.check.min}
-                          onValue={(min) => setCheck({ min }, "healthCheck.expectedStatus")}
-                        />
-                      )}
-                    </Field>
-                    <Field label="Status to" problem={problems["healthCheck.expectedStatus.max"]}>
-                      {(d) => (
-                        <Input
-                          {...d}
-                          inputMode="numeric"
-                          placeholder="399"
-                          value={form.check.max}
-                          onValue={(max) => setCheck({ max }, "healthCheck.expectedStatus")}
-                        />
-                      )}
-                    </Field>
+                    {checkText("path", "healthCheck.path", "Path", { mono: true, placeholder: "/" })}
+                    {checkText("host", "healthCheck.host", "Host header", { mono: true, optional: true, placeholder: "the server's address" })}
+                    {checkText("min", "healthCheck.expectedStatus.min", "Status from", { numeric: true, placeholder: "200" })}
+                    {checkText("max", "healthCheck.expectedStatus.max", "Status to", { numeric: true, placeholder: "399" })}
                   </>
                 )}
                 {(
@@ -280,22 +180,7 @@ function Editor({ cluster }: { cluster?: Cluster }) {
                     ["rise", "healthCheck.rise", "Successes until up", "", standby ? "2" : "1"],
                     ["fall", "healthCheck.fall", "Failures until down", "", "2"],
                   ] as const
-                ).map(([key, field, label, unit, fallback]) => (
-                  <Field key={key} label={label} problem={problems[field]}>
-                    {(d) => (
-                      <div className="with-suffix">
-                        <Input
-                          {...d}
-                          inputMode="numeric"
-                          placeholder={fallback}
-                          value={form.check[key]}
-                          onValue={(value) => setCheck({ [key]: value }, field)}
-                        />
-                        {unit && <span className="suffix">{unit}</span>}
-                      </div>
-                    )}
-                  </Field>
-                ))}
+                ).map(([key, field, label, suffix, placeholder]) => checkText(key, field, label, { numeric: true, suffix, placeholder }))}
               </div>
             </Section>
             {http && (
@@ -330,22 +215,8 @@ function Editor({ cluster }: { cluster?: Cluster }) {
                     ? "Traffic stays where it is until somebody moves it, or the active server is lost."
                     : "Traffic goes back to a server of higher preference once that has been up for so long."}
                 </p>
-                {form.failback === "automatic" && (
-                  <Field label="Up for" problem={problems["failback.after"]}>
-                    {(d) => (
-                      <div className="with-suffix">
-                        <Input
-                          {...d}
-                          inputMode="numeric"
-                          placeholder="30"
-                          value={form.failbackAfter}
-                          onValue={(failbackAfter) => set({ failbackAfter }, "failback.after")}
-                        />
-                        <span className="suffix">s</span>
-                      </div>
-                    )}
-                  </Field>
-                )}
+                {form.failback === "automatic" &&
+                  text("failbackAfter", "Up for", { numeric: true, suffix: "s", placeholder: "30" }, "failback.after")}
               </Section>
             ) : (
               <Section
@@ -373,25 +244,13 @@ function Editor({ cluster }: { cluster?: Cluster }) {
                 {problems.sticky && <p className="problem">{problems.sticky}</p>}
                 {form.sticky && (
                   <div className="form-2">
-                    <Field label="Cookie" problem={problems["sticky.cookie"]}>
-                      {(d) => (
-                        <Input
-                          {...d}
-                          mono
-                          placeholder="nm_server"
-                          value={form.cookie}
-                          onValue={(cookie) => set({ cookie }, "sticky.cookie")}
-                        />
-                      )}
-                    </Field>
-                    <Field label="Kept for" problem={problems["sticky.maxAge"]} hint="Until the browser is closed where nothing is said">
-                      {(d) => (
-                        <div className="with-suffix">
-                          <Input {...d} inputMode="numeric" value={form.maxAge} onValue={(maxAge) => set({ maxAge }, "sticky.maxAge")} />
-                          <span className="suffix">s</span>
-                        </div>
-                      )}
-                    </Field>
+                    {text("cookie", "Cookie", { mono: true, placeholder: "nm_server" }, "sticky.cookie")}
+                    {text(
+                      "maxAge",
+                      "Kept for",
+                      { numeric: true, suffix: "s", hint: "Until the browser is closed where nothing is said" },
+                      "sticky.maxAge",
+                    )}
                   </div>
                 )}
               </Section>
@@ -449,59 +308,43 @@ function Editor({ cluster }: { cluster?: Cluster }) {
                 </div>
               )}
               <div className="form-3">
-                {seconds("retries", "Retries", "2", "", "Other servers that a request is tried at, where that is safe")}
-                {seconds("slowStart", "Slow start", "0", "s", "Until a server that returns gets its full share")}
-                {seconds("drainTime", "Drain time", "30", "s", "For who is still with a server that scaling removes")}
+                {text("retries", "Retries", { numeric: true, placeholder: "2", hint: "Other servers that a request is tried at, where that is safe" })}
+                {text("slowStart", "Slow start", {
+                  numeric: true,
+                  suffix: "s",
+                  placeholder: "0",
+                  hint: "Until a server that returns gets its full share",
+                })}
+                {text("drainTime", "Drain time", {
+                  numeric: true,
+                  suffix: "s",
+                  placeholder: "30",
+                  hint: "For who is still with a server that scaling removes",
+                })}
               </div>
               {admin && (
                 <div className="form-3">
-                  <Field
-                    label="Virtual address"
-                    optional
-                    problem={problems["virtualAddress.address"] ?? problems.virtualAddress}
-                    hint="The first entry node that is alive answers for it (VRRP)"
-                  >
-                    {(d) => (
-                      <Input
-                        {...d}
-                        mono
-                        placeholder="10.0.0.100"
-                        value={form.virtualAddress}
-                        onValue={(virtualAddress) => set({ virtualAddress })}
-                      />
-                    )}
-                  </Field>
-                  <Field label="Prefix" problem={problems["virtualAddress.prefix"]}>
-                    {(d) => (
-                      <Input
-                        {...d}
-                        inputMode="numeric"
-                        placeholder="24"
-                        value={form.prefix}
-                        onValue={(prefix) => set({ prefix }, "virtualAddress.prefix")}
-                      />
-                    )}
-                  </Field>
-                  <Field label="Interface" problem={problems["virtualAddress.interface"]}>
-                    {(d) => (
-                      <Input
-                        {...d}
-                        mono
-                        placeholder="the one of its network"
-                        value={form.interfaceName}
-                        onValue={(interfaceName) => set({ interfaceName }, "virtualAddress.interface")}
-                      />
-                    )}
-                  </Field>
+                  {text(
+                    "virtualAddress",
+                    "Virtual address",
+                    {
+                      mono: true,
+                      optional: true,
+                      placeholder: "10.0.0.100",
+                      hint: "The first entry node that is alive answers for it (VRRP)",
+                      problem: problems["virtualAddress.address"] ?? problems.virtualAddress,
+                    },
+                    "virtualAddress",
+                  )}
+                  {text("prefix", "Prefix", { numeric: true, placeholder: "24" }, "virtualAddress.prefix")}
+                  {text("interfaceName", "Interface", { mono: true, placeholder: "the one of its network" }, "virtualAddress.interface")}
                 </div>
               )}
             </Section>
           </fieldset>
-          {tried && Object.keys(own).length > 0 && (
-            <Notice tone="amber">{plural(Object.keys(own).length, "field needs", "fields need")} another look.</Notice>
-          )}
-          {error !== null && !placed && (
-            <Failure what={cluster ? `${cluster.name} was not changed.` : `${form.name} was not created.`} error={error} />
+          {editing.wrong > 0 && <Notice tone="amber">{plural(editing.wrong, "field needs", "fields need")} another look.</Notice>}
+          {editing.error !== null && (
+            <Failure what={cluster ? `${cluster.name} was not changed.` : `${form.name} was not created.`} error={editing.error} />
           )}
           <div className="form-foot">
             <Button type="submit" variant="primary" busy={busy} disabled={unchanged}>
@@ -514,25 +357,9 @@ function Editor({ cluster }: { cluster?: Cluster }) {
           </div>
         </div>
         <aside className="form-side">
-          <section className="card preview">
-            <header className="card-head">
-              <h2>The request</h2>
-            </header>
-            <p className="faint" style={{ padding: "10px 16px 0" }}>
-              <code className="break">{cluster ? `PATCH /api/capabilities/clusters/${cluster.id}` : "POST /api/capabilities/clusters"}</code>
-            </p>
-            <Json value={covered(body)} />
-          </section>
+          <RequestPreview line={cluster ? `PATCH /api/capabilities/clusters/${cluster.id}` : "POST /api/capabilities/clusters"} body={body} />
         </aside>
       </form>
     </Page>
   );
-}
-
-/** The request as it is shown: secrets are for nobody who looks over a shoulder. */
-function covered(value: unknown, name = ""): unknown {
-  if (typeof value === "string") return (name === "key" || looksSecret(name)) && value !== "" ? "********" : value;
-  if (Array.isArray(value)) return value.map((v) => covered(v));
-  if (typeof value !== "object" || value === null) return value;
-  return Object.fromEntries(Object.entries(value).map(([k, v]) => [k, covered(v, k)]));
 }

@@ -22,7 +22,7 @@ import {
   specOf as containerSpec,
 } from "../containers/form";
 import { namedServers, serverOf } from "./model";
-import { mergePatch } from "./patch";
+import { mergePatch } from "../../lib/patch";
 import { fieldsOf, TLS_WAYS, type TlsKind, tlsKindOf } from "./tls";
 import { usesWeights } from "./words";
 

@@ -1,9 +1,9 @@
-import type { ReactNode } from "react";
 import type { Cluster, ClusterCondition, ClusterEntry } from "../../api/types";
 import { Link } from "../../lib/router";
 import { duration, plural } from "../../lib/format";
-import { Badge, CopyButton, Tile, Time } from "../../ui/bits";
+import { Badge, Tile, Time } from "../../ui/bits";
 import { Card } from "../../ui/card";
+import { Copyable, type Fact, Facts } from "../../ui/facts";
 import { Notice } from "../../ui/states";
 import { Members } from "./members";
 import { RequestsChart } from "./metrics";
@@ -82,7 +82,7 @@ export function ClusterOverview({ cluster: c }: { cluster: Cluster }) {
         </div>
         <div className="stack span-5">
           <Card title="Details">
-            <Facts cluster={c} />
+            <ClusterFacts cluster={c} />
           </Card>
         </div>
       </div>
@@ -122,9 +122,9 @@ function Entry({ entry: n, cluster: c }: { entry: ClusterEntry; cluster: Cluster
   );
 }
 
-function Facts({ cluster: c }: { cluster: Cluster }) {
+function ClusterFacts({ cluster: c }: { cluster: Cluster }) {
   const h = c.healthCheck;
-  const rows: [string, ReactNode][] = [
+  const rows: Fact[] = [
     ["Protocol", c.protocol === "http" ? "HTTP/1.1, HTTP/2, WebSocket" : "TCP"],
     [
       "Health check",
@@ -184,24 +184,9 @@ function Facts({ cluster: c }: { cluster: Cluster }) {
   rows.push(
     ["Made", <Time key="made" at={c.created} />],
     ["Changed", <Time key="changed" at={c.updated} />],
-    [
-      "Id",
-      <span key="id" className="copy-line">
-        <code className="break">{c.id}</code>
-        <CopyButton text={c.id} label="Copy the id" />
-      </span>,
-    ],
+    ["Id", <Copyable key="id" text={c.id} what="the id" />],
   );
-  return (
-    <dl className="facts">
-      {rows.map(([name, value]) => (
-        <div key={name} style={{ display: "contents" }}>
-          <dt>{name}</dt>
-          <dd>{value}</dd>
-        </div>
-      ))}
-    </dl>
-  );
+  return <Facts rows={rows} />;
 }
 
 const ACME_WORDS = {

@@ -1,4 +1,4 @@
-import { Check, Field, Input, Segmented } from "../../ui/field";
+import { Check, Segmented, TextField } from "../../ui/field";
 import type { Form as ContainerForm, Problems } from "../containers/form";
 import { EnvironmentRows, PortRows } from "../containers/rows";
 import type { ClusterForm } from "./form";
@@ -24,20 +24,17 @@ export function ScalingFields(props: {
 }) {
   const { form, set, problems } = props;
   const field = ([key, name, label, unit, fallback, hint]: (typeof FIELDS)[number]) => (
-    <Field key={key} label={label} problem={problems[`autoScaling.${name}`]} hint={hint}>
-      {(d) => (
-        <div className="with-suffix">
-          <Input
-            {...d}
-            inputMode="numeric"
-            placeholder={fallback}
-            value={form[key]}
-            onValue={(value) => set({ [key]: value } as Partial<ClusterForm>, `autoScaling.${name}`)}
-          />
-          <span className="suffix">{unit}</span>
-        </div>
-      )}
-    </Field>
+    <TextField
+      key={key}
+      numeric
+      label={label}
+      problem={problems[`autoScaling.${name}`]}
+      hint={hint}
+      placeholder={fallback}
+      suffix={unit}
+      value={form[key]}
+      onValue={(value) => set({ [key]: value } as Partial<ClusterForm>, `autoScaling.${name}`)}
+    />
   );
   return (
     <>
@@ -105,9 +102,16 @@ function TemplateFields(props: {
     Object.entries(props.problems).flatMap(([field, says]) => (field.startsWith(at) ? [[field.slice(at.length), says]] : [])),
   );
   const input = (key: "name" | "image" | "command" | "cpuLimit" | "memoryLimit", label: string, placeholder: string, hint?: string) => (
-    <Field label={label} problem={problems[key]} hint={hint} optional={key !== "name" && key !== "image"}>
-      {(d) => <Input {...d} mono placeholder={placeholder} value={form[key]} onValue={(value) => set({ [key]: value }, key)} />}
-    </Field>
+    <TextField
+      mono
+      label={label}
+      problem={problems[key]}
+      hint={hint}
+      optional={key !== "name" && key !== "image"}
+      placeholder={placeholder}
+      value={form[key]}
+      onValue={(value) => set({ [key]: value }, key)}
+    />
   );
   return (
     <div className="stack">
@@ -117,9 +121,7 @@ function TemplateFields(props: {
         {input("cpuLimit", "CPU limit", "no limit", "Cores; what the CPU target is measured by")}
         {input("memoryLimit", "Memory limit", "no limit", "512m, 1g")}
       </div>
-      <Field label="Command" optional problem={problems.command} hint="Words as in a shell, with quotes">
-        {(d) => <Input {...d} mono value={form.command} onValue={(command) => set({ command }, "command")} />}
-      </Field>
+      {input("command", "Command", "", "Words as in a shell, with quotes")}
       <div className="field">
         <span className="field-label">Ports</span>
         <PortRows rows={form.ports} onRows={(ports) => set({ ports }, "ports")} problems={problems} />

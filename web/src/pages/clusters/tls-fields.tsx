@@ -1,5 +1,5 @@
 import type { ReactNode } from "react";
-import { Check, Field, Input, Segmented, Textarea } from "../../ui/field";
+import { Check, Field, Segmented, Textarea, TextField } from "../../ui/field";
 import type { Problems } from "../containers/form";
 import type { ClusterForm } from "./form";
 import { TLS_KINDS, TLS_WAYS, type TlsKind } from "./tls";
@@ -37,22 +37,16 @@ export function TlsFields(part: Part) {
           <p className="muted">{way.says}</p>
           {FIELDS[form.tls](part)}
           {problems.tls && <p className="problem">{problems.tls}</p>}
-          <Field
-            label="Names"
+          <TextField
+            mono
             optional
+            label="Names"
             problem={problems["tls.serverNames"]}
             hint="The names it is for, with spaces between. Needed where clusters share a port."
-          >
-            {(d) => (
-              <Input
-                {...d}
-                mono
-                value={form.serverNames}
-                onValue={(serverNames) => set({ serverNames }, "tls.serverNames")}
-                placeholder="app.example.com"
-              />
-            )}
-          </Field>
+            placeholder="app.example.com"
+            value={form.serverNames}
+            onValue={(serverNames) => set({ serverNames }, "tls.serverNames")}
+          />
           <Check
             label="Send requests without TLS here"
             hint="Another port of the entry nodes, 80 by default, answers them with where to go."
@@ -61,17 +55,14 @@ export function TlsFields(part: Part) {
           />
           {form.redirect && (
             <div className="form-2">
-              <Field label="Their port" problem={problems["redirectToHttps.listenPort"] ?? problems.redirectToHttps}>
-                {(d) => (
-                  <Input
-                    {...d}
-                    inputMode="numeric"
-                    placeholder="80"
-                    value={form.redirectPort}
-                    onValue={(redirectPort) => set({ redirectPort }, "redirectToHttps")}
-                  />
-                )}
-              </Field>
+              <TextField
+                numeric
+                label="Their port"
+                problem={problems["redirectToHttps.listenPort"] ?? problems.redirectToHttps}
+                placeholder="80"
+                value={form.redirectPort}
+                onValue={(redirectPort) => set({ redirectPort }, "redirectToHttps")}
+              />
             </div>
           )}
         </>
@@ -90,28 +81,26 @@ function AcmeFields({ form, set, problems }: Part) {
         onChecked={(acmeAgreed) => set({ acmeAgreed }, "tls.acme.termsOfServiceAgreed", "tls.acme")}
       />
       <div className="form-2">
-        <Field label="E-mail" optional problem={problems["tls.acme.email"]} hint="Where the server may write to">
-          {(d) => (
-            <Input
-              {...d}
-              type="email"
-              value={form.acmeEmail}
-              onValue={(acmeEmail) => set({ acmeEmail }, "tls.acme.email")}
-              placeholder="ops@example.com"
-            />
-          )}
-        </Field>
-        <Field label="Directory" optional problem={problems["tls.acme.directory"]} hint="Of a server other than Let's Encrypt">
-          {(d) => (
-            <Input
-              {...d}
-              mono
-              value={form.acmeDirectory}
-              onValue={(acmeDirectory) => set({ acmeDirectory }, "tls.acme.directory")}
-              placeholder="https://ca.example.com/directory"
-            />
-          )}
-        </Field>
+        <TextField
+          optional
+          type="email"
+          label="E-mail"
+          problem={problems["tls.acme.email"]}
+          hint="Where the server may write to"
+          placeholder="ops@example.com"
+          value={form.acmeEmail}
+          onValue={(acmeEmail) => set({ acmeEmail }, "tls.acme.email")}
+        />
+        <TextField
+          mono
+          optional
+          label="Directory"
+          problem={problems["tls.acme.directory"]}
+          hint="Of a server other than Let's Encrypt"
+          placeholder="https://ca.example.com/directory"
+          value={form.acmeDirectory}
+          onValue={(acmeDirectory) => set({ acmeDirectory }, "tls.acme.directory")}
+        />
       </div>
     </>
   );

@@ -1,43 +1,30 @@
 import { useQuery } from "@tanstack/react-query";
 import { FilePlus2 } from "lucide-react";
-import { type FormEvent, useEffect, useRef, useState } from "react";
-import { ApiError, queries } from "../../api";
+import { useEffect, useRef, useState } from "react";
+import { ApiError } from "../../api";
 import * as calls from "../../api/calls";
-import { randomKey } from "../../api/session";
-import type { ContainerSpec, ContainerTemplate, Operation } from "../../api/types";
-import { finished, problemsOf, useNodes } from "../../lib/data";
+import type { ContainerTemplate, Operation } from "../../api/types";
+import { finished, useNodes } from "../../lib/data";
+import { useEditing } from "../../lib/editing";
 import { plural } from "../../lib/format";
 import { Link, navigate, useQueryValue } from "../../lib/router";
-import { looksSecret } from "../../lib/validate";
-import { CopyButton } from "../../ui/bits";
 import { Button } from "../../ui/button";
 import { Check, Field, Input, Select } from "../../ui/field";
-import { Json } from "../../ui/json";
+import { RequestPreview } from "../../ui/json";
 import { Page } from "../../ui/page";
 import { Section } from "../../ui/section";
 import { Failure, Notice } from "../../ui/states";
 import { toast } from "../../ui/toast";
 import { OperationProgress } from "../operation-parts";
 import { RESTART_OPTIONS } from "./actions";
-import { emptyForm, type Form, formOf, type Problems, pairRow, placeProblems, randomSecret, specOf } from "./form";
+import { emptyForm, type Form, formOf, pairRow, placeProblems, randomSecret, specOf } from "./form";
 import { PLACEMENT_FIELDS, PlacementFields, placementText } from "./placement";
 import { EnvironmentRows, PairRows, PortRows, VolumeRows } from "./rows";
 
 export default function CreatePage() {
   const [form, setForm] = useState(emptyForm);
   const [template, setTemplate] = useQueryValue("template");
-  const [tried, setTried] = useState(false);
   const [operation, setOperation] = useState<Operation | null>(null);
-  const [busy, setBusy] = useState(false);
-  const [error, setError] = useState<unknown>(null);
-  /** What the server refused, until the field it named is touched. */
-  const [refused, setRefused] = useState<Problems>({});
-  /** Counts the times the first problem is to be shown. */
-  const [looks, setLooks] = useState(0);
-  const formElement = useRef<HTMLFormElement>(null);
-  /** The same request sent again is the same container: its key changes only with the form. */
-  const attempt = useRef({ body: "", key: "" });
-  const left = useRef(false);
   const nodes = useNodes();
   const templates = useQuery({
     queryKey: ["templates"],
@@ -49,30 +36,36 @@ export default function CreatePage() {
     queryFn: ({ signal }) => calls.networks.list(form.nodeId || undefined, signal),
   });
 
-  useEffect(() => {
-    left.current = false;
-    return () => {
-      left.current = true;
-    };
-  }, []);
-
   const { spec, problems: own } = specOf(form);
-  const problems: Problems = { ...refused, ...(tried ? own : {}) };
+  const editing = useEditing({
+    body: spec,
+    problems: own,
+    send: async (key) => {
+      try {
+        const begun = await calls.containers.create(spec, key);
+        return begun.operation ? (await finished(begun.operation, setOperation)).target : begun.done.id;
+      } finally {
+        setOperation(null);
+      }
+    },
+    // Where no node can take it there is a reason for each of them, more than a field can show.
+    place: (said, cause) => (cause instanceof ApiError && cause.code === "no_place" ? {} : placeProblems(form, said)),
+    done: (id, left) => {
+      toast.done(`Created ${spec.name}.`);
+      if (!left) navigate(id ? `/containers/${id}` : "/containers");
+    },
+    failed: `${spec.name} was not created.`,
+    stale: ["containers"],
+  });
+  const { problems, busy, count } = editing;
   const set = (change: Partial<Form>, ...fields: string[]) => {
     setForm((f) => ({ ...f, ...change }));
-    const touched = [...Object.keys(change), ...fields];
-    setRefused((r) =>
-      Object.fromEntries(
-        Object.entries(r).filter(([field]) => !touched.some((t) => field === t || field.startsWith(`${t}[`) || field.startsWith(`${t}.`))),
-      ),
-    );
+    editing.touched([...Object.keys(change), ...fields]);
   };
 
   const use = (t: ContainerTemplate | null) => {
     setTemplate(t?.id ?? "");
-    setTried(false);
-    setRefused({});
-    setError(null);
+    editing.reset();
     if (!t) {
       setForm(emptyForm());
       return;
@@ -90,60 +83,7 @@ export default function CreatePage() {
     setForm({ ...filled, environment: [...filled.environment, ...found.generated.map((name) => pairRow(name, randomSecret()))] });
   }, [templates.data]);
 
-  // Once the problems are drawn and the fields take input again.
-  useEffect(() => {
-    if (looks === 0) return;
-    const first = formElement.current?.querySelector<HTMLElement>('[aria-invalid="true"]');
-    first?.focus();
-    first?.scrollIntoView({ block: "center" });
-  }, [looks]);
-  const showFirstProblem = () => setLooks((n) => n + 1);
-
-  const submit = async (event: FormEvent) => {
-    event.preventDefault();
-    if (busy) return;
-    setTried(true);
-    setError(null);
-    setRefused({});
-    if (Object.keys(own).length > 0) {
-      showFirstProblem();
-      return;
-    }
-    const body = JSON.stringify(spec);
-    if (attempt.current.body !== body) attempt.current = { body, key: randomKey() };
-    setBusy(true);
-    try {
-      const begun = await calls.containers.create(spec, attempt.current.key);
-      let id = begun.done?.id;
-      if (begun.operation) {
-        const done = await finished(begun.operation, setOperation);
-        id = done.target;
-      }
-      toast.done(`Created ${spec.name}.`);
-      if (!left.current) navigate(id ? `/containers/${id}` : "/containers");
-    } catch (cause) {
-      // The next try is another request, also where the form stays as it is.
-      attempt.current = { body: "", key: "" };
-      if (left.current) {
-        toast.failed(`${spec.name} was not created.`, cause);
-        return;
-      }
-      setError(cause);
-      if (!(cause instanceof ApiError && cause.code === "no_place")) setRefused(placeProblems(form, problemsOf(cause)));
-      showFirstProblem();
-    } finally {
-      void queries.invalidateQueries({ queryKey: ["containers"] });
-      setBusy(false);
-      setOperation(null);
-    }
-  };
-
-  const count = (fields: string[]) =>
-    Object.keys(problems).filter((p) => fields.some((f) => p === f || p.startsWith(`${f}[`) || p.startsWith(`${f}.`))).length;
   const networkNames = [...new Set((networks.data ?? []).map((n) => n.name))].filter((n) => n !== "host" && n !== "none" && n !== "bridge");
-  // Where no node can take it there is a reason for each of them, more than a field can show.
-  const told = error instanceof ApiError && error.details.length > 0 && Object.keys(refused).length > 0;
-  const unplaced = told ? null : error;
 
   return (
     <Page title="Create a container" crumbs={[["Containers", "/containers"]]}>
@@ -167,7 +107,7 @@ export default function CreatePage() {
           <Failure what="The templates could not be read." error={templates.error} retry={() => void templates.refetch()} />
         )}
       </section>
-      <form ref={formElement} className="form-grid" onSubmit={submit} noValidate>
+      <form ref={editing.form} className="form-grid" onSubmit={editing.submit} noValidate>
         <div className="form-main">
           <fieldset disabled={busy} style={{ display: "contents" }}>
             <section className="card">
@@ -381,10 +321,8 @@ export default function CreatePage() {
               <Check label="Terminal for the main process" checked={form.tty} onChecked={(tty) => set({ tty })} />
             </Section>
           </fieldset>
-          {tried && Object.keys(own).length > 0 && (
-            <Notice tone="amber">{plural(Object.keys(own).length, "field needs", "fields need")} another look.</Notice>
-          )}
-          {unplaced !== null && <Failure what={`${spec.name} was not created.`} error={unplaced} />}
+          {editing.wrong > 0 && <Notice tone="amber">{plural(editing.wrong, "field needs", "fields need")} another look.</Notice>}
+          {editing.error !== null && <Failure what={`${spec.name} was not created.`} error={editing.error} />}
           {operation && <OperationProgress operation={operation} cancellable />}
           <div className="form-foot">
             <Button type="submit" variant="primary" busy={busy}>
@@ -396,29 +334,11 @@ export default function CreatePage() {
           </div>
         </div>
         <aside className="form-side">
-          <section className="card preview">
-            <header className="card-head">
-              <h2>The request</h2>
-              <CopyButton text={JSON.stringify(spec, null, 2)} label="Copy the request's body, secrets and all" />
-            </header>
-            <p className="faint" style={{ padding: "10px 16px 0" }}>
-              <code>POST /api/containers</code>
-            </p>
-            <Json value={covered(spec)} />
-          </section>
+          <RequestPreview line="POST /api/containers" body={spec} />
         </aside>
       </form>
     </Page>
   );
-}
-
-/** The request as it is shown: secrets are for nobody who looks over a shoulder. */
-function covered(spec: ContainerSpec): ContainerSpec {
-  if (!spec.environment) return spec;
-  return {
-    ...spec,
-    environment: Object.fromEntries(Object.entries(spec.environment).map(([k, v]) => [k, looksSecret(k) && v ? "********" : v])),
-  };
 }
 
 const sumOf = (n: number, what: string): string => (n === 0 ? "none" : plural(n, what));

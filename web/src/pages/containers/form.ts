@@ -1,5 +1,6 @@
 import type { ContainerSpec, Node, OnNodeLost, PortMapping, Protocol, RestartPolicy, VolumeMode, VolumeMount } from "../../api/types";
 import { joinWords, splitWords } from "../../lib/shell";
+import type { Problems } from "../../lib/editing";
 import * as check from "../../lib/validate";
 
 // What stands in the create form, as text, and the way from there to the request and back. Problems are named as the server
@@ -148,7 +149,7 @@ export function formOf(spec: ContainerSpec): Form {
   };
 }
 
-export type Problems = Record<string, string>;
+export type { Problems };
 
 /** The request the form stands for, and what is wrong with it. Rows left wholly empty do not count. */
 export function specOf(form: Form): { spec: ContainerSpec; problems: Problems } {

@@ -4,6 +4,7 @@ import { useNow } from "../../lib/hooks";
 import { Link } from "../../lib/router";
 import { Badge, CopyButton, Labels, Meter, Tile, Time } from "../../ui/bits";
 import { Notice } from "../../ui/states";
+import { BackupsOf } from "../backups/of";
 import { ClustersOf } from "../clusters/of";
 import { OperationLog, RecentOperations, useOperationsOf } from "../operation-parts";
 import { RESTART_OPTIONS } from "./actions";
@@ -104,6 +105,7 @@ export function OverviewTab({ container: c, nodeName }: { container: Container; 
           </section>
           <Placed id={c.id} nodeName={nodeName} />
           <ClustersOf serverId={c.id} />
+          <BackupsOf serverId={c.id} />
           <RecentOperations id={c.id} />
         </div>
         <div className="stack span-5">

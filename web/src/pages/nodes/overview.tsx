@@ -7,6 +7,7 @@ import { Link } from "../../lib/router";
 import { CopyButton, Labels, Meter, Tile, Time } from "../../ui/bits";
 import { Card } from "../../ui/card";
 import { Notice } from "../../ui/states";
+import { BackupsOf } from "../backups/of";
 import { ClustersOf } from "../clusters/of";
 import { HealthBadge } from "../health/parts";
 import { RecentOperations } from "../operation-parts";
@@ -113,6 +114,7 @@ export function NodeOverview({ node, state }: { node: Node; state: NodeState }) 
             </dl>
           </section>
           <ClustersOf serverId={node.id} />
+          <BackupsOf serverId={node.id} />
           <RecentOperations id={node.id} />
         </div>
         <div className="stack span-5">

@@ -335,6 +335,10 @@ impl Hub {
         self.lock().networks.contains(name)
     }
 
+    pub fn all(&self, test: impl Fn(&Record) -> bool) -> Vec<Record> {
+        self.lock().containers.values().filter(|r| test(r)).cloned().collect()
+    }
+
     /// Names of the containers for which `test` holds, sorted.
     pub fn names(&self, test: impl Fn(&Record) -> bool) -> Vec<String> {
         let mut names: Vec<String> = self

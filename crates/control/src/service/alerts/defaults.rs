@@ -31,7 +31,7 @@ fn rule(kind: AlertTargetKind, condition: AlertCondition, hold: i64, severity: A
     }
 }
 
-fn defaults() -> [(&'static str, RuleSpec); 4] {
+fn defaults() -> [(&'static str, RuleSpec); 5] {
     use AlertSeverity::{Critical, Warning};
     use AlertTargetKind::{Container, Node};
     let disk = AlertCondition::Metric {
@@ -44,11 +44,19 @@ fn defaults() -> [(&'static str, RuleSpec); 4] {
         status: AlertHealth::Unhealthy,
         check: None,
     };
+    let backups = RuleSpec {
+        target: AlertTarget {
+            all: true,
+            ..AlertTarget::default()
+        },
+        ..rule(Node, AlertCondition::BackupTrouble {}, 0, Warning)
+    };
     [
         ("Node lost", rule(Node, AlertCondition::NodeLost {}, 15, Critical)),
         ("Disk nearly full", rule(Node, disk, 60, Warning)),
         ("Container down", rule(Container, AlertCondition::ContainerDown {}, 60, Warning)),
         ("Node unhealthy", rule(Node, unhealthy, 60, Warning)),
+        ("Backup in trouble", backups),
     ]
 }
 

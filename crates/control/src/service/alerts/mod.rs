@@ -23,6 +23,7 @@ use crate::api::error::{ApiError, ApiResult};
 use crate::api::extract::Meta;
 use crate::service::audit::audit;
 use crate::service::auth::Actor;
+use crate::service::backups::Troubles;
 use crate::service::clock::SharedClock;
 use crate::service::fleet::Fleet;
 use crate::service::idempotency::Fingerprints;
@@ -68,6 +69,8 @@ pub enum Observation {
     Container(ContainerId),
     /// The result of a health check.
     Health(HealthSeen),
+    /// What is known of a server's backups changed.
+    Backups(String),
     /// A server that was registered by hand is gone.
     Forgotten(String),
     /// Rules, channels or silences changed.
@@ -171,6 +174,8 @@ pub struct Parts {
     index: Index,
     fleet: Fleet,
     guard: Guard,
+    /// What is wrong with the backups of each server.
+    backups: Troubles,
     fingerprints: Fingerprints,
     started: Timestamp,
     config: ArcSwap<Config>,
@@ -204,7 +209,7 @@ pub struct AlertFilter {
 }
 
 impl Alerts {
-    pub fn new(store: Store, clock: SharedClock, nodes: Nodes, index: Index, fleet: Fleet, guard: Guard) -> Self {
+    pub fn new(store: Store, clock: SharedClock, nodes: Nodes, index: Index, fleet: Fleet, guard: Guard, backups: Troubles) -> Self {
         Self(Arc::new(Parts {
             fingerprints: Fingerprints::new(&store),
             started: clock.now(),
@@ -214,6 +219,7 @@ impl Alerts {
             index,
             fleet,
             guard,
+            backups,
             config: ArcSwap::default(),
             health: Mutex::default(),
             asked: Mutex::default(),
@@ -255,6 +261,13 @@ impl Alerts {
                 let Some(key) = Key::of(seen.kind, &seen.server) else { return };
                 asked.keys.insert(key);
                 locked(&self.health).insert(seen.server.clone(), Arc::new(seen));
+            }
+            Observation::Backups(server) => {
+                let node = NodeId::parse(&server).map(Key::Node);
+                let Ok(key) = node.or_else(|_| ContainerId::parse(&server).map(Key::Container)) else {
+                    return;
+                };
+                asked.keys.insert(key);
             }
             Observation::Forgotten(server) => {
                 locked(&self.health).remove(&server);

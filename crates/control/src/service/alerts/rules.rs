@@ -49,7 +49,10 @@ impl RuleSpec {
     pub(super) fn metric(&self) -> Option<AlertMetric> {
         match &self.condition {
             AlertCondition::Metric { metric, .. } => Some(*metric),
-            AlertCondition::Health { .. } | AlertCondition::NodeLost {} | AlertCondition::ContainerDown {} => None,
+            AlertCondition::Health { .. }
+            | AlertCondition::NodeLost {}
+            | AlertCondition::ContainerDown {}
+            | AlertCondition::BackupTrouble {} => None,
         }
     }
 

@@ -144,6 +144,7 @@ impl Alerts {
     pub(super) fn sight(&self, book: &mut Book, condition: &AlertCondition, server: &Server, now: Timestamp) -> Look {
         match (condition, &server.is) {
             (AlertCondition::Health { status, check }, _) => self.health_sight(server, *status, *check),
+            (AlertCondition::BackupTrouble {}, _) => self.backup_sight(server),
             (AlertCondition::NodeLost {}, Is::Node { connected, .. }) => self.link_sight(book, server, *connected, now),
             (AlertCondition::ContainerDown {}, Is::Container(record)) => self.down_sight(book, server, record, now),
             (
@@ -202,6 +203,17 @@ impl Alerts {
             format!(": {}", failed.join("; "))
         };
         Look::new(sight, format!("{what}{} {} is {words}{tail}", server.kind.as_str(), server.name))
+    }
+
+    fn backup_sight(&self, server: &Server) -> Look {
+        let name = format!("{} {}", server.kind.as_str(), server.name);
+        match self.backups.of(&server.id) {
+            None => Look::new(Sight::Good, format!("{name} has no backup config")),
+            Some(troubles) => match troubles.first() {
+                Some(first) => Look::new(Sight::Bad, format!("the backups of {name}: {first}")),
+                None => Look::new(Sight::Good, format!("the backups of {name} are well again")),
+            },
+        }
     }
 
     fn link_sight(&self, book: &Book, server: &Server, connected: bool, now: Timestamp) -> Look {

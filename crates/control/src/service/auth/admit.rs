@@ -192,7 +192,7 @@ pub async fn follow(mut watch: Watch, gate: Arc<Gate>) {
                 nm_store::Subject::User | nm_store::Subject::Session | nm_store::Subject::Token => {
                     gate.changed(Changed::One(change.subject, change.id));
                 }
-                nm_store::Subject::Resource(_) => {}
+                nm_store::Subject::Resource(_) | nm_store::Subject::NodeEvents | nm_store::Subject::ClusterEvents => {}
             },
             Err(WatchError::Lagged { .. }) => gate.changed(Changed::Everything),
             Err(WatchError::Closed) => return,

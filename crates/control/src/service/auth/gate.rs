@@ -46,7 +46,7 @@ impl Changed {
             (Subject::User, _) => actor.user.as_str() == &**id,
             (Subject::Session, Credential::Session(session)) => session.as_str() == &**id,
             (Subject::Token, Credential::Token { id: token, .. }) => token.as_str() == &**id,
-            (Subject::Session | Subject::Token | Subject::Resource(_), _) => false,
+            (Subject::Session | Subject::Token | Subject::Resource(_) | Subject::NodeEvents | Subject::ClusterEvents, _) => false,
         }
     }
 }

@@ -7,6 +7,7 @@ use crate::api::error::{ApiError, ApiResult};
 use crate::service::auth::Actor;
 use crate::service::privileges;
 use crate::service::servers::ServerKey;
+use axum::http::StatusCode;
 use nm_plan::cluster::{Claim, EntryCandidate, KeyPair, Target, choose_entries, clash, free_port, reach};
 use nm_types::auth::Role;
 use nm_types::cluster::{ClusterSpec, ClusterType, ServerTemplate};
@@ -22,10 +23,18 @@ pub struct Judged {
 }
 
 fn clashing(field: impl Into<String>, message: impl Into<String>) -> ApiError {
-    ApiError::clashing_fields(vec![FieldProblem {
+    at_odds(vec![FieldProblem {
         field: field.into(),
         message: message.into(),
     }])
+}
+
+/// 422, not 409 as elsewhere: here all that is named was found before (ADR 0009).
+pub(super) fn at_odds(problems: Vec<FieldProblem>) -> ApiError {
+    ApiError {
+        status: StatusCode::UNPROCESSABLE_ENTITY,
+        ..ApiError::clashing_fields(problems)
+    }
 }
 
 impl Clusters {
@@ -36,11 +45,11 @@ impl Clusters {
             return Err(ApiError::invalid_fields(overlong));
         }
         let problems = spec.problems();
-        if !problems.is_empty() {
-            return Err(ApiError::clashing_fields(problems));
-        }
         self.may_ask(actor, &spec, old)?;
         let members = self.resolve_members(actor, &mut spec, old).await?;
+        if !problems.is_empty() {
+            return Err(at_odds(problems));
+        }
         if let Some(acme) = spec.tls.as_ref().and_then(|tls| tls.acme.as_ref()) {
             self.judge_acme(acme, old).await?;
         }
@@ -149,7 +158,7 @@ impl Clusters {
                 certificate: certificate.to_string(),
                 key: key.expose().to_owned(),
             };
-            tls::judge(&pair).map_err(|problem| ApiError::clashing_fields(vec![problem]))?;
+            tls::judge(&pair).map_err(|problem| at_odds(vec![problem]))?;
             return Ok(ClusterSecrets::default());
         }
         let before = old.filter(|row| {

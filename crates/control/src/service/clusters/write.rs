@@ -58,7 +58,7 @@ fn read_merged(document: &serde_json::Value) -> ApiResult<ClusterSpec> {
     let bytes = serde_json::to_vec(document).map_err(|_| ApiError::internal())?;
     parse_json(&bytes).map_err(|error| {
         let missing = error.details.iter().all(|d| d.message.starts_with("missing field")) && !error.details.is_empty();
-        if missing { ApiError::clashing_fields(error.details) } else { error }
+        if missing { super::judge::at_odds(error.details) } else { error }
     })
 }
 

@@ -4,6 +4,7 @@ use super::{LOG_LINES, Live};
 use crate::service::clock::SharedClock;
 use nm_link::contract::Progress;
 use nm_link::trace;
+use nm_types::backup::job::JobProgress;
 use nm_types::image::LayerProgress;
 use nm_types::operation::{OperationLogLine, OperationState, OperationStep, OperationView};
 use nm_types::{OperationId, Timestamp};
@@ -95,6 +96,31 @@ impl Running {
             }
         });
     }
+    /// How far a backup's job is.
+    pub fn worked(&self, at: &JobProgress) {
+        let of = |all: Option<u64>, text: &dyn Fn(u64) -> String| all.map(|all| format!(" of {}", text(all))).unwrap_or_default();
+        let mut detail = format!(
+            "{}{} files, {}{}",
+            at.files,
+            of(at.total_files, &|n| n.to_string()),
+            megabytes(at.bytes),
+            of(at.total_bytes, &megabytes),
+        );
+        if at.rate >= 1.0 {
+            detail.push_str(&format!(", {}/s", megabytes(at.rate as u64)));
+        }
+        if let Some(seconds) = at.remaining {
+            detail.push_str(&format!(", {:.0} s to go", seconds.max(0.0)));
+        }
+        self.change(|v| {
+            v.progress = at
+                .total_bytes
+                .map(|all| (at.bytes as f64 / all.max(1) as f64 * 1000.0).round() / 10.0);
+            if let Some(step) = v.steps.last_mut() {
+                step.detail = Some(detail);
+            }
+        });
+    }
     /// What an agent says on the way goes into steps, log and progress.
     pub fn follow<T>(&self, layers: &mut Layers, line: Progress<T>) {
         match line {
@@ -117,6 +143,10 @@ impl Running {
     pub fn now(&self) -> Timestamp {
         self.clock.now()
     }
+}
+
+fn megabytes(bytes: u64) -> String {
+    format!("{:.1} MB", bytes as f64 / 1e6)
 }
 
 /// The layers of a pull, added up.

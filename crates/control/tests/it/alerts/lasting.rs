@@ -123,10 +123,22 @@ async fn rules_every_fleet_begins_with() {
         names.sort();
         names
     };
-    assert_eq!(names().await, ["Container down", "Disk nearly full", "Node lost", "Node unhealthy"]);
+    assert_eq!(
+        names().await,
+        [
+            "Backup in trouble",
+            "Container down",
+            "Disk nearly full",
+            "Node lost",
+            "Node unhealthy"
+        ]
+    );
     api.delete("/api/alerts/rules/Node%20lost").await.is(200);
     plane.restart().await;
-    assert_eq!(names().await, ["Container down", "Disk nearly full", "Node unhealthy"]);
+    assert_eq!(
+        names().await,
+        ["Backup in trouble", "Container down", "Disk nearly full", "Node unhealthy"]
+    );
     // They work as they are: a full disk shows, and tells nobody.
     let agent = FakeAgent::join(&plane, "alder").await;
     let mut full = host(1.0);

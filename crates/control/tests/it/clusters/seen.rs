@@ -71,6 +71,11 @@ async fn a_status_is_counted_of_members_that_are_up() {
         one.member_is(id, &made.members[n].id, MemberState::Up, "its check succeeds");
     }
     until(&api, id, "it is well again", |c| (c.status == ClusterStatus::Healthy).then_some(())).await;
+    eventually("and that is told", async || {
+        let told = event(&api, id, ClusterEventKind::StatusChanged).await.reason;
+        told.ends_with("to healthy").then_some(())
+    })
+    .await;
     assert_eq!(count().await, 3);
     // Pages join to the whole.
     let whole: Vec<i64> = events(&api, id).await.into_iter().map(|e| e.sequence).collect();

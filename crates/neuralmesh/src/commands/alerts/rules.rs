@@ -124,9 +124,10 @@ fn condition(text: &str) -> Result<Value, String> {
     let mut body = match (word, check) {
         ("node-lost", None) => json!({ "type": "nodeLost" }),
         ("container-down", None) => json!({ "type": "containerDown" }),
+        ("backup-trouble", None) => json!({ "type": "backupTrouble" }),
         ("unhealthy", _) => json!({ "type": "health", "status": "unhealthy" }),
         ("not-healthy", _) => json!({ "type": "health", "status": "notHealthy" }),
-        _ => return Err("write 'node.cpu > 90', node-lost, container-down, unhealthy or unhealthy:disk".into()),
+        _ => return Err("write 'node.cpu > 90', node-lost, container-down, backup-trouble, unhealthy or unhealthy:disk".into()),
     };
     if let Some(check) = check {
         body["check"] = check.into();
@@ -149,6 +150,7 @@ fn condition_text(condition: &AlertCondition) -> String {
         }
         AlertCondition::NodeLost {} => "node-lost".into(),
         AlertCondition::ContainerDown {} => "container-down".into(),
+        AlertCondition::BackupTrouble {} => "backup-trouble".into(),
         AlertCondition::Health { status, check } => {
             let word = match status {
                 nm_types::alert::AlertHealth::Unhealthy => "unhealthy",

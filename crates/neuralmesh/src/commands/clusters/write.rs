@@ -2,9 +2,9 @@
 
 use super::{AREA, path};
 use crate::client::Call;
+use crate::commands::settings::{self, put, read};
 use crate::context::Context;
 use crate::output::{note, report::usage};
-use anyhow::Context as _;
 use clap::Args;
 use nm_types::cluster::ClusterView;
 use serde_json::{Map, Value, json};
@@ -136,10 +136,6 @@ impl AcmeArgs {
     }
 }
 
-fn read(file: &PathBuf) -> anyhow::Result<String> {
-    std::fs::read_to_string(file).with_context(|| format!("can't read {}", file.display()))
-}
-
 /// `web-1:8080,weight=3,backup` as the API takes it.
 pub fn server(text: &str) -> Result<Value, String> {
     let mut parts = text.split(',');
@@ -167,39 +163,12 @@ pub fn server(text: &str) -> Result<Value, String> {
     })
 }
 
-/// A field by its path, and its value: JSON where it is some, text otherwise, nothing for its default.
+/// As [`settings::parse`]: a key is no setting.
 fn setting(text: &str) -> Result<(String, Value), String> {
-    let (field, value) = text.split_once('=').ok_or("write a setting as field=value")?;
-    if field.is_empty() || field.split('.').any(str::is_empty) {
-        return Err(format!("`{field}` is no field"));
-    }
-    let secret = [("tls.key", "--tls-key"), ("tls.acme.externalAccount.hmacKey", "--acme-eab-key")];
-    if let Some((_, flag)) = secret.iter().find(|(secret, _)| *secret == field) {
-        return Err(format!(
-            "a key does not belong on a command line, which others can see: use {flag} FILE"
-        ));
-    }
-    let value = match value {
-        "" => Value::Null,
-        text => serde_json::from_str(text).unwrap_or_else(|_| text.into()),
-    };
-    Ok((field.to_owned(), value))
-}
-
-/// Puts a value where its path says.
-fn put(body: &mut Map<String, Value>, field: &str, value: Value) -> anyhow::Result<()> {
-    let (first, rest) = match field.split_once('.') {
-        Some((first, rest)) => (first, Some(rest)),
-        None => (field, None),
-    };
-    let Some(rest) = rest else {
-        body.insert(first.to_owned(), value);
-        return Ok(());
-    };
-    match body.entry(first.to_owned()).or_insert_with(|| json!({})) {
-        Value::Object(inner) => put(inner, rest, value),
-        _ => Err(usage(format!("`{first}` is set to a value of its own already"))),
-    }
+    settings::parse(
+        text,
+        &[("tls.key", "--tls-key"), ("tls.acme.externalAccount.hmacKey", "--acme-eab-key")],
+    )
 }
 
 impl Settings {

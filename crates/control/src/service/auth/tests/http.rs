@@ -31,9 +31,11 @@ impl Client {
             auth: auth_config(),
             link: ServerOptions::default(),
             lost_after: crate::app::LOST_AFTER,
+            schedule_every: crate::app::SCHEDULE_EVERY,
             scaling_every: crate::app::SCALING_EVERY,
             acme_http_port: crate::app::ACME_HTTP_PORT,
             executable: None,
+            own_backup: None,
         };
         let app = App::open(config, f.store.clone(), Arc::clone(&f.clock) as SharedClock)
             .await

@@ -1,9 +1,10 @@
-//! `PATCH`: a merge patch (RFC 7396) of what a cluster was made with. Its schema is that of the whole with every field left to
+//! `PATCH`: a merge patch (RFC 7396) of what something was made with. Its schema is that of the whole with every field left to
 //! the caller, and so can't fall behind it.
 
-use super::ClusterSpec;
 use serde_json::{Map, Value, json};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::marker::PhantomData;
 use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::Schema;
 use utoipa::{PartialSchema, ToSchema};
@@ -11,7 +12,16 @@ use utoipa::{PartialSchema, ToSchema};
 /// A change: only what is sent changes, at any depth; `null` takes a field back to what it is by default. Lists are replaced
 /// as a whole.
 #[derive(Debug, Clone, PartialEq)]
-pub struct ClusterUpdate(Map<String, Value>);
+pub struct MergePatch<T> {
+    fields: Map<String, Value>,
+    of: PhantomData<fn() -> T>,
+}
+
+/// What a patch can be made of.
+pub trait Patched: ToSchema {
+    /// What its patch is called in the API's document.
+    const PATCH: &'static str;
+}
 
 /// What of a patch can't be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,7 +31,7 @@ pub struct BadPatch {
     pub message: String,
 }
 
-impl ClusterUpdate {
+impl<T: Patched> MergePatch<T> {
     /// Refuses what is no object, fields there are none of, and `null` where something has to stand.
     pub fn parse(value: Value) -> Result<Self, BadPatch> {
         let Value::Object(patch) = value else {
@@ -30,23 +40,26 @@ impl ClusterUpdate {
                 message: "a change is an object with the fields that change".into(),
             });
         };
-        judge(&patch, &patch_schema(), "")?;
-        Ok(Self(patch))
+        judge(&patch, &patch_schema::<T>(), "")?;
+        Ok(Self {
+            fields: patch,
+            of: PhantomData,
+        })
     }
 
     /// What `whole` is with this change.
     pub fn applied_to(&self, whole: Value) -> Value {
-        merge(whole, &Value::Object(self.0.clone()))
+        merge(whole, &Value::Object(self.fields.clone()))
     }
 
     /// Whether it says anything of this field.
     pub fn touches(&self, field: &str) -> bool {
-        self.0.contains_key(field)
+        self.fields.contains_key(field)
     }
 
     /// The fields it changes, for the log of who did what: never their values, which may hold secrets.
     pub fn fields(&self) -> Vec<String> {
-        self.0.keys().cloned().collect()
+        self.fields.keys().cloned().collect()
     }
 }
 
@@ -112,14 +125,14 @@ fn takes_null(schema: &Value) -> bool {
 }
 
 /// The schema of patches, with everything it refers to inside.
-fn patch_schema() -> Value {
+fn patch_schema<T: Patched>() -> Value {
     let mut list = Vec::new();
-    ClusterSpec::schemas(&mut list);
+    T::schemas(&mut list);
     let known: BTreeMap<String, Value> = list
         .into_iter()
         .map(|(name, schema)| (name, serde_json::to_value(schema).unwrap_or_default()))
         .collect();
-    let whole = serde_json::to_value(ClusterSpec::schema()).unwrap_or_default();
+    let whole = serde_json::to_value(T::schema()).unwrap_or_default();
     loosen(&whole, &known)
 }
 
@@ -179,20 +192,25 @@ fn inlined(schema: &Value, known: &BTreeMap<String, Value>) -> Value {
     }
 }
 
-impl PartialSchema for ClusterUpdate {
+impl<T: Patched> PartialSchema for MergePatch<T> {
     fn schema() -> RefOr<Schema> {
-        let mut schema = patch_schema();
+        let mut schema = patch_schema::<T>();
         schema["description"] = "A merge patch (RFC 7396): only what is sent changes, at any depth, and `null` takes a field back to its \
                                  default. Lists are replaced as a whole."
             .into();
         serde_json::from_value(schema).unwrap_or_default()
     }
 }
-impl ToSchema for ClusterUpdate {}
+impl<T: Patched> ToSchema for MergePatch<T> {
+    fn name() -> Cow<'static, str> {
+        T::PATCH.into()
+    }
+}
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::ClusterUpdate;
 
     fn patch(value: Value) -> Result<ClusterUpdate, String> {
         ClusterUpdate::parse(value).map_err(|bad| bad.field)

@@ -2,7 +2,7 @@
 # Builds the images the tests run, from Debian packages alone: no image registry is needed, only a Debian mirror.
 # They behave as the official images do where the tests look (environment variables, volumes, signals, first start).
 #
-#   e2e/images/build.sh              busybox nginx redis postgres mariadb node, what the tests need
+#   e2e/images/build.sh              busybox nginx redis postgres mariadb node postgres-ha, what the tests need
 #   e2e/images/build.sh NAME...      the named folders (mysql9, wordpress, prometheus, clickhouse, systemd-node too)
 #   e2e/images/build.sh --list       the tags those names give
 #
@@ -13,7 +13,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 # shellcheck source=SCRIPTDIR/../../scripts/lib.sh
 . ../../scripts/lib.sh
 
-DEFAULT=(busybox nginx redis postgres mariadb node)
+POSTGRES_HA=../../images/postgres-ha
+DEFAULT=(busybox nginx redis postgres mariadb node postgres-ha)
 
 # The tags a folder gives. Debian bookworm has PostgreSQL 15 and Node.js 18 where the specification's templates name
 # postgres:16 and node:20: those two tags stand in here, they do NOT hold version 16 and 20.
@@ -29,6 +30,8 @@ tags() {
     wordpress) echo wordpress:latest ;;
     prometheus) echo prom/prometheus:latest ;;
     clickhouse) echo clickhouse/clickhouse-server:latest ;;
+    # As the program names it, which builds it by itself where it is missing.
+    postgres-ha) echo "neuralmesh/postgres-ha:15-$(cat "$POSTGRES_HA"/{Dockerfile,nm-postgres.py} | sha256sum | cut -c1-12)" ;;
     systemd-node) echo lab/systemd-node:latest ;;
     *)
       echo "build.sh: no image is called $1; there are: $(find . -mindepth 1 -maxdepth 1 -type d -printf '%f ' | sort)" >&2
@@ -55,7 +58,7 @@ base() {
 }
 
 build() {
-  local name=$1 wanted args=() tag log
+  local name=$1 wanted args=() tag log folder
   read -ra wanted <<<"$(tags "$name")"
   present "${wanted[@]}" && return 0
   if [ "$name" = mysql9 ]; then
@@ -67,9 +70,11 @@ build() {
   # npm as the official image has it: Debian's own package of it brings four hundred others.
   if [ "$name" = node ] && [ ! -e node/npm/package.json ]; then npm_tarball npm "$NM_NPM_VERSION" node/npm; fi
   for tag in "${wanted[@]}"; do args+=(-t "$tag"); done
+  folder=$name
+  [ "$name" != postgres-ha ] || folder=$POSTGRES_HA
   log=$(mktemp)
   # The classic builder: it needs no plugin, and Debian's docker.io ships none.
-  if ! DOCKER_BUILDKIT=0 docker build "${args[@]}" "$name" >"$log" 2>&1; then
+  if ! DOCKER_BUILDKIT=0 docker build "${args[@]}" "$folder" >"$log" 2>&1; then
     tail -n 30 "$log" >&2
     rm -f "$log"
     echo "build.sh: the image $name could not be built; the end of its log is above" >&2

@@ -20,6 +20,8 @@ import { EventsPage } from "./pages/events";
 import { HealthPage } from "./pages/health/list";
 import { ServerPage } from "./pages/health/server";
 import { ImagesPage } from "./pages/images";
+import { JobPage } from "./pages/jobs/job";
+import { TaskPage } from "./pages/jobs/task";
 import { LoginPage } from "./pages/login";
 import { NetworksPage } from "./pages/networks";
 import { NodesPage } from "./pages/nodes/list";
@@ -38,6 +40,7 @@ import { Toasts } from "./ui/toast";
 const CreatePage = lazy(() => import("./pages/containers/create"));
 const BackupEditor = lazy(() => import("./pages/backups/editor"));
 const ClusterEditor = lazy(() => import("./pages/clusters/editor"));
+const JobEditor = lazy(() => import("./pages/jobs/editor"));
 
 interface RouteRow {
   path: string;
@@ -56,6 +59,12 @@ const ROUTES: RouteRow[] = [
   { path: "/clusters/:id", page: (p) => <ClusterPage key={p.id} id={p.id ?? ""} tab="overview" /> },
   { path: "/clusters/:id/edit", role: "operator", page: (p) => <ClusterEditor key={p.id} id={p.id ?? ""} /> },
   { path: "/clusters/:id/:tab", page: (p) => <ClusterPage key={p.id} id={p.id ?? ""} tab={p.tab ?? ""} /> },
+  { path: "/clusters/:id/jobs/new", role: "operator", page: (p) => <JobEditor key={p.id} cluster={p.id ?? ""} /> },
+  { path: "/clusters/:id/jobs/:job", page: (p) => <JobPage key={p.job} cluster={p.id ?? ""} id={p.job ?? ""} /> },
+  {
+    path: "/clusters/:id/jobs/:job/tasks/:task",
+    page: (p) => <TaskPage key={`${p.job}/${p.task}`} cluster={p.id ?? ""} job={p.job ?? ""} task={p.task ?? ""} />,
+  },
   { path: "/backups", page: () => <BackupsPage /> },
   { path: "/backups/new", role: "operator", page: () => <BackupEditor key="new" /> },
   { path: "/backups/configs/:id", page: (p) => <ConfigPage key={p.id} id={p.id ?? ""} /> },

@@ -24,6 +24,7 @@ mod probes;
 mod progress;
 mod routes;
 mod stats;
+mod tasks;
 pub mod upgrade;
 
 pub use backups::BackupWorker;
@@ -42,6 +43,7 @@ use stats::{SamplerEnd, Stats};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tasks::Tasks;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use upgrade::Upgrades;
@@ -75,6 +77,7 @@ pub struct Agent {
     edge: Option<Edge>,
     /// None where it is to make none.
     backups: Option<Backups>,
+    tasks: Tasks,
     /// None where it runs in a process that is not its own.
     upgrades: Option<Upgrades>,
 }
@@ -119,6 +122,7 @@ impl Agent {
         let worker = config.backup_worker.clone();
         let backups = worker.map(|worker| Backups::open(data_dir, worker, docker.clone()));
         let backups = backups.transpose().map_err(unusable)?;
+        let tasks = Tasks::open(data_dir, docker.clone()).map_err(unusable)?;
         Ok(Self {
             docker,
             stats,
@@ -132,6 +136,7 @@ impl Agent {
                 edge: supervisor,
             }))),
             edge,
+            tasks,
             backups,
             upgrades: None,
         })
@@ -156,6 +161,7 @@ impl Agent {
             upgrades: self.upgrades.clone(),
             edge: self.edge.clone(),
             backups: self.backups.clone(),
+            tasks: self.tasks.clone(),
         })
     }
 
@@ -213,7 +219,9 @@ impl Agent {
             () = following => {}
             () = telling => {}
             () = backing_up => {}
+            () = self.tasks.run() => {}
         }
+        self.tasks.stop();
         if let Some(backups) = &self.backups {
             // What jobs did to containers is undone before the agent ends.
             backups.stop().await;

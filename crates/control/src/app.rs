@@ -2,7 +2,9 @@
 
 use crate::api::error::{ApiError, ApiResult};
 use crate::api::frame::Network;
-use crate::controller::{acme, alerts, backups, clusters, health, housekeeping, liveness, own_backup, reschedule, resume, trust, watch};
+use crate::controller::{
+    acme, alerts, backups, clusters, health, housekeeping, jobs, liveness, own_backup, reschedule, resume, trust, watch,
+};
 use crate::metrics::Metrics;
 use crate::service::alerts::Alerts;
 use crate::service::auth::{Actor, Auth, AuthConfig};
@@ -18,6 +20,7 @@ use crate::service::fleet::Fleet;
 use crate::service::health::{Health, Table};
 use crate::service::images::Resources;
 use crate::service::index::Index;
+use crate::service::jobs::Jobs;
 use crate::service::journal::Journals;
 use crate::service::liveness::Liveness;
 use crate::service::nodes::Nodes;
@@ -57,6 +60,8 @@ pub struct AppConfig {
     pub scaling_every: Duration,
     /// Between two looks at the clock, which may have been set; [`SCHEDULE_EVERY`] as a rule. What is due is begun in its moment all the same.
     pub schedule_every: Duration,
+    /// How long a node lets tasks of jobs run without a word; [`LEASE`](crate::service::jobs::LEASE) as a rule.
+    pub task_lease: Duration,
     /// Where ACME servers look for answers on entry nodes; [`ACME_HTTP_PORT`] as a rule.
     pub acme_http_port: u16,
     /// The file that this program runs from, for nodes of the same kind of machine.
@@ -105,6 +110,7 @@ pub struct Parts {
     pub upgrades: Upgrades,
     pub alerts: Alerts,
     pub clusters: Clusters,
+    pub jobs: Jobs,
     pub backups: Backups,
     pub own_backup: OwnBackup,
     pub dirty: Dirty,
@@ -207,6 +213,17 @@ impl App {
             config.acme_http_port,
         );
         clusters.load().await?;
+        let jobs = Jobs::new(
+            store.clone(),
+            clock.clone(),
+            fleet.clone(),
+            nodes.clone(),
+            containers.clone(),
+            clusters.clone(),
+            registries.clone(),
+            config.task_lease,
+        );
+        jobs.load().await?;
         let backups = Backups::new(
             store.clone(),
             clock.clone(),
@@ -256,6 +273,7 @@ impl App {
             upgrades,
             alerts,
             clusters,
+            jobs,
             backups,
             own_backup,
             dirty,
@@ -294,6 +312,9 @@ impl App {
         tasks.spawn(clusters::run(self.clone()));
         tasks.spawn(clusters::names(self.clone()));
         tasks.spawn(clusters::scale(self.clone()));
+        tasks.spawn(clusters::databases(self.clone()));
+        tasks.spawn(jobs::run(self.clone()));
+        tasks.spawn(jobs::nodes(self.clone()));
         tasks.spawn(acme::run(self.clone()));
         let figures_writer = tokio::spawn(clusters::write_figures(self.clone()));
         let writer = tokio::spawn(watch::write_behind(self.clone()));

@@ -97,6 +97,9 @@ pub enum Command {
     /// Servers behind one entry point: load balancing, high availability, scaling
     #[command(visible_alias = "cluster")]
     Clusters(Box<Group<clusters::ClustersCommand>>),
+    /// Work of compute clusters' queues: run, look, wait, cancel
+    #[command(visible_alias = "job")]
+    Jobs(Group<jobs::JobsCommand>),
     /// Whether servers are well, and were
     Health(Group<health::HealthCommand>),
     /// People who may sign in

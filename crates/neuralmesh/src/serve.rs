@@ -170,6 +170,7 @@ async fn start_control(args: &ControlArgs, agent_listen: SocketAddr) -> anyhow::
         lost_after: args.lost_after,
         scaling_every: nm_control::app::SCALING_EVERY,
         schedule_every: nm_control::app::SCHEDULE_EVERY,
+        task_lease: nm_control::service::jobs::LEASE,
         acme_http_port: args.acme_http_port,
         // What runs, also when the file has been replaced since.
         executable: Some(PathBuf::from("/proc/self/exe")),

@@ -5,6 +5,7 @@ pub mod binds;
 pub mod cluster;
 pub mod health;
 pub mod place;
+pub mod queue;
 pub mod retention;
 pub mod scale;
 pub mod schedule;

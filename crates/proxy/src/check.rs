@@ -87,7 +87,9 @@ async fn watch(member: Arc<Member>, check: HealthCheck, slow_start_ms: u32, inst
     let mut pause = FIRST_PAUSE.min(interval);
     loop {
         let next = Instant::now() + interval;
-        let result = match timeout(patience, probe(member.address, &check.probe)).await {
+        let mut address = member.address;
+        address.set_port(check.port.unwrap_or(address.port()));
+        let result = match timeout(patience, probe(address, &check.probe)).await {
             Ok(result) => result,
             Err(_) => Err(format!("no answer within {} ms", check.timeout_ms)),
         };

@@ -122,8 +122,10 @@ impl Cluster {
             let old = find(m);
             let member = old.map(|s| s.member.clone()).unwrap_or_else(|| {
                 let member = Member::new(&conf.id, &m.id, m.socket(), instance);
-                if conf.health_check.is_some() && is_down(&m.id) {
-                    member.begin_down(instance);
+                match &conf.health_check {
+                    Some(_) if is_down(&m.id) => member.begin_down("it was down before this process took over", instance),
+                    Some(check) if check.strict => member.begin_down("no health check has succeeded yet", instance),
+                    Some(_) | None => {}
                 }
                 Arc::new(member)
             });

@@ -34,6 +34,8 @@ pub struct Member {
     health: Mutex<Health>,
     /// Told of each ejection.
     ejected: Notify,
+    /// Told of each health check that takes it out.
+    went_down: Notify,
     pub shards: Box<[Shard]>,
 }
 
@@ -94,15 +96,16 @@ impl Member {
                 reason: "nothing speaks against it".to_owned(),
             }),
             ejected: Notify::new(),
+            went_down: Notify::new(),
             shards: (0..instance.workers).map(|_| Shard::default()).collect(),
         }
     }
 
-    /// Another process's health checks found it down; those of this one will say when it is up.
-    pub fn begin_down(&self, instance: &Instance) {
+    /// It begins down, and health checks will say when it is up.
+    pub fn begin_down(&self, reason: &str, instance: &Instance) {
         let mut health = lock(&self.health);
         health.up = false;
-        health.note("it was down before this process took over", instance);
+        health.note(reason, instance);
         self.flags.fetch_or(DOWN, Relaxed);
     }
 
@@ -231,6 +234,9 @@ impl Member {
         };
         health.note(&reason, instance);
         drop(health);
+        if kind == EventKind::MemberDown {
+            self.went_down.notify_waiters();
+        }
         instance.tell(kind, &self.cluster, &self.id, &reason);
         instance.health_changed.notify_one();
     }
@@ -244,6 +250,15 @@ impl Member {
                 .ejected
                 .as_ref()
                 .is_some_and(|e| e.until_ms <= now && !health.succeeded_after(e))
+    }
+
+    /// Resolves once a health check has found it down.
+    pub async fn until_down(&self) {
+        let mut told = std::pin::pin!(self.went_down.notified());
+        told.as_mut().enable();
+        if !self.is_down() {
+            told.await;
+        }
     }
 
     /// Resolves after an ejection.

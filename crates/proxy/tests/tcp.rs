@@ -197,3 +197,52 @@ async fn members_of_a_tcp_cluster_are_http_servers_as_well() {
     seen.sort();
     assert_eq!(seen, ["m0", "m0", "m1", "m1"]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_strict_check_lets_nobody_in_before_it_succeeds_and_keeps_nobody_at_a_member_that_goes_down() {
+    let member = echo("primary").await;
+    let leads = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let asked = leads.clone();
+    // It says at a port of its own what it is.
+    let says = Member::http("says", 0, move |_| {
+        let status = if asked.load(SeqCst) { 200 } else { 503 };
+        async move {
+            http::Response::builder()
+                .status(status)
+                .body(http_body_util::Full::default())
+                .unwrap()
+        }
+    })
+    .await;
+    let check = json!({
+        "probe": {"type": "http", "path": "/primary", "expectedStatus": {"min": 200, "max": 200}}, "intervalMs": 100, "timeoutMs": 90,
+        "rise": 1, "fall": 1, "port": says.json()["port"], "strict": true,
+    });
+    let cluster = json!([{"id": "c", "members": [member.json()], "healthCheck": check}]);
+    let proxy = Proxy::start(tcp(json!({})), cluster).await;
+    eventually("it was asked", async || says.seen() > 0).await;
+    let mut early = TcpStream::connect(proxy.address()).await.unwrap();
+    assert_eq!(
+        within("its end", early.read(&mut [0; 8])).await.unwrap_or(0),
+        0,
+        "nobody is let in before"
+    );
+    assert_eq!(member.seen(), 0);
+
+    leads.store(true, SeqCst);
+    eventually("it is up", async || proxy.member_state("primary").await == "up").await;
+    let mut client = TcpStream::connect(proxy.address()).await.unwrap();
+    client.write_all(b"hello").await.unwrap();
+    let mut said = [0; 5];
+    within("an echo", client.read_exact(&mut said)).await.unwrap();
+    assert_eq!(&said, b"hello");
+
+    // Its program runs on, and is no longer what it was.
+    leads.store(false, SeqCst);
+    assert_eq!(
+        within("its end", client.read(&mut said)).await.unwrap_or(0),
+        0,
+        "who was there is sent away"
+    );
+    assert_eq!(proxy.member_state("primary").await, "down");
+}

@@ -33,10 +33,12 @@ pub enum Kind {
     AlertDelivery,
     /// What an ACME server gave to a cluster, and how far an order is; its id is the cluster's.
     Certificate,
+    /// Work of a compute cluster's queue; its parent is the cluster.
+    Job,
 }
 
 impl Kind {
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Container,
         Self::Node,
         Self::Operation,
@@ -58,6 +60,7 @@ impl Kind {
         Self::AlertSilence,
         Self::AlertDelivery,
         Self::Certificate,
+        Self::Job,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -83,6 +86,7 @@ impl Kind {
             Self::AlertSilence => "alertSilence",
             Self::AlertDelivery => "alertDelivery",
             Self::Certificate => "certificate",
+            Self::Job => "job",
         }
     }
 

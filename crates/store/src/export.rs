@@ -22,7 +22,7 @@ use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncWrite, AsyncWriteExt};
 const FORMAT: u32 = 1;
 /// Each after those that it refers to. What is not among them serves a control plane that runs: the feed of changes, and the answers
 /// that are kept for requests that come twice.
-const TABLES: [&str; 15] = [
+const TABLES: [&str; 16] = [
     "store_head",
     "resources",
     "users",
@@ -38,6 +38,7 @@ const TABLES: [&str; 15] = [
     "cluster_events",
     "cluster_totals",
     "cluster_points",
+    "job_tasks",
 ];
 #[cfg(test)]
 const LEFT_OUT: [&str; 2] = ["changes", "idempotency"];

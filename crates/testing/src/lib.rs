@@ -18,7 +18,7 @@ mod stream;
 mod terminal;
 mod wait;
 
-pub use agent::{Ask, FakeAgent, Hold, Seen, When};
+pub use agent::{Ask, FakeAgent, Hold, Ran, Seen, When};
 pub use client::{Call, Client, Reply};
 pub use clock::TestClock;
 pub use database::Database;

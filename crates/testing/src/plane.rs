@@ -23,6 +23,9 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 /// How long a node may be gone here until it counts as lost.
 pub const LOST_AFTER: Duration = Duration::from_secs(3);
 
+/// How long nodes let tasks run here without a word.
+pub const TASK_LEASE: Duration = Duration::from_secs(2);
+
 /// The name of the threads that control planes run on.
 pub(crate) const CONTROL_PLANE: &str = "control-plane";
 
@@ -141,6 +144,7 @@ impl TestControlPlane {
                 lost_after: LOST_AFTER,
                 scaling_every: Duration::from_millis(100),
                 schedule_every: Duration::from_millis(50),
+                task_lease: TASK_LEASE,
                 acme_http_port: nm_control::app::ACME_HTTP_PORT,
                 executable: std::env::current_exe().ok(),
                 own_backup: None,

@@ -56,6 +56,7 @@ pub const PREFIXES: &[&str] = &[
     "channel",
     "silence",
     "delivery",
+    "job",
 ];
 
 macro_rules! ids {
@@ -127,6 +128,8 @@ ids! {
     BackupConfigId = "backup_cfg";
     /// One backup.
     BackupId = "backup";
+    /// Work of a compute cluster's queue.
+    JobId = "job";
 }
 
 #[cfg(test)]

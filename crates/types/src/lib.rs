@@ -16,6 +16,7 @@ pub mod health;
 pub mod host;
 pub mod id;
 pub mod image;
+pub mod job;
 pub mod map;
 pub mod measure;
 pub mod network;

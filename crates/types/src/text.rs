@@ -79,7 +79,7 @@ texts! {
     /// A container's name. Docker's own rule, and one letter is allowed as the specification says. Words that stand in the API's
     /// own paths and beginnings of ids are reserved: a name must never be taken for them.
     ContainerName {
-        pattern: "^(?!(?:images|templates|list|stats|events)$)(?!(?:cont|node|server|inst|provider|cluster|backup_cfg|backup|deploy|op|user|token|reg|sess|join|evt|rule|alert|channel|silence|delivery)_)[a-zA-Z0-9][a-zA-Z0-9_.-]{0,99}$", max: 100,
+        pattern: "^(?!(?:images|templates|list|stats|events)$)(?!(?:cont|node|server|inst|provider|cluster|backup_cfg|backup|deploy|op|user|token|reg|sess|join|evt|rule|alert|channel|silence|delivery|job)_)[a-zA-Z0-9][a-zA-Z0-9_.-]{0,99}$", max: 100,
         says: "a container name has 1 to 100 letters, digits, `_`, `.` or `-`, starts with a letter or digit, and is neither a word of the API's paths (`images`, `templates`, `list`, `stats`, `events`) nor begins as an id does (`cont_`, `node_`, …): those are reserved",
         ok: |t| docker_name(t) && !is_reserved(t)
     }
@@ -187,7 +187,7 @@ texts! {
     }
     /// A hand-registered server's name.
     ServerName {
-        pattern: "^(?!settings$)(?!(?:cont|node|server|inst|provider|cluster|backup_cfg|backup|deploy|op|user|token|reg|sess|join|evt|rule|alert|channel|silence|delivery)_)[a-zA-Z0-9][a-zA-Z0-9_.-]{0,99}$", max: 100,
+        pattern: "^(?!settings$)(?!(?:cont|node|server|inst|provider|cluster|backup_cfg|backup|deploy|op|user|token|reg|sess|join|evt|rule|alert|channel|silence|delivery|job)_)[a-zA-Z0-9][a-zA-Z0-9_.-]{0,99}$", max: 100,
         says: "a server name has 1 to 100 letters, digits, `_`, `.` or `-`, starts with a letter or digit, and is neither a word of the API's paths (`settings`) nor begins as an id does (`server_`, `node_`, …): those are reserved",
         ok: |t| docker_name(t) && t != "settings" && !begins_as_an_id(t)
     }

@@ -144,10 +144,31 @@ export const clusters = {
   addServers: (key: string, servers: T.ClusterServer[]) => post<T.Cluster>(`${CLUSTERS}/${id(key)}/servers`, { servers }),
   removeServer: (key: string, server: string) => remove(`${CLUSTERS}/${id(key)}/servers/${id(server)}`),
   failover: (key: string, server?: string) => post<T.Cluster>(`${CLUSTERS}/${id(key)}/failover`, server ? { server } : {}),
+  /** Another member takes the writes: the named one, or the replica that is least behind. */
+  switchOver: (key: string, to?: string) => post<T.Cluster>(`${CLUSTERS}/${id(key)}/database/switchover`, to ? { to } : {}),
+  /** Not for `useQuery`: what it gives is not to be kept. */
+  databaseCredentials: (key: string, signal?: AbortSignal) =>
+    client.get<T.DatabaseCredentials>(`${CLUSTERS}/${id(key)}/database/credentials`, undefined, signal),
   metrics: (key: string, query: { from?: string; limit?: number }, signal?: AbortSignal) =>
     client.get<T.ClusterMetrics>(`${CLUSTERS}/${id(key)}/metrics`, query, signal),
   events: (key: string, cursor?: string, signal?: AbortSignal) =>
     client.page<T.ClusterEvent>(`${CLUSTERS}/${id(key)}/events`, { cursor }, signal),
+};
+
+const jobsOf = (cluster: string) => `${CLUSTERS}/${id(cluster)}/jobs`;
+export const jobs = {
+  all: (cluster: string, signal?: AbortSignal) => client.all<T.Job>(jobsOf(cluster), {}, signal),
+  get: (cluster: string, job: string, signal?: AbortSignal) => client.get<T.Job>(`${jobsOf(cluster)}/${id(job)}`, undefined, signal),
+  /** `key` makes a repeated request the same one. */
+  create: async (cluster: string, spec: T.JobSpec, key: string): Promise<T.Job> =>
+    (await client.call<T.Job>("POST", jobsOf(cluster), { body: spec, headers: { "idempotency-key": key } })).data,
+  /** In their order. */
+  tasks: (cluster: string, job: string, query: { limit?: number; cursor?: string }, signal?: AbortSignal) =>
+    client.page<T.Task>(`${jobsOf(cluster)}/${id(job)}/tasks`, query, signal),
+  followLog: (cluster: string, job: string, query: { task: number; tail?: number }, signal: AbortSignal) =>
+    follow(`${jobsOf(cluster)}/${id(job)}/logs`, signal, query),
+  cancel: (cluster: string, job: string) => post<T.Job>(`${jobsOf(cluster)}/${id(job)}/cancel`),
+  remove: (cluster: string, job: string) => remove(`${jobsOf(cluster)}/${id(job)}`),
 };
 
 const BACKUPS = "/api/capabilities/backups";

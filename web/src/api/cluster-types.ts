@@ -1,9 +1,10 @@
+import type { Database, DatabaseSpec } from "./database-types";
 import type { ServerKind } from "./health-types";
 import type { ContainerSpec } from "./types";
 
 // Clusters, as crates/types writes them: what is asked for, and what is seen of it.
 
-export const CLUSTER_TYPES = ["load-balanced", "high-availability"] as const;
+export const CLUSTER_TYPES = ["load-balanced", "high-availability", "database", "compute"] as const;
 export type ClusterType = (typeof CLUSTER_TYPES)[number];
 export const ALGORITHMS = ["round-robin", "least-connections", "ip-hash", "weighted"] as const;
 export type Algorithm = (typeof ALGORITHMS)[number];
@@ -36,6 +37,8 @@ export interface AutoScaling {
   targetCpuPercent?: number;
   targetMemoryPercent?: number;
   targetRequestsPerSecond?: number;
+  /** Of `compute`: tasks that wait for each node in use. */
+  targetQueueLength?: number;
   /** Seconds. */
   scaleUpCooldown?: number;
   scaleDownCooldown?: number;
@@ -123,6 +126,8 @@ export interface ClusterSpec {
   slowStart?: number;
   drainTime?: number;
   serverTemplate?: { container: ContainerSpec };
+  /** Of clusters of type `database`. */
+  database?: DatabaseSpec;
 }
 
 export interface ClusterFigures {
@@ -192,13 +197,15 @@ export interface ClusterCondition {
     | "entryBehind"
     | "cannotScale"
     | "virtualAddress"
-    | "certificate";
+    | "certificate"
+    | "notHighlyAvailable"
+    | "database";
   /** The server or node it is about. */
   about?: string;
   message: string;
 }
 
-export type ScalingFigureKind = "cpu" | "memory" | "requestsPerSecond";
+export type ScalingFigureKind = "cpu" | "memory" | "requestsPerSecond" | "queueLength";
 export interface ScalingFigure {
   figure: ScalingFigureKind;
   target: number;
@@ -257,6 +264,8 @@ export interface Cluster {
   slowStart: number;
   drainTime: number;
   serverTemplate?: { container: ContainerSpec };
+  /** Of clusters of type `database`. */
+  database?: Database;
   created: string;
   updated: string;
   generation: number;
@@ -291,7 +300,11 @@ export type ClusterEventKind =
   | "scaledOut"
   | "scaledIn"
   | "scalingHeld"
-  | "scalingFailed";
+  | "scalingFailed"
+  | "jobMade"
+  | "jobSucceeded"
+  | "jobFailed"
+  | "jobCancelled";
 
 export interface ClusterEvent {
   sequence: number;
@@ -300,5 +313,5 @@ export interface ClusterEvent {
   member?: string;
   nodeId?: string;
   reason: string;
-  detail?: { current?: number; wanted?: number; figures?: ScalingFigure[] };
+  detail?: { current?: number; wanted?: number; figures?: ScalingFigure[]; job?: string };
 }

@@ -9,6 +9,8 @@ import type { ChangeEvent } from "./types";
 
 const KEPT = 500;
 const BURST_MS = 250;
+/** Jobs of many tasks change all the time, and lists of them can be long. */
+const JOBS_BURST_MS = 1_000;
 
 /** What these say is on the pages of what they happened to. */
 const JOURNALS = ["nodeEvents", "clusterEvents"];
@@ -30,6 +32,7 @@ const STALE: Record<string, string[]> = {
   health: ["health", "servers"],
   nodeEvents: ["nodes/events", "containers/events"],
   clusterEvents: ["clusters"],
+  job: ["jobs"],
   backupConfig: ["backups"],
   backup: ["backups"],
   setting: ["health"],
@@ -44,8 +47,8 @@ class LiveFeed {
   #state: StreamState = "connecting";
   #events: readonly ChangeEvent[] = [];
   readonly #listeners = new Set<() => void>();
-  readonly #stale = new Set<string>();
-  #timer: ReturnType<typeof setTimeout> | undefined;
+  /** What is to be asked for again, and when. */
+  readonly #stale = new Map<string, ReturnType<typeof setTimeout>>();
   #stop: (() => void) | null = null;
 
   start(): void {
@@ -76,8 +79,7 @@ class LiveFeed {
   stop(): void {
     this.#stop?.();
     this.#stop = null;
-    clearTimeout(this.#timer);
-    this.#timer = undefined;
+    for (const timer of this.#stale.values()) clearTimeout(timer);
     this.#stale.clear();
     this.#events = [];
     this.#state = "connecting";
@@ -86,13 +88,14 @@ class LiveFeed {
 
   #saw(change: ChangeEvent): void {
     if (!JOURNALS.includes(change.kind)) this.#events = [change, ...this.#events].slice(0, KEPT);
-    for (const key of STALE[change.kind] ?? [`${change.kind}s`]) this.#stale.add(key);
-    this.#timer ??= setTimeout(() => {
-      this.#timer = undefined;
-      const stale = [...this.#stale];
-      this.#stale.clear();
-      for (const key of stale) void queries.invalidateQueries({ queryKey: key.split("/") });
-    }, BURST_MS);
+    for (const key of STALE[change.kind] ?? [`${change.kind}s`]) {
+      if (this.#stale.has(key)) continue;
+      const ask = () => {
+        this.#stale.delete(key);
+        void queries.invalidateQueries({ queryKey: key.split("/") });
+      };
+      this.#stale.set(key, setTimeout(ask, key === "jobs" ? JOBS_BURST_MS : BURST_MS));
+    }
     this.#tell();
   }
 

@@ -3,7 +3,9 @@
 export * from "./alert-types";
 export * from "./backup-types";
 export * from "./cluster-types";
+export * from "./database-types";
 export * from "./health-types";
+export * from "./job-types";
 
 export type Role = "viewer" | "operator" | "admin";
 

@@ -12,7 +12,7 @@ export const containerName: Check = (text) => {
   if (!/^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,99}$/.test(text)) return "1 to 100 letters, digits, _ . or -, starting with a letter or digit";
   if (
     /^(images|templates|list|stats|events)$/.test(text) ||
-    /^(cont|node|server|inst|provider|cluster|backup_cfg|backup|deploy|op|user|token|reg|sess|join|evt)_/.test(text)
+    /^(cont|node|server|inst|provider|cluster|backup_cfg|backup|deploy|job|op|user|token|reg|sess|join|evt)_/.test(text)
   )
     return "This name is reserved";
   return undefined;
@@ -93,6 +93,13 @@ export const constraint = rule(
   /^[a-zA-Z0-9](?:[a-zA-Z0-9_./-]{0,126}[a-zA-Z0-9])?(?:!?=[^=\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]{0,254})?$/,
   "key=value, key!=value, or a key alone",
 );
+export const databaseName: Check = (text) =>
+  /^(?!(?:postgres|template0|template1)$)(?!pg_)[a-z_][a-z0-9_]{0,62}$/.test(text)
+    ? undefined
+    : "1 to 63 of a-z, 0-9 and _, not starting with a digit or pg_, and none of PostgreSQL's own";
+export const parameterName = rule(/^[a-z_][a-z0-9_]{0,62}(?:\.[a-z_][a-z0-9_]{0,62})?$/, "a-z, 0-9 and _; that of an extension has one . in it");
+export const parameterValue = rule(/^[^\x00-\x1f\x7f-\x9f]{1,1000}$/, "1 to 1,000 characters on one line");
+export const extensionName = rule(/^[a-z_][a-z0-9_-]{0,62}$/, "1 to 63 of a-z, 0-9, _ and -, starting with a letter or _");
 export const alertLabel = rule(/^[a-zA-Z0-9](?:[a-zA-Z0-9_./-]{0,126}[a-zA-Z0-9])?(?:=[^\x00-\x1f\x7f-\x9f]*)?$/, "key, or key=value");
 export const note = rule(/^[^\x00-\x09\x0b-\x1f\x7f-\x9f]{1,1000}$/, "1 to 1,000 characters");
 export const webUrl = rule(

@@ -198,6 +198,7 @@ impl Docker {
             // As Docker sets it at creation: as much swap as memory. Left as it was, a higher limit would be refused.
             memory_swap: memory.and_then(|m| i64::try_from(m.saturating_mul(2)).ok()),
             restart_policy: update.restart.map(|p| RestartPolicy { name: policy_text(p) }),
+            cpuset_cpus: None,
         };
         let call = Call::post(
             "change a container's limits",

@@ -11,7 +11,7 @@ use super::{Docker, explain};
 use crate::fence::Desired;
 use crate::privileges::Asked;
 use crate::progress::Reporter;
-use nm_link::contract::{AgentError, AgentErrorCode as Code, ContainerKey, CreateContainer, labels};
+use nm_link::contract::{AgentError, AgentErrorCode as Code, ContainerKey, CreateContainer, built_in, labels};
 use nm_types::container::{ContainerSpec, ContainerStatus, HealthCheck, MountSource, ObservedContainer, PortMapping, Protocol, VolumeMode};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -29,19 +29,26 @@ impl Docker {
         }
         let facts = self.engine().await?;
         within_node(&request.spec, &facts)?;
-        let devices = self.judged_devices(&request.spec).await?;
-        let binds = self.binds(&request.spec, &facts).await?;
+        let judged = self.judged(&request.spec, &facts).await?;
         let _lock = self.locks.lock(&request.id).await;
         let desired = if request.start { Desired::Running } else { Desired::Created };
         self.fence.accept(&request.id, request.generation, super::hub::now(), |_| {
             (desired, request.spec.name.clone())
         })?;
-        let result = self.create_once(&request, Judged { binds, devices }, report).await;
+        let result = self.create_once(&request, judged, report).await;
         let key = ContainerKey::Ours(request.id.clone());
         if result.is_err() && self.hub.find(&key).is_none() {
             self.fence.note(&request.id, Desired::Removed, super::hub::now())?;
         }
         result
+    }
+
+    /// What the node gives to a container of this spec.
+    pub(super) async fn judged(&self, spec: &ContainerSpec, facts: &Facts) -> Result<Judged, AgentError> {
+        Ok(Judged {
+            devices: self.judged_devices(spec).await?,
+            binds: self.binds(spec, facts).await?,
+        })
     }
 
     async fn create_once(
@@ -60,12 +67,11 @@ impl Docker {
         let (docker_id, _permit) = loop {
             let permit = self.permit().await;
             report.step("create").await;
-            match self.make(&request.spec, &body).await {
+            match self.make(&request.spec.name.docker_name(), &body).await {
                 Ok(id) => break (id, permit),
                 Err(Refusal::NoImage) if !pulled => {
                     drop(permit);
-                    report.step("pull").await;
-                    self.pull(&request.spec.image, request.registry.as_ref(), report).await?;
+                    self.fetch(request, report).await?;
                     pulled = true;
                 }
                 Err(Refusal::NoImage) => {
@@ -94,9 +100,20 @@ impl Docker {
         }
     }
 
-    async fn make(&self, spec: &ContainerSpec, body: &CreateBody) -> Result<String, Refusal> {
+    /// Gets the image that is missing: one of our own is built here, any other one is pulled.
+    async fn fetch(&self, request: &CreateContainer, report: &Reporter<ObservedContainer>) -> Result<(), AgentError> {
+        let image = &request.spec.image;
+        if built_in::context(image.as_str()).is_some() || built_in::is_of_another_version(image.as_str()) {
+            report.step("build").await;
+            return self.build(image, report).await;
+        }
+        report.step("pull").await;
+        self.pull(image, request.registry.as_ref(), report).await
+    }
+
+    pub(super) async fn make(&self, docker_name: &str, body: &CreateBody) -> Result<String, Refusal> {
         let call = Call::post("create a container", "/containers/create")
-            .query("name", spec.name.docker_name())
+            .query("name", docker_name)
             .deadline(CREATE_DEADLINE);
         let created: Result<Created, DockerError> = match call.json(body) {
             Ok(call) => self.client.json(call).await,
@@ -387,13 +404,13 @@ impl Docker {
 }
 
 /// What of the node a container gets, once it was judged.
-struct Judged {
+pub(super) struct Judged {
     /// As Docker's `Binds`.
     binds: Vec<String>,
     devices: Vec<Device>,
 }
 
-enum Refusal {
+pub(super) enum Refusal {
     NoImage,
     /// The Docker id of the container that has the name.
     NameHeld(String),
@@ -428,7 +445,7 @@ pub(super) fn within_limits(
     Ok(())
 }
 
-fn within_node(spec: &ContainerSpec, facts: &Facts) -> Result<(), AgentError> {
+pub(super) fn within_node(spec: &ContainerSpec, facts: &Facts) -> Result<(), AgentError> {
     within_limits(spec.cpu_limit, spec.memory_limit.as_ref(), facts)
 }
 
@@ -440,7 +457,7 @@ fn endpoint(spec: &ContainerSpec, network: &str) -> Option<EndpointConfig> {
     })
 }
 
-fn body(request: &CreateContainer, judged: Judged) -> CreateBody {
+pub(super) fn body(request: &CreateContainer, judged: Judged) -> CreateBody {
     let spec = &request.spec;
     let words = |all: &[nm_types::text::Word]| all.iter().map(|w| w.as_str().to_owned()).collect::<Vec<_>>();
     let mut all_labels: BTreeMap<String, String> = spec.labels.0.iter().map(|(k, v)| (k.to_string(), v.as_str().to_owned())).collect();
@@ -501,6 +518,7 @@ fn body(request: &CreateContainer, judged: Judged) -> CreateBody {
             devices: judged.devices,
             privileged: spec.privileged,
             readonly_rootfs: spec.read_only,
+            ..HostConfig::default()
         },
         networking_config: first.and_then(|n| {
             endpoint(spec, n.as_str()).map(|e| NetworkingConfig {

@@ -27,6 +27,18 @@ pub struct LogReader<S> {
 }
 
 impl<S: Stream<Item = Result<Bytes, DockerError>> + Unpin> LogReader<S> {
+    /// Of a container without a terminal.
+    pub(super) fn new(chunks: S, follow: bool) -> Self {
+        Self {
+            chunks,
+            follow,
+            tty: false,
+            demux: Demux::default(),
+            lines: Lines::default(),
+            ended: false,
+        }
+    }
+
     /// The next lines; `None` at the end.
     pub async fn next(&mut self) -> Result<Option<Vec<LogLine>>, DockerError> {
         let mut out = Vec::new();

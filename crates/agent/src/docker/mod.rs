@@ -3,9 +3,11 @@
 //! - [`client`]: HTTP over its socket. [`wire`]: its bodies. [`explain`]: its refusals as sentences.
 //! - [`hub`]: what is known of it, and the watch streams. [`session`]: keeps that true by events. [`observe`]: one container.
 //! - [`create`], [`commands`], [`pull`], [`images`], [`volumes`], [`networks`]: what is asked of it.
+//! - [`task`]: containers of tasks.
 //! - [`logs`], [`exec`], [`pipe`], [`terminal`], [`archive`]: streams; [`frames`] reads Docker's own framing.
 
 pub mod archive;
+pub mod build;
 pub mod client;
 pub mod commands;
 pub mod create;
@@ -22,6 +24,7 @@ pub mod ports;
 pub mod pull;
 pub mod replacing;
 pub mod session;
+pub mod task;
 pub mod terminal;
 pub mod volumes;
 pub mod wire;

@@ -112,7 +112,10 @@ async fn look_at_all(docker: &Docker) -> Result<Vec<(Inspect, i64)>, DockerError
         .flag("all", true)
         .deadline(Duration::from_secs(60));
     let listed: Vec<Listed> = docker.client.json(call).await?;
-    futures_util::stream::iter(listed)
+    let seen = listed
+        .into_iter()
+        .filter(|c| !c.names.iter().any(|name| docker.hub.hidden.is_hidden(name)));
+    futures_util::stream::iter(seen)
         .map(|c| async move { look(docker, &c.id).await })
         .buffer_unordered(LOOKS)
         .try_filter_map(|seen| std::future::ready(Ok(seen)))

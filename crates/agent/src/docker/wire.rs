@@ -80,6 +80,20 @@ pub struct HostConfig {
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub privileged: bool,
     pub readonly_rootfs: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpuset_cpus: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_swap: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_config: Option<LogConfig>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct LogConfig {
+    #[serde(rename = "Type")]
+    pub kind: &'static str,
+    pub config: BTreeMap<&'static str, &'static str>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -175,12 +189,16 @@ pub struct UpdateBody {
     pub memory_swap: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub restart_policy: Option<RestartPolicy>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpuset_cpus: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Listed {
     pub id: String,
+    #[serde(default, deserialize_with = "or_default")]
+    pub names: Vec<String>,
 }
 
 /// No Debug: environments hold secrets.

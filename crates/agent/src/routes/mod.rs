@@ -7,6 +7,7 @@ mod health;
 mod machine;
 mod reply;
 mod storage;
+mod tasks;
 mod trace;
 mod upgrade;
 mod watch;
@@ -17,6 +18,7 @@ use crate::edge::Edge;
 use crate::host::Machine;
 use crate::journal::Journal;
 use crate::stats::Stats;
+use crate::tasks::Tasks;
 use crate::upgrade::Upgrades;
 use axum::Router;
 use axum::routing::{get, post};
@@ -34,6 +36,7 @@ pub struct App {
     pub upgrades: Option<Upgrades>,
     pub edge: Option<Edge>,
     pub backups: Option<Backups>,
+    pub tasks: Tasks,
 }
 
 /// The largest JSON body: a container's whole environment is 500 values of 64 KiB.
@@ -58,6 +61,9 @@ pub fn router(app: App) -> Router {
         .route(path::BACKUP_CANCEL, post(backups::cancel))
         .route(path::BACKUP_REACH, post(backups::reach))
         .route(path::BACKUP_SERVE, post(backups::serve))
+        .route(path::TASKS, post(tasks::call))
+        .route(path::TASK_NEWS, get(tasks::news))
+        .route(path::TASK_LOGS, get(tasks::log))
         .route(path::CONTAINERS, post(containers::create))
         .route(path::COMMAND, post(containers::command))
         .route(path::REMOVE, post(containers::remove))

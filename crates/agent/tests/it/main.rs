@@ -14,4 +14,5 @@ mod silence;
 mod storage;
 mod streams;
 mod support;
+mod tasks;
 mod watch;

@@ -13,7 +13,8 @@ use http::Method;
 use http::request::Parts;
 use nm_types::Timestamp;
 use nm_types::cluster::{
-    ClusterEventView, ClusterFailover, ClusterMetricsView, ClusterSpec, ClusterUpdate, ClusterView, NewClusterServers,
+    ClusterEventView, ClusterFailover, ClusterMetricsView, ClusterSpec, ClusterUpdate, ClusterView, DatabaseCredentials,
+    DatabaseSwitchover, NewClusterServers,
 };
 use nm_types::units::Bounded;
 use serde::Deserialize;
@@ -105,7 +106,39 @@ pub fn routes() -> Vec<Route> {
         )
         .optional_body::<ClusterFailover>()
         .ok::<ClusterView>(),
+        route(
+            Method::GET,
+            "/api/capabilities/clusters/{id}/database/credentials",
+            Policy::admin_read("clusters"),
+            "The passwords of a database cluster",
+            credentials,
+        )
+        .ok::<DatabaseCredentials>(),
+        route(
+            Method::POST,
+            "/api/capabilities/clusters/{id}/database/switchover",
+            write,
+            "Have another member of a database cluster take the writes",
+            switchover,
+        )
+        .optional_body::<DatabaseSwitchover>()
+        .ok::<ClusterView>(),
     ]
+}
+
+async fn credentials(State(app): State<App>, actor: Actor, meta: Meta, Id(id): Id) -> ApiResult<Reply<DatabaseCredentials>> {
+    Ok(Reply::ok(app.clusters.database_credentials(&actor, &meta, &id).await?))
+}
+
+async fn switchover(
+    State(app): State<App>,
+    actor: Actor,
+    meta: Meta,
+    Id(id): Id,
+    OptionalJson(how): OptionalJson<DatabaseSwitchover>,
+) -> ApiResult<Reply<ClusterView>> {
+    let (cluster, revision) = app.clusters.switch_over(&actor, &meta, &id, &how).await?;
+    Ok(Reply::ok(cluster).revision(revision).message("another member takes the writes"))
 }
 
 async fn list(State(app): State<App>, Query(query): Query<PageQuery>) -> Reply<Vec<ClusterView>> {
@@ -140,7 +173,7 @@ async fn update(
 }
 
 async fn remove(State(app): State<App>, actor: Actor, meta: Meta, Id(id): Id) -> ApiResult<Reply<Nothing>> {
-    let name = app.clusters.remove(&actor, &meta, &id).await?;
+    let name = app.jobs.remove_cluster(&actor, &meta, &id).await?;
     Ok(Reply::ok(Nothing {}).message(format!(
         "cluster `{name}` was removed; the servers that were named are as they were"
     )))

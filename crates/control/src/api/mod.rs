@@ -26,6 +26,7 @@ mod dashboard;
 mod events;
 mod health;
 mod images;
+mod jobs;
 mod machines;
 mod networks;
 mod nodes;
@@ -73,6 +74,7 @@ pub fn routes() -> Vec<Route> {
         system::routes(),
         alerts::routes(),
         clusters::routes(),
+        jobs::routes(),
         backups::routes(),
     ]
     .into_iter()

@@ -185,10 +185,10 @@ async fn logs(State(app): State<App>, actor: Actor, Id(id): Id, Query(query): Qu
 }
 
 /// What one answer has of a log at most; who wants more follows it, and reads as it comes.
-const LOG_BYTES: usize = 8 << 20;
+pub(super) const LOG_BYTES: usize = 8 << 20;
 
 /// The last lines of all, as many as fit.
-async fn last_lines<E: Into<ApiError>>(lines: impl Stream<Item = Result<LogLine, E>>, most: usize) -> ApiResult<Vec<LogLine>> {
+pub(super) async fn last_lines<E: Into<ApiError>>(lines: impl Stream<Item = Result<LogLine, E>>, most: usize) -> ApiResult<Vec<LogLine>> {
     let mut lines = std::pin::pin!(lines);
     let (mut out, mut held) = (VecDeque::new(), 0);
     while let Some(line) = lines.next().await {

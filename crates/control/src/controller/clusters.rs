@@ -79,7 +79,10 @@ pub async fn run(app: App) {
                 Err(RecvError::Closed) => return,
             },
             changed = containers.recv() => match changed {
-                Ok(id) => if app.clusters.has_member(&id) { due = soon(due) },
+                Ok(id) => {
+                    if app.clusters.has_member(&id) { due = soon(due) }
+                    if app.clusters.has_database_member(&id) { app.clusters.database_wanted().notify_one() }
+                }
                 Err(RecvError::Lagged(_)) => due = soon(due),
                 Err(RecvError::Closed) => return,
             },
@@ -402,6 +405,25 @@ pub async fn scale(app: App) {
             if let Err(error) = app.clusters.scale(&id).await {
                 tracing::warn!(cluster.id = %id, error = %error.message, "a cluster could not be scaled; trying again");
             }
+        }
+    }
+}
+
+/// Brings databases to what is asked for, until we are to stop. Their members tell nobody by themselves who takes the writes: they
+/// are asked when a load balancer, a container or a user says that something has changed, and now and then.
+pub async fn databases(app: App) {
+    let mut stop = app.stop.clone();
+    loop {
+        for id in app.clusters.databases() {
+            if let Err(error) = app.clusters.tend_database(&id).await {
+                tracing::warn!(cluster.id = %id, error = %error.message, "a database cluster could not be brought on; trying again");
+            }
+        }
+        let pause = if app.clusters.database_under_way() { AGAIN } else { LOOK };
+        tokio::select! {
+            () = stopped(&mut stop) => return,
+            () = app.clusters.database_wanted().notified() => {}
+            () = tokio::time::sleep(pause) => {}
         }
     }
 }

@@ -28,6 +28,9 @@ pub async fn run(app: App) {
         if let Err(error) = app.clusters.sweep().await {
             tracing::warn!(error = %error.message, "old events and figures of clusters could not be dropped");
         }
+        if let Err(error) = app.jobs.sweep().await {
+            tracing::warn!(error = %error.message, "old jobs could not be dropped");
+        }
         if let Err(error) = app.clusters.renew_certificates().await {
             tracing::warn!(error = %error.message, "clusters' own certificates could not be renewed");
         }

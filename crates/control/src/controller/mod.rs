@@ -7,6 +7,7 @@ pub mod backups;
 pub mod clusters;
 pub mod health;
 pub mod housekeeping;
+pub mod jobs;
 pub mod journal;
 pub mod liveness;
 pub mod own_backup;

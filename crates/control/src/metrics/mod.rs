@@ -5,13 +5,14 @@
 //! everywhere else.
 //!
 //! - [`text`] writes the two formats.
-//! - [`fleet`] tells of nodes and their machines, [`containers`] of single containers, [`clusters`] of traffic, [`backups`] of backups.
+//! - [`fleet`] tells of nodes and their machines, [`containers`] of single containers, [`clusters`] of traffic, [`backups`] of backups, [`jobs`] of jobs.
 //! - [`plane`] tells of the control plane's own work, [`process`] of its process.
 
 mod backups;
 mod clusters;
 mod containers;
 mod fleet;
+mod jobs;
 mod plane;
 mod process;
 pub mod text;
@@ -115,6 +116,7 @@ fn write(app: &App, store: &StoreSeen, format: Format, each_container: bool) -> 
     containers::write(&mut text, &nodes, &census);
     clusters::write(&mut text, &clusters);
     backups::write(&mut text, &app.backups.all());
+    jobs::write(&mut text, &app.jobs);
     process::write(&mut text, app.metrics.began);
     text.end()
 }

@@ -19,6 +19,7 @@ pub mod health;
 pub mod idempotency;
 pub mod images;
 pub mod index;
+pub mod jobs;
 pub mod journal;
 pub mod leftovers;
 pub mod liveness;

@@ -1,6 +1,7 @@
 //! Nodes: who they are, whether they are there, and which one a request means.
 
 mod identity;
+mod work;
 
 use crate::api::error::{ApiError, ApiResult};
 use crate::api::extract::Meta;
@@ -20,7 +21,7 @@ use nm_types::node::{CertificateView, NodeAllocation, NodeCapacity, NodeInfo, No
 use nm_types::text::{Labels, NodeName};
 use nm_types::{NodeId, Timestamp};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, SystemTime};
 use tokio::sync::{Mutex, MutexGuard};
@@ -108,6 +109,8 @@ pub struct Nodes {
     liveness: Liveness,
     known: Arc<RwLock<BTreeMap<NodeId, Known>>>,
     leftovers: Leftovers,
+    /// What tasks of jobs hold of each node.
+    tasks: Arc<RwLock<HashMap<NodeId, Amount>>>,
     placing: Arc<Mutex<()>>,
 }
 
@@ -122,6 +125,7 @@ impl Nodes {
             liveness,
             known: Arc::default(),
             leftovers,
+            tasks: Arc::default(),
             placing: Arc::default(),
         }
     }

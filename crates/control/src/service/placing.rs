@@ -65,6 +65,25 @@ impl Containers {
         Ok((node, Vec::new()))
     }
 
+    /// Every node, with what containers are promised of it.
+    pub(super) fn rooms(&self) -> Vec<Candidate> {
+        let mut candidates = self.nodes.candidates();
+        let places: HashMap<NodeId, usize> = candidates.iter().enumerate().map(|(i, c)| (c.node.clone(), i)).collect();
+        let nothing = Request::default();
+        self.index.each(|record| {
+            let next = match &record.state.phase {
+                Phase::Moving { to, .. } => Some(to),
+                Phase::Creating { .. } | Phase::Ready | Phase::Removing { .. } | Phase::Foreign => None,
+            };
+            for node in std::iter::once(&record.node).chain(next) {
+                if let Some(candidate) = places.get(node).and_then(|i| candidates.get_mut(*i)) {
+                    count(candidate, record, &nothing, "");
+                }
+            }
+        });
+        candidates
+    }
+
     /// The best node for a container as things are now.
     pub(super) fn choose(&self, spec: &ContainerSpec, moving: Moving) -> Result<Placement, NoPlace> {
         let request = Request {
@@ -90,6 +109,7 @@ impl Containers {
             }
         });
         for candidate in &mut candidates {
+            candidate.promised.add(self.nodes.held_by_tasks(&candidate.node));
             candidate.barred = moving.barred.get(&candidate.node).cloned();
             if let Some(id) = &moving.id
                 && self.nodes.leftovers().has(&candidate.node, id)

@@ -10,6 +10,7 @@ mod gather;
 mod health;
 mod health_addresses;
 mod health_history;
+mod jobs;
 mod liveness;
 mod lost;
 mod machines;

@@ -345,6 +345,7 @@ async fn idempotency_keys(database: Database) {
             "/api/capabilities/backups/perform/{configId}",
             "/api/capabilities/backups/{id}/restore",
             "/api/capabilities/clusters",
+            "/api/capabilities/clusters/{id}/jobs",
             "/api/containers",
             "/api/containers/templates/{id}/run",
             "/api/tokens",

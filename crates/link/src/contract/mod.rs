@@ -6,17 +6,20 @@
 //! `io.neuralmesh.id`), or Docker's id for containers that others made.
 
 mod backup;
+pub mod built_in;
 mod edge;
 mod error;
 pub mod exec;
 mod health;
 mod journal;
+mod tasks;
 
 pub use backup::{CancelJob, Prepare, ReachQuery, RestoreVolume, RunJob, ServeQuery};
 pub use edge::{EdgeConfig, EdgeEventsQuery, EdgeMetrics, EdgeState, VirtualAddress, VirtualAddressState};
 pub use error::{AgentError, AgentErrorCode};
 pub use health::{ProbeResult, RunProbe, RunProbes};
 pub use journal::{JournalEnd, JournalEvent, JournalPage, JournalQuery};
+pub use tasks::{RunTask, TaskKey, TaskLogQuery, TaskNews, TaskNewsPage, TaskNewsQuery, TaskResult, TasksAnswer, TasksCall};
 mod trust;
 mod upgrade;
 
@@ -40,6 +43,10 @@ pub mod labels {
     pub const OPERATION: &str = "io.neuralmesh.operation";
     /// The name users gave it.
     pub const NAME: &str = "io.neuralmesh.name";
+    /// The attempt at a job's task that it is.
+    pub const TASK: &str = "io.neuralmesh.task";
+    /// The agent that has the task: another one on the same engine leaves it alone.
+    pub const TASKS_OF: &str = "io.neuralmesh.tasks-of";
     /// Every label of ours starts so; users can't set them.
     pub const PREFIX: &str = "io.neuralmesh.";
 }
@@ -133,6 +140,13 @@ pub mod path {
     /// POST, query [`ServeQuery`](super::ServeQuery), body and answer are the bytes of one HTTP/1.1 connection of restic's REST
     /// protocol, both ways at once.
     pub const BACKUP_SERVE: &str = "/v1/backups/serve";
+
+    /// POST [`TasksCall`](super::TasksCall) → [`TasksAnswer`](super::TasksAnswer), at once.
+    pub const TASKS: &str = "/v1/tasks";
+    /// GET, query [`TaskNewsQuery`](super::TaskNewsQuery) → [`TaskNewsPage`](super::TaskNewsPage); waits for some.
+    pub const TASK_NEWS: &str = "/v1/tasks/news";
+    /// GET, query [`TaskLogQuery`](super::TaskLogQuery) → lines of [`LogLine`](nm_types::container::LogLine); none where nothing is kept.
+    pub const TASK_LOGS: &str = "/v1/tasks/logs";
 
     /// `route` with its `{key}` filled in.
     pub fn keyed(route: &str, key: &super::ContainerKey) -> String {

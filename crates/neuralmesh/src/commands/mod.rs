@@ -10,6 +10,7 @@ pub mod doctor;
 pub mod events;
 pub mod health;
 pub mod images;
+pub mod jobs;
 pub mod login;
 pub mod networks;
 pub mod nodes;
@@ -43,6 +44,7 @@ pub async fn dispatch(command: Command) -> anyhow::Result<u8> {
         Command::Servers(group) => servers::run(group.command, &connect(&group.client)?).await,
         Command::Backups(group) => backups::run(group.command, &connect(&group.client)?).await.map(|()| 0),
         Command::Clusters(group) => clusters::run(group.command, &connect(&group.client)?).await.map(|()| 0),
+        Command::Jobs(group) => jobs::run(group.command, &connect(&group.client)?).await,
         Command::Health(group) => health::run(group.command, &connect(&group.client)?).await,
         Command::Users(group) => users::run(group.command, &connect(&group.client)?).await,
         Command::Tokens(group) => tokens::run(group.command, &connect(&group.client)?).await,

@@ -7,6 +7,7 @@ mod commands;
 mod doctor;
 mod fake;
 mod health;
+mod jobs;
 mod login;
 mod machines;
 mod nodes;

@@ -50,6 +50,67 @@ pub struct Cluster<'a> {
     pub pair: Option<&'a KeyPair>,
     /// What an ACME server is to be answered while it looks who answers for a name: by token.
     pub challenges: Option<&'a Challenges>,
+    /// Of clusters of type `database`.
+    pub database: Option<DatabasePorts>,
+}
+
+/// Where a database cluster has what, beside its members' own ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DatabasePorts {
+    /// Of the entry for reads.
+    pub read_only: u16,
+    /// Where members say what they are, on their nodes.
+    pub check: u16,
+}
+
+/// The id that a database cluster's reads have at load balancers; writes have the cluster's own.
+pub fn reads_of(cluster: &ClusterId) -> String {
+    format!("{cluster}{READS}")
+}
+
+/// The cluster, and whether this is its reads, of an id that a load balancer tells.
+pub fn cluster_of_id(id: &str) -> Option<(ClusterId, bool)> {
+    match id.strip_suffix(READS) {
+        Some(whose) => Some((ClusterId::parse(whose).ok()?, true)),
+        None => Some((ClusterId::parse(id).ok()?, false)),
+    }
+}
+
+const READS: &str = "-reads";
+/// Members are asked each second what they are.
+const DATABASE_INTERVAL_MS: u32 = 1_000;
+const DATABASE_TIMEOUT_MS: u32 = 900;
+
+/// Whether a member of a database is what it is asked for.
+fn is_it(ports: DatabasePorts, path: &str) -> HealthCheck {
+    HealthCheck {
+        probe: Probe::Http {
+            path: path.to_owned(),
+            expected_status: StatusRange { min: 200, max: 200 },
+            host: None,
+        },
+        interval_ms: DATABASE_INTERVAL_MS,
+        timeout_ms: DATABASE_TIMEOUT_MS,
+        rise: 1,
+        fall: 1,
+        port: Some(ports.check),
+        strict: true,
+    }
+}
+
+/// Writes to the primary, and reads to the replicas that are not behind.
+fn database_of(node: &NodeId, cluster: &Cluster<'_>, ports: DatabasePorts, nodes: &Addresses) -> [ProxyCluster; 2] {
+    let plain = cluster_of(node, cluster, nodes);
+    let writes = ProxyCluster {
+        health_check: Some(is_it(ports, "/primary")),
+        ..plain.clone()
+    };
+    let reads = ProxyCluster {
+        id: reads_of(cluster.id),
+        health_check: Some(is_it(ports, "/replica")),
+        ..plain
+    };
+    [writes, reads]
 }
 
 /// Answers to an ACME server's challenges by HTTP, by their tokens.
@@ -107,6 +168,8 @@ fn check(spec: &ClusterSpec) -> HealthCheck {
         timeout_ms: small(timeout, u32::MAX),
         rise: asked.rise.map_or(if active_standby(spec) { 2 } else { 1 }, |n| small(n.get(), 1)),
         fall: asked.fall.map_or(fall, |n| small(n.get(), 2)),
+        port: None,
+        strict: false,
     }
 }
 
@@ -229,7 +292,13 @@ pub fn proxy_config(node: &NodeId, clusters: &[Cluster<'_>], nodes: &Addresses, 
     ProxyConfig {
         generation: 0,
         listeners: listeners.into_values().collect(),
-        clusters: here.iter().map(|c| cluster_of(node, c, nodes)).collect(),
+        clusters: here
+            .iter()
+            .flat_map(|c| match c.database {
+                Some(ports) => database_of(node, c, ports, nodes).to_vec(),
+                None => vec![cluster_of(node, c, nodes)],
+            })
+            .collect(),
         acme_challenges,
     }
 }
@@ -258,6 +327,13 @@ fn listener(what: &str, cluster: &Cluster<'_>, port: u16) -> Listener {
 
 fn add_listener(listeners: &mut BTreeMap<u16, Listener>, cluster: &Cluster<'_>) {
     let (spec, port) = (cluster.spec, cluster.listen_port);
+    if let Some(ports) = cluster.database {
+        listeners.entry(ports.read_only).or_insert_with(|| Listener {
+            protocol: Protocol::Tcp,
+            cluster: Some(reads_of(cluster.id)),
+            ..listener("tcp", cluster, ports.read_only)
+        });
+    }
     if spec.protocol == ClusterProtocol::Tcp {
         listeners.entry(port).or_insert_with(|| Listener {
             protocol: Protocol::Tcp,

@@ -11,7 +11,7 @@ mod renewal;
 #[cfg(test)]
 mod tests;
 
-pub use config::{Challenges, Cluster, KeyPair, Member, effective_check, proxy_config};
+pub use config::{Challenges, Cluster, DatabasePorts, KeyPair, Member, cluster_of_id, effective_check, proxy_config, reads_of};
 pub use entry::{EntryCandidate, choose_entries};
 pub use figures::{Book, Sum, Sums};
 pub use ports::{Claim, Use, clash, free_port};
@@ -31,8 +31,10 @@ pub fn status(kind: ClusterType, up: usize, all: usize) -> ClusterStatus {
     match up * 100 / all {
         70.. => ClusterStatus::Degraded,
         50.. => ClusterStatus::Critical,
-        // One server takes all traffic there, and does.
-        _ if kind == ClusterType::HighAvailability => ClusterStatus::Critical,
-        _ => ClusterStatus::Offline,
+        // One server takes all traffic there, or all writes, and does; one node takes all jobs.
+        _ => match kind {
+            ClusterType::HighAvailability | ClusterType::Database | ClusterType::Compute => ClusterStatus::Critical,
+            ClusterType::LoadBalanced => ClusterStatus::Offline,
+        },
     }
 }

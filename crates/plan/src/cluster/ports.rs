@@ -54,8 +54,14 @@ impl Claim {
                 entry: spec.entry.clone(),
             },
         };
+        // The entry for reads; which port it was given is for whoever knows to say in the spec.
+        let reads = spec
+            .database
+            .as_ref()
+            .and_then(|d| d.read_only_port)
+            .map(|port| claim(port.get(), Use::Tcp));
         let redirect = spec.redirect_to_https.as_ref().map(|r| claim(r.port(), Use::Redirect { to: port }));
-        std::iter::once(claim(port, way)).chain(redirect).collect()
+        std::iter::once(claim(port, way)).chain(redirect).chain(reads).collect()
     }
 }
 

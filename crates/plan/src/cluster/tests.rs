@@ -250,6 +250,7 @@ fn a_nodes_document_is_right_as_a_whole() {
         members: &members,
         pair: Some(&pair),
         challenges: None,
+        database: None,
     };
     let all = [
         cluster(0, &web, 443, &entries[..]),
@@ -368,6 +369,7 @@ fn an_acme_server_is_answered_where_it_looks_for_as_long_as_it_does() {
             members: &members,
             pair: Some(&pair),
             challenges: Some(challenges),
+            database: None,
         };
         let mut all = vec![of(0, &spec, 443, &challenges)];
         if beside {
@@ -391,4 +393,66 @@ fn an_acme_server_is_answered_where_it_looks_for_as_long_as_it_does() {
 fn with_redirect(mut body: Value) -> Value {
     body["redirectToHttps"] = json!({});
     body
+}
+
+#[test]
+fn a_database_has_an_entry_for_writes_and_one_for_reads() {
+    let request = spec(json!({"type": "database", "protocol": "tcp", "database": {"readOnlyPort": 30001}}));
+    let of = |n: u8| Member {
+        id: format!("m{n}"),
+        port: Some(30002),
+        weight: 1,
+        backup: false,
+        draining: false,
+        target: Target::Node {
+            node: node(n),
+            name: format!("n{n}"),
+        },
+    };
+    let (members, entries, id) = ([of(1), of(2)], [node(1), node(2)], id(7));
+    let database = Cluster {
+        id: &id,
+        spec: &request,
+        listen_port: 30000,
+        entries: &entries,
+        members: &members,
+        pair: None,
+        challenges: None,
+        database: Some(DatabasePorts {
+            read_only: 30001,
+            check: 30006,
+        }),
+    };
+    let config = proxy_config(&node(1), &[database], &addresses(), 80);
+    assert_eq!(config.validate(), Ok(()), "{config:#?}");
+    let listeners: Vec<(u16, Option<&str>)> = config.listeners.iter().map(|l| (l.port, l.cluster.as_deref())).collect();
+    let reads = reads_of(&id);
+    assert_eq!(listeners, [(30000, Some(id.as_str())), (30001, Some(reads.as_str()))]);
+    for (cluster, path) in config.clusters.iter().zip(["/primary", "/replica"]) {
+        let check = cluster.health_check.as_ref().unwrap();
+        assert!(matches!(&check.probe, Probe::Http { path: p, .. } if p == path), "{check:?}");
+        assert_eq!(
+            (check.port, check.strict, check.interval_ms, check.fall),
+            (Some(30006), true, 1000, 1)
+        );
+        assert!(cluster.members.iter().all(|m| m.port == 30002));
+    }
+    assert_eq!(cluster_of_id(&reads), Some((id.clone(), true)));
+    assert_eq!(cluster_of_id(id.as_str()), Some((id.clone(), false)));
+    assert_eq!(cluster_of_id("nobody-reads"), None);
+    // Both ports are its own.
+    let claims = Claim::of(&id, &request, 30000, &entries);
+    assert_eq!(claims.iter().map(|c| c.port).collect::<Vec<_>>(), [30000, 30001]);
+    for (up, wanted) in [
+        (2, ClusterStatus::Healthy),
+        (1, ClusterStatus::Critical),
+        (0, ClusterStatus::Offline),
+    ] {
+        assert_eq!(status(ClusterType::Database, up, 2), wanted);
+    }
+    assert_eq!(
+        status(ClusterType::Database, 1, 3),
+        ClusterStatus::Critical,
+        "the one takes all writes"
+    );
 }

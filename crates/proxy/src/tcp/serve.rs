@@ -38,7 +38,14 @@ pub async fn serve(
         shard.request(took, false);
         member_id = Some(in_flight.member().id.clone());
         if ahead.is_empty() || member.write_all(&ahead).await.is_ok() {
-            moved = splice::join(&mut stream, &mut member, rules.tunnel_idle, &worker.scratch).await;
+            let strict = cluster.conf.health_check.as_ref().is_some_and(|check| check.strict);
+            let gone = async {
+                match strict {
+                    true => in_flight.member().until_down().await,
+                    false => std::future::pending().await,
+                }
+            };
+            moved = splice::join(&mut stream, &mut member, rules.tunnel_idle, &worker.scratch, gone).await;
             moved.from_client += ahead.len() as u64;
         }
         shard.bytes(moved.from_client, moved.to_client);

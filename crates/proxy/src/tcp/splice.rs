@@ -6,6 +6,7 @@
 
 use super::relay::{Moved, while_it_moves};
 use crate::instance::lock;
+use futures_util::future::{Either, select};
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 use socket2::SockRef;
 use std::future::poll_fn;
@@ -42,8 +43,14 @@ impl Default for Scratch {
     }
 }
 
-/// Joins two connections until both directions have ended, one fails, or nothing moves for `idle`.
-pub async fn join(client: &mut TcpStream, member: &mut TcpStream, idle: Duration, scratch: &Scratch) -> Moved {
+/// Joins two connections until both directions have ended, one fails, nothing moves for `idle`, or `gone` resolves.
+pub async fn join(
+    client: &mut TcpStream,
+    member: &mut TcpStream,
+    idle: Duration,
+    scratch: &Scratch,
+    gone: impl Future<Output = ()>,
+) -> Moved {
     let ((from_client_half, to_client_half), (from_member, to_member)) = (client.split(), member.split());
     let mut up = Direction::new(from_client_half, to_member, scratch);
     let mut down = Direction::new(from_member, to_client_half, scratch);
@@ -58,7 +65,11 @@ pub async fn join(client: &mut TcpStream, member: &mut TcpStream, idle: Duration
                 Poll::Pending
             }
         });
-        while_it_moves(both, idle, &from_client, &to_client).await
+        let moves = std::pin::pin!(while_it_moves(both, idle, &from_client, &to_client));
+        match select(moves, std::pin::pin!(gone)).await {
+            Either::Left((complete, _)) => complete,
+            Either::Right(_) => false,
+        }
     };
     Moved {
         from_client: from_client.into_inner(),

@@ -29,6 +29,7 @@ mod feed;
 mod fixture;
 mod health;
 mod idempotency;
+mod jobs;
 mod model;
 mod node_events;
 mod open;

@@ -66,6 +66,9 @@ pub enum Ask {
     BackupList,
     BackupKey,
     BackupCancel,
+    Tasks,
+    TaskNews,
+    TaskLogs,
 }
 
 /// A point of a call.
@@ -122,6 +125,31 @@ struct State {
     losses: HashMap<Ask, VecDeque<AgentError>>,
     aborts: HashMap<Ask, usize>,
     calls: HashMap<Ask, usize>,
+    program: Program,
+}
+
+/// What a program in a container answers its words with: its exit code, and what it prints.
+type Answers = dyn Fn(&[&str]) -> (i64, String) + Send + Sync;
+
+/// A program of containers that a test makes up, and its name.
+#[derive(Default, Clone)]
+pub(super) struct Program(Option<(String, Arc<Answers>)>);
+
+impl std::fmt::Debug for Program {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Program").field(&self.0.as_ref().map(|(name, _)| name)).finish()
+    }
+}
+
+impl Program {
+    pub(super) fn new(name: &str, answers: impl Fn(&[&str]) -> (i64, String) + Send + Sync + 'static) -> Self {
+        Self(Some((name.to_owned(), Arc::new(answers))))
+    }
+    pub(super) fn run(&self, words: &[&str]) -> Option<(i64, String)> {
+        let (name, answers) = self.0.as_ref()?;
+        let (program, rest) = words.split_first()?;
+        (program == name).then(|| answers(rest))
+    }
 }
 
 #[derive(Debug, Default)]
@@ -132,6 +160,12 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 }
 
 impl Knobs {
+    pub(super) fn set_program(&self, program: Program) {
+        lock(&self.0).program = program;
+    }
+    pub(super) fn program(&self) -> Program {
+        lock(&self.0).program.clone()
+    }
     pub(super) fn set_latency(&self, latency: Duration) {
         lock(&self.0).latency = latency;
     }

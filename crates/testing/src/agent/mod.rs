@@ -8,10 +8,12 @@ mod edge;
 mod knobs;
 mod machine;
 mod serve;
+mod tasks;
 mod upgrade;
 mod world;
 
 pub use knobs::{Ask, Hold, When};
+pub use tasks::Ran;
 
 use crate::line::Line;
 use crate::plane::TestControlPlane;
@@ -21,10 +23,11 @@ use hyper::service::service_fn;
 use knobs::Knobs;
 use machine::Machine;
 use nm_link::agent::{AgentLink, AgentOptions, DialOptions, IdentityStore, JoinError, LinkState, ServerUrl, join};
-use nm_link::contract::{AgentError, RegistryLogin, RunProbe, UpgradeOutcome, UpgradePhase, WatchEvent};
+use nm_link::contract::{AgentError, RegistryLogin, RunProbe, RunTask, TaskKey, UpgradeOutcome, UpgradePhase, WatchEvent};
 use nm_link::{AgentFacts, Http2Options, JoinToken, RefusalCode};
 use nm_types::container::{ContainerHealth, ContainerSpec, ContainerStatus, ForeignSpec, Limits, LogStream, ObservedContainer};
 use nm_types::host::NodeStats;
+use nm_types::job::TaskOutcome;
 use nm_types::node::{NewJoinToken, NodeStatus, NodeView};
 use nm_types::node_event::{NodeEventDetail, NodeEventKind};
 use nm_types::stats::Usage;
@@ -47,6 +50,7 @@ pub struct FakeAgent {
     machine: Arc<Machine>,
     edge: Arc<Edge>,
     backup: backup::Shared,
+    tasks: tasks::Shared,
     knobs: Arc<Knobs>,
     stop: CancellationToken,
     running: AbortOnDropHandle<()>,
@@ -138,11 +142,23 @@ impl FakeAgent {
         let machine = Arc::<Machine>::default();
         let edge = Arc::<Edge>::default();
         let backup = backup::Shared::default();
+        let tasks = tasks::Shared::default();
         let states = link.states();
         let (world, knobs, stop) = (Arc::new(World::new(hostname)), Arc::new(Knobs::default()), CancellationToken::new());
         let service = service_fn({
             let (world, machine, edge, backup, knobs) = (world.clone(), machine.clone(), edge.clone(), backup.clone(), knobs.clone());
-            move |request| serve::answer(world.clone(), machine.clone(), edge.clone(), backup.clone(), knobs.clone(), request)
+            let tasks = tasks.clone();
+            move |request| {
+                serve::answer(
+                    world.clone(),
+                    machine.clone(),
+                    edge.clone(),
+                    backup.clone(),
+                    tasks.clone(),
+                    knobs.clone(),
+                    request,
+                )
+            }
         });
         let running = AbortOnDropHandle::new(tokio::spawn({
             let stop = stop.clone();
@@ -155,6 +171,7 @@ impl FakeAgent {
             machine,
             edge,
             backup,
+            tasks,
             knobs,
             stop,
             running,
@@ -233,6 +250,36 @@ impl FakeAgent {
         self.line.unplug();
     }
 
+    // Tasks of jobs.
+
+    /// How tasks end that begin from now on; they run on where it says nothing.
+    pub fn tasks_end(&self, ending: Option<(TaskOutcome, i64)>) {
+        self.tasks.set_ending(ending);
+    }
+    /// Ends a task that runs.
+    pub fn end_task(&self, key: &TaskKey, outcome: TaskOutcome, code: i64) {
+        self.tasks.end(key, outcome, code);
+    }
+    pub fn running_tasks(&self) -> Vec<RunTask> {
+        self.tasks.running()
+    }
+    /// Tasks it has, also those that ended and are not acknowledged.
+    pub fn held_tasks(&self) -> Vec<TaskKey> {
+        self.tasks.held()
+    }
+    /// Every run of an attempt there was.
+    pub fn ran_tasks(&self) -> Vec<Ran> {
+        self.tasks.ran()
+    }
+    /// Another process of its agent goes on with its tasks.
+    pub fn restart_tasks(&self) {
+        self.tasks.restart();
+    }
+    /// Its machine was off: nothing runs there any more.
+    pub fn reboot_tasks(&self) {
+        self.tasks.reboot();
+    }
+
     // How it answers.
 
     /// Each call waits for so long first.
@@ -255,6 +302,10 @@ impl FakeAgent {
     /// Does the next call of this kind, and ends its stream without an answer; the link stands.
     pub fn abort_next(&self, ask: Ask) {
         self.knobs.abort_next(ask);
+    }
+    /// In containers of this node there is a program of this name, which answers its words with an exit code and what it prints.
+    pub fn has_program(&self, name: &str, answers: impl Fn(&[&str]) -> (i64, String) + Send + Sync + 'static) {
+        self.knobs.set_program(knobs::Program::new(name, answers));
     }
     /// How many calls of this kind have come.
     pub fn calls(&self, ask: Ask) -> usize {

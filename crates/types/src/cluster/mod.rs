@@ -1,12 +1,18 @@
 //! Clusters: servers behind one entry point. What users ask for stands here; what they see is in `view`.
 
 mod acme;
+mod database;
 mod entry;
 mod server;
 mod settings;
 mod view;
 
 pub use acme::{AcmeDirectory, AcmeEmail, AcmeExternalAccount, AcmeKeyId, AcmeStatus, ClusterAcme, ClusterAcmeView};
+pub use database::{
+    DatabaseConnections, DatabaseCredentials, DatabaseLogin, DatabaseMemberView, DatabaseName, DatabaseParameters, DatabasePool,
+    DatabaseRole, DatabaseSlot, DatabaseSpec, DatabaseState, DatabaseSwitchover, DatabaseView, ExtensionName, POSTGRES_VERSION,
+    ParameterName, ParameterValue, PoolMode,
+};
 pub use entry::{ClusterEntry, ClusterUpstream};
 pub use server::{ClusterServer, ClusterServerEntry, ClusterServerKey, NewClusterServers};
 pub use settings::{
@@ -37,15 +43,18 @@ pub const ROUTES_AT_MOST: usize = 50;
 /// Linux takes for outgoing connections.
 pub const GIVEN_PORTS: std::ops::RangeInclusive<u16> = 30_000..=32_767;
 
-/// What a cluster is for. `compute` and `database` are words of the specification too; they are refused for as long as
-/// they can't do what they say.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+/// What a cluster is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ClusterType {
     /// Traffic is spread over all servers that are up.
     LoadBalanced,
     /// The first server that is up takes all traffic, the others stand by in their order.
     HighAvailability,
+    /// PostgreSQL on each of its nodes: one takes the writes, the others have the same data.
+    Database,
+    /// Its servers are nodes, which run jobs from a queue. It has no entry and carries no traffic.
+    Compute,
 }
 
 /// `PATCH /api/capabilities/clusters/{clusterId}`.
@@ -60,21 +69,8 @@ impl ClusterType {
         match self {
             Self::LoadBalanced => "load-balanced",
             Self::HighAvailability => "high-availability",
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for ClusterType {
-    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(d)?;
-        let supported = "supported are `load-balanced` and `high-availability`";
-        match text.as_str() {
-            "load-balanced" => Ok(Self::LoadBalanced),
-            "high-availability" => Ok(Self::HighAvailability),
-            "compute" | "database" => Err(serde::de::Error::custom(format!(
-                "clusters of type `{text}` are not supported yet: {supported}"
-            ))),
-            _ => Err(serde::de::Error::custom(format!("there is no such type of clusters: {supported}"))),
+            Self::Database => "database",
+            Self::Compute => "compute",
         }
     }
 }
@@ -97,8 +93,8 @@ pub struct ClusterSpec {
     pub name: Title,
     #[serde(rename = "type")]
     pub kind: ClusterType,
-    /// Ids or names of servers of any kind: containers, nodes, instances, registered addresses. In `high-availability` their
-    /// order is the order of preference.
+    /// Ids or names of servers of any kind: containers, nodes, instances, registered addresses; of `compute` nodes alone. In
+    /// `high-availability` their order is the order of preference.
     #[schema(min_items = 1, max_items = 100)]
     pub servers: Vec<ClusterServer>,
     #[serde(default)]
@@ -107,7 +103,7 @@ pub struct ClusterSpec {
     pub auto_scaling: Option<AutoScaling>,
     #[serde(default)]
     pub protocol: ClusterProtocol,
-    /// Where the entry listens, on each of its nodes. Left out, a free port of 30000 to 32767 is given.
+    /// Where the entry listens, on each of its nodes. Left out, a free port of 30000 to 32767 is given; `compute` has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listen_port: Option<Port>,
     /// How members are checked, beside `loadBalancer`.
@@ -154,6 +150,9 @@ pub struct ClusterSpec {
     /// What scaling makes new servers of; a copy of a member container where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server_template: Option<ServerTemplate>,
+    /// Of `database`: what it is to be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub database: Option<DatabaseSpec>,
 }
 
 /// What is done in seconds where nothing is said.
@@ -180,6 +179,7 @@ impl ClusterSpec {
             ),
         ]
         .into_iter()
+        .chain(self.overlong_database())
         .filter(|(_, len, min, max)| len < min || len > max)
         .map(|(field, _, min, max)| FieldProblem {
             field: field.into(),
@@ -200,6 +200,47 @@ impl ClusterSpec {
         judge(spec).into_iter().map(inside).collect()
     }
 
+    /// What is asked for of an entry, which compute clusters have none of.
+    fn not_of_compute(&self) -> Vec<String> {
+        let servers = self.servers.iter().enumerate().flat_map(|(i, server)| {
+            let entry = server.entry();
+            [
+                ("port", entry.port.is_some()),
+                ("weight", entry.weight.is_some()),
+                ("backup", entry.backup),
+            ]
+            .map(|(field, given)| (format!("servers[{i}].{field}"), given))
+        });
+        let scaling = self.auto_scaling.as_ref();
+        [
+            ("protocol", self.protocol != ClusterProtocol::default()),
+            ("listenPort", self.listen_port.is_some()),
+            ("healthCheck", self.health_check != ClusterHealthCheck::default()),
+            ("sticky", self.sticky.is_some()),
+            ("tls", self.tls.is_some()),
+            ("redirectToHttps", self.redirect_to_https.is_some()),
+            ("routes", !self.routes.is_empty()),
+            ("entryNodes", !self.entry_nodes.is_empty()),
+            ("entry", self.entry != ClusterEntry::default()),
+            ("upstream", self.upstream != ClusterUpstream::default()),
+            ("virtualAddress", self.virtual_address.is_some()),
+            ("failback", self.failback.is_some()),
+            ("retries", self.retries.is_some()),
+            ("slowStart", self.slow_start.is_some()),
+            ("drainTime", self.drain_time.is_some()),
+            ("serverTemplate", self.server_template.is_some()),
+            (
+                "autoScaling.targetRequestsPerSecond",
+                scaling.is_some_and(|s| s.target_requests_per_second.is_some()),
+            ),
+        ]
+        .map(|(field, given)| (field.to_owned(), given))
+        .into_iter()
+        .chain(servers)
+        .filter_map(|(field, given)| given.then_some(field))
+        .collect()
+    }
+
     /// Rules that no single field can hold and no schema can say: each problem names its field.
     pub fn problems(&self) -> Vec<FieldProblem> {
         let mut out = Vec::new();
@@ -210,6 +251,7 @@ impl ClusterSpec {
             });
         };
         let active_standby = self.kind == ClusterType::HighAvailability;
+        let compute = self.kind == ClusterType::Compute;
         let mut seen = HashSet::new();
         for (i, server) in self.servers.iter().enumerate() {
             if !seen.insert(server.key()) {
@@ -253,7 +295,13 @@ impl ClusterSpec {
                 scaling.target_memory_percent.is_some(),
                 scaling.target_requests_per_second.is_some(),
             ];
-            if scaling.enabled && !aims.contains(&true) {
+            if scaling.target_queue_length.is_some() && !compute {
+                problem(
+                    "autoScaling.targetQueueLength".into(),
+                    "belongs to clusters of type compute: leave this out",
+                );
+            }
+            if scaling.enabled && !compute && !aims.contains(&true) {
                 problem(
                     "autoScaling.targetCpuPercent".into(),
                     "scaling needs a target: name targetCpuPercent, targetMemoryPercent or targetRequestsPerSecond",
@@ -266,13 +314,20 @@ impl ClusterSpec {
                 );
             }
         }
+        if compute {
+            for field in self.not_of_compute() {
+                problem(field, "a compute cluster has no entry and carries no traffic: leave this out");
+            }
+            return out;
+        }
         let tcp = self.protocol == ClusterProtocol::Tcp;
         for (field, given) in [
             ("sticky", self.sticky.is_some()),
             ("tls", self.tls.is_some()),
             ("routes", !self.routes.is_empty()),
         ] {
-            if tcp && given {
+            // A database says by itself why not.
+            if tcp && given && self.kind != ClusterType::Database {
                 problem(field.into(), "belongs to protocol `http`: leave this out, or change `protocol`");
             }
         }
@@ -303,7 +358,7 @@ impl ClusterSpec {
                 "in high-availability all clients are at one server: leave this out",
             );
         }
-        if !active_standby && self.failback.is_some() {
+        if !active_standby && self.kind != ClusterType::Database && self.failback.is_some() {
             problem("failback".into(), "belongs to clusters of type high-availability: leave this out");
         }
         if let Some(tls) = &self.tls {
@@ -337,6 +392,7 @@ impl ClusterSpec {
             problem(format!("virtualAddress.{field}"), message);
         }
         out.extend(self.template_problems(|spec| spec.problems()));
+        out.extend(self.database_problems());
         out
     }
 

@@ -179,6 +179,9 @@ pub struct AutoScaling {
     /// Requests a second that one server is to have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target_requests_per_second: Option<Bounded<1, 1_000_000>>,
+    /// Of `compute`: tasks that wait in the queue for each server in use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_queue_length: Option<Bounded<1, 100_000>>,
     /// Seconds after servers were added until more of them are; 300 by default.
     #[serde(default = "up_cooldown")]
     pub scale_up_cooldown: Bounded<60, 3600>,

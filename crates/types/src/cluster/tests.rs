@@ -138,8 +138,6 @@ fn each_field_that_clashes_is_named() {
 #[test]
 fn fields_out_of_their_bounds_are_refused() {
     for change in [
-        json!({"type": "compute"}),
-        json!({"type": "database"}),
         json!({"type": "x"}),
         json!({"servers": [5]}),
         json!({"servers": ["-"]}),
@@ -170,12 +168,6 @@ fn fields_out_of_their_bounds_are_refused() {
     }
     let none = spec(json!({"servers": []})).overlong();
     assert_eq!(none[0].field, "servers");
-}
-
-#[test]
-fn types_that_are_not_there_yet_are_refused_in_words() {
-    let error = serde_json::from_value::<ClusterType>(json!("database")).unwrap_err().to_string();
-    assert!(error.contains("not supported yet") && error.contains("`load-balanced`"), "{error}");
 }
 
 #[test]
@@ -213,4 +205,48 @@ fn what_an_acme_server_is_named_by() {
     .unwrap();
     assert!(made.problems().is_empty());
     assert!(!serde_json::to_string(&made).unwrap().contains("hush") && !format!("{made:?}").contains("hush"));
+}
+
+#[test]
+fn a_database_takes_the_chapters_request_and_names_what_it_can_not_be() {
+    let database = |change: Value| {
+        let mut whole = json!({"type": "database", "servers": ["n1", "n2", "n3"], "loadBalancer": {"algorithm": "least-connections"}});
+        whole.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+        spec(whole)
+    };
+    let plain = database(json!({}));
+    assert!(plain.problems().is_empty(), "{:?}", plain.problems());
+    let by_default = plain.database();
+    assert_eq!(
+        (by_default.name(), by_default.is_synchronous(), by_default.read_lag_limit()),
+        ("app", true, 30)
+    );
+    for (change, field) in [
+        (json!({"autoScaling": {"targetCpuPercent": 50}}), "autoScaling.enabled"),
+        (json!({"routes": [{"host": "a.example"}]}), "routes"),
+        (json!({"slowStart": 5}), "slowStart"),
+        (json!({"upstream": {"sendProxyProtocol": "v2"}}), "upstream.sendProxyProtocol"),
+        (json!({"servers": [{"id": "n1", "port": 1}]}), "servers[0].port"),
+        (json!({"database": {"version": 16}}), "database.version"),
+        (
+            json!({"database": {"parameters": {"archive_mode": "on"}}}),
+            "database.parameters.archive_mode",
+        ),
+        (json!({"listenPort": 1, "database": {"readOnlyPort": 1}}), "database.readOnlyPort"),
+    ] {
+        let problems = database(change.clone()).problems();
+        assert_eq!(problems.iter().map(|p| p.field.as_str()).collect::<Vec<_>>(), [field], "{change}");
+    }
+    let own = database(json!({"database": {"version": 16, "image": "own/postgres:16"}}));
+    assert!(own.problems().is_empty());
+    for wrong in [
+        json!({"parameters": {"a": "1", "b c": "2"}}),
+        json!({"name": "template0"}),
+        json!({"extensions": ["A"]}),
+    ] {
+        let whole = json!({"name": "x", "type": "database", "servers": ["a"], "database": wrong});
+        assert!(serde_json::from_value::<ClusterSpec>(whole).is_err());
+    }
+    let kept = serde_json::to_value(&own).unwrap();
+    assert_eq!(serde_json::from_value::<ClusterSpec>(kept).unwrap(), own);
 }

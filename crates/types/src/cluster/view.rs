@@ -2,7 +2,7 @@
 
 use super::{
     AutoScaling, ClusterAcmeView, ClusterEntry, ClusterFailback, ClusterHealthCheck, ClusterProtocol, ClusterRedirect, ClusterRoute,
-    ClusterServerKey, ClusterSticky, ClusterType, ClusterUpstream, ClusterVirtualAddress, LoadBalancer, ServerTemplate,
+    ClusterServerKey, ClusterSticky, ClusterType, ClusterUpstream, ClusterVirtualAddress, DatabaseView, LoadBalancer, ServerTemplate,
 };
 use crate::server::ServerKind;
 use crate::text::Title;
@@ -10,7 +10,7 @@ use crate::{ClusterId, NodeId, Timestamp};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// By the servers that serve: all, seven of ten, half, fewer. In `high-availability` one that serves is enough not to be offline,
+/// By the servers that serve: all, seven of ten, half, fewer; of `compute` by the nodes that are ready. In `high-availability` one that serves is enough not to be offline,
 /// and those that stand by count as well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
@@ -88,6 +88,7 @@ pub struct ClusterView {
     /// The same at each of its entry nodes.
     pub endpoints: Vec<String>,
     pub protocol: ClusterProtocol,
+    /// 0 where there is no entry, as of `compute`.
     pub listen_port: u16,
     pub members: Vec<ClusterMemberView>,
     /// The server that takes the traffic of `high-availability`.
@@ -126,6 +127,9 @@ pub struct ClusterView {
     /// Values of variables that look secret are covered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server_template: Option<ServerTemplate>,
+    /// Of type `database`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub database: Option<DatabaseView>,
     pub created: Timestamp,
     pub updated: Timestamp,
     pub generation: i64,
@@ -253,6 +257,10 @@ pub enum ClusterConditionKind {
     VirtualAddress,
     /// A certificate that ends soon, or that an ACME server has not given.
     Certificate,
+    /// A database that the loss of one node takes away.
+    NotHighlyAvailable,
+    /// A database that does not take writes, or a member that can't be made.
+    Database,
 }
 
 /// What keeps a cluster from being as it should.
@@ -274,6 +282,8 @@ pub enum ClusterScalingFigureKind {
     Cpu,
     Memory,
     RequestsPerSecond,
+    /// Tasks that wait.
+    QueueLength,
 }
 
 /// What one figure asked for.
@@ -355,10 +365,18 @@ pub enum ClusterEventKind {
     CertificateRenewed,
     /// No certificate was got from the ACME server; it is tried again.
     CertificateFailed,
+    /// A job was given to the cluster's queue.
+    JobMade,
+    /// All of a job's tasks succeeded.
+    JobSucceeded,
+    JobFailed,
+    JobCancelled,
+    /// A task is not run again: its node was lost each time.
+    TaskSetAside,
 }
 
 impl ClusterEventKind {
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 22] = [
         Self::Created,
         Self::Updated,
         Self::MemberAdded,
@@ -376,6 +394,11 @@ impl ClusterEventKind {
         Self::CertificateIssued,
         Self::CertificateRenewed,
         Self::CertificateFailed,
+        Self::JobMade,
+        Self::JobSucceeded,
+        Self::JobFailed,
+        Self::JobCancelled,
+        Self::TaskSetAside,
     ];
     pub fn as_str(self) -> &'static str {
         match self {
@@ -396,6 +419,11 @@ impl ClusterEventKind {
             Self::CertificateIssued => "certificateIssued",
             Self::CertificateRenewed => "certificateRenewed",
             Self::CertificateFailed => "certificateFailed",
+            Self::JobMade => "jobMade",
+            Self::JobSucceeded => "jobSucceeded",
+            Self::JobFailed => "jobFailed",
+            Self::JobCancelled => "jobCancelled",
+            Self::TaskSetAside => "taskSetAside",
         }
     }
     pub fn parse(text: &str) -> Option<Self> {

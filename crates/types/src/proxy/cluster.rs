@@ -155,6 +155,12 @@ pub struct HealthCheck {
     /// Failures in a row that make it down.
     #[serde(default = "fall")]
     pub fall: u16,
+    /// Where it is asked, if that is another port than the one that gets the traffic.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// Nothing goes to a member before a check has succeeded, and connections of TCP to one that a check finds down are ended.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub strict: bool,
 }
 
 fn interval() -> u32 {

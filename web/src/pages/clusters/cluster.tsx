@@ -1,27 +1,40 @@
-import { ArrowLeftRight, Boxes, Pencil, Trash2 } from "lucide-react";
+import { ArrowLeftRight, Boxes, Pencil, Play, Trash2 } from "lucide-react";
 import { type ReactNode, useState } from "react";
 import { ApiError } from "../../api";
-import type { Cluster } from "../../api/types";
+import type { Cluster, ClusterType } from "../../api/types";
 import { useMayOperate } from "../../lib/data";
 import { Link } from "../../lib/router";
 import { Button } from "../../ui/button";
 import { Menu } from "../../ui/menu";
 import { Page } from "../../ui/page";
 import { Empty, Failure, Loading } from "../../ui/states";
+import { Jobs } from "../jobs/list";
+import { ComputeOverview } from "./compute";
 import { useCluster } from "./data";
-import { FailoverDialog, RemoveCluster } from "./dialogs";
+import { DatabaseTab } from "./database";
+import { FailoverDialog, RemoveCluster, SwitchOverDialog } from "./dialogs";
 import { ClusterEvents } from "./events";
 import { ClusterMetricsTab } from "./metrics";
 import { ClusterOverview } from "./overview";
 import { ClusterBadge } from "./parts";
 import { Scaling } from "./scaling";
 
-const TABS = [
-  ["overview", "Overview"],
-  ["metrics", "Metrics"],
-  ["scaling", "Auto-scaling"],
-  ["events", "Events"],
-] as const;
+type Tab = "overview" | "jobs" | "database" | "metrics" | "scaling" | "events";
+const TAB_NAME: Record<Tab, string> = {
+  overview: "Overview",
+  jobs: "Jobs",
+  database: "Database",
+  metrics: "Metrics",
+  scaling: "Auto-scaling",
+  events: "Events",
+};
+/** What there is to see of a cluster of a type. */
+const TABS: Record<ClusterType, readonly Tab[]> = {
+  "load-balanced": ["overview", "metrics", "scaling", "events"],
+  "high-availability": ["overview", "metrics", "scaling", "events"],
+  database: ["overview", "database", "metrics", "events"],
+  compute: ["overview", "jobs", "events"],
+};
 
 export function ClusterPage({ id, tab }: { id: string; tab: string }) {
   const query = useCluster(id);
@@ -52,11 +65,14 @@ export function ClusterPage({ id, tab }: { id: string; tab: string }) {
 
 function Loaded({ cluster: c, tab, error }: { cluster: Cluster; tab: string; error: unknown }) {
   const may = useMayOperate();
-  const [asked, setAsked] = useState<"failover" | "remove" | null>(null);
+  const [asked, setAsked] = useState<"failover" | "switchover" | "remove" | null>(null);
   const close = () => setAsked(null);
-  const known = TABS.some(([key]) => key === tab) ? tab : "overview";
-  const content: Record<string, () => ReactNode> = {
-    overview: () => <ClusterOverview cluster={c} />,
+  const tabs = TABS[c.type];
+  const known = tabs.find((key) => key === tab) ?? "overview";
+  const content: Record<Tab, () => ReactNode> = {
+    overview: () => (c.type === "compute" ? <ComputeOverview cluster={c} /> : <ClusterOverview cluster={c} />),
+    jobs: () => <Jobs cluster={c} />,
+    database: () => c.database && <DatabaseTab cluster={c} database={c.database} />,
     metrics: () => <ClusterMetricsTab cluster={c} />,
     scaling: () => <Scaling cluster={c} />,
     events: () => <ClusterEvents cluster={c} />,
@@ -69,16 +85,27 @@ function Loaded({ cluster: c, tab, error }: { cluster: Cluster; tab: string; err
         <>
           <span className="truncate">{c.name}</span>
           <span style={{ fontSize: 13, letterSpacing: 0 }}>
-            <ClusterBadge status={c.status} />
+            <ClusterBadge cluster={c} />
           </span>
         </>
       }
       actions={
         may && (
           <>
+            {c.type === "compute" && (
+              <Link className="btn primary" href={`/clusters/${c.id}/jobs/new`}>
+                <Play />
+                Run a job
+              </Link>
+            )}
             {c.type === "high-availability" && (
               <Button icon={<ArrowLeftRight />} onClick={() => setAsked("failover")}>
                 Fail over…
+              </Button>
+            )}
+            {c.database && (
+              <Button icon={<ArrowLeftRight />} onClick={() => setAsked("switchover")}>
+                Switch over…
               </Button>
             )}
             <Link className="btn" href={`/clusters/${c.id}/edit`}>
@@ -94,19 +121,20 @@ function Loaded({ cluster: c, tab, error }: { cluster: Cluster; tab: string; err
       }
     >
       <nav className="tabs" aria-label="Cluster">
-        {TABS.map(([key, text]) => (
+        {tabs.map((key) => (
           <Link
             key={key}
             href={`/clusters/${c.id}${key === "overview" ? "" : `/${key}`}`}
             aria-current={key === known ? "page" : undefined}
           >
-            {text}
+            {TAB_NAME[key]}
           </Link>
         ))}
       </nav>
       {error !== null && <Failure what="What is shown may be old." error={error} />}
-      {content[known]?.()}
+      {content[known]()}
       {asked === "failover" && <FailoverDialog cluster={c} onClose={close} />}
+      {asked === "switchover" && c.database && <SwitchOverDialog cluster={c} database={c.database} onClose={close} />}
       {asked === "remove" && <RemoveCluster cluster={c} onClose={close} />}
     </Page>
   );

@@ -1,6 +1,6 @@
 import { useState } from "react";
 import * as calls from "../../api/calls";
-import type { Cluster, ClusterMember } from "../../api/types";
+import type { Cluster, ClusterMember, ClusterType, Database, DatabaseMember } from "../../api/types";
 import { problemsOf, useAct } from "../../lib/data";
 import { plural } from "../../lib/format";
 import { navigate } from "../../lib/router";
@@ -10,11 +10,15 @@ import { Field, Input, Select } from "../../ui/field";
 import { Failure, Notice } from "../../ui/states";
 import { DialogButtons } from "../containers/actions";
 import { setWeight } from "./data";
-import { bodyOf, emptyClusterForm, placeClusterProblems, serverRow } from "./form";
+import { heirsOf, lagText, primaryOf, ROLE_NAME } from "./database-words";
+import { bodyOf, emptyClusterForm, placeClusterProblems, serverRow, SURVIVES_FROM } from "./form";
 import { namedServers, serverOf } from "./model";
 import { ServerRows, useChoices } from "./servers";
+import { isOfNodes } from "./words";
 
 const STALE = ["clusters"];
+/** A database's members are containers of its own, which go with them. */
+const staleOf = (c: Cluster): string[] => (c.type === "database" ? [...STALE, "containers"] : STALE);
 
 export function RemoveCluster({ cluster, onClose }: { cluster: Cluster; onClose: () => void }) {
   const [typed, setTyped] = useState("");
@@ -39,10 +43,28 @@ export function RemoveCluster({ cluster, onClose }: { cluster: Cluster; onClose:
       onConfirm={() => remove.mutate()}
       onClose={onClose}
     >
-      <p className="muted">
-        Nobody is served at {cluster.endpoint ?? "its entry"} any more, and its figures and events go. The servers that were named stay as they
-        are{made > 0 && <>; {plural(made, "container", "containers")} that scaling made {made === 1 ? "is" : "are"} removed</>}.
-      </p>
+      {cluster.type === "database" ? (
+        <>
+          <p className="muted">
+            Nobody is served at {cluster.endpoint ?? "its entry"} any more. Its members' containers are removed, and its passwords, figures and
+            events go.
+          </p>
+          <Notice tone="amber">
+            The data stays on each of its nodes, in the volume <code className="break">nm-{cluster.id}</code>. Remove that by hand once nobody
+            needs it.
+          </Notice>
+        </>
+      ) : cluster.type === "compute" ? (
+        <p className="muted">
+          Its jobs go, with their tasks and logs, and its events. While some have not ended it stays: wait for them, or cancel them first. The
+          nodes stay as they are.
+        </p>
+      ) : (
+        <p className="muted">
+          Nobody is served at {cluster.endpoint ?? "its entry"} any more, and its figures and events go. The servers that were named stay as they
+          are{made > 0 && <>; {plural(made, "container", "containers")} that scaling made {made === 1 ? "is" : "are"} removed</>}.
+        </p>
+      )}
       <Field label={<>Type its name, {cluster.name}, to confirm</>}>{(d) => <Input {...d} mono value={typed} onValue={setTyped} />}</Field>
     </Confirm>
   );
@@ -89,6 +111,65 @@ export function FailoverDialog({ cluster, onClose }: { cluster: Cluster; onClose
     </Confirm>
   );
 }
+
+/** Has another member of a database take the writes. */
+export function SwitchOverDialog({ cluster, database: d, onClose }: { cluster: Cluster; database: Database; onClose: () => void }) {
+  const primary = primaryOf(d);
+  const heirs = heirsOf(d);
+  /** Empty: the one that is least behind. */
+  const [to, setTo] = useState("");
+  const change = useAct({
+    run: () => calls.clusters.switchOver(cluster.id, to || undefined),
+    done: (c) => `${(c.database && primaryOf(c.database)?.name) ?? "Another member"} takes the writes.`,
+    stale: STALE,
+    quiet: true,
+    after: onClose,
+  });
+  return (
+    <Confirm
+      title={`Switch ${cluster.name} over?`}
+      action="Switch over"
+      danger={false}
+      busy={change.isPending}
+      error={change.error}
+      disabled={heirs.length === 0 || !primary}
+      onConfirm={() => change.mutate()}
+      onClose={onClose}
+    >
+      {!primary ? (
+        <Notice tone="amber">No member takes writes now: there is nobody who could hand over.</Notice>
+      ) : heirs.length === 0 ? (
+        <Notice tone="amber">
+          {d.members.length < 2
+            ? "It has one member only: there is no other that could take the writes."
+            : "No other member serves: there is none to take the writes."}
+        </Notice>
+      ) : (
+        <>
+          <p className="muted">
+            {primary.name} takes the writes now. It hands over and follows the other then; nothing that was acknowledged is lost. Every client is
+            disconnected and connects anew: for a few seconds nobody can write.
+          </p>
+          <Field label="To" hint={to === "" ? undefined : lagHint(heirs.find((m) => m.server === to))}>
+            {(f) => (
+              <Select
+                {...f}
+                value={to}
+                onValue={setTo}
+                options={[["", "The replica that is least behind"], ...heirs.map((m) => [m.server, `${m.name}, ${ROLE_NAME[m.role ?? "replica"]}`] as const)]}
+              />
+            )}
+          </Field>
+        </>
+      )}
+    </Confirm>
+  );
+}
+
+const lagHint = (m: DatabaseMember | undefined): string | undefined => {
+  const text = m && lagText(m);
+  return text ? `Behind by ${text}` : undefined;
+};
 
 export function WeightDialog({ cluster, member, onClose }: { cluster: Cluster; member: ClusterMember; onClose: () => void }) {
   const [weight, setValue] = useState(String(member.weight));
@@ -160,8 +241,13 @@ export function DrainMember({ cluster, member, onClose }: { cluster: Cluster; me
 export function RemoveMember({ cluster, member, onClose }: { cluster: Cluster; member: ClusterMember; onClose: () => void }) {
   const remove = useAct({
     run: () => calls.clusters.removeServer(cluster.id, member.id),
-    done: () => (member.scaled ? `${member.name} drains, and is removed then.` : `${member.name} is no longer in ${cluster.name}.`),
-    stale: STALE,
+    done: () =>
+      member.scaled
+        ? `${member.name} drains, and is removed then.`
+        : cluster.type === "database"
+          ? `${member.name} leaves ${cluster.name}.`
+          : `${member.name} is no longer in ${cluster.name}.`,
+    stale: staleOf(cluster),
     quiet: true,
     after: onClose,
   });
@@ -175,16 +261,29 @@ export function RemoveMember({ cluster, member, onClose }: { cluster: Cluster; m
       onClose={onClose}
     >
       <p className="muted">
-        {member.scaled
-          ? `Scaling made it: it gets nothing new, and its container is removed once it is idle, or after ${cluster.drainTime} s. Scaling may make another one.`
-          : "It gets nothing new, and what it has in flight goes on to its end. The server itself stays as it is."}
+        {cluster.type === "database"
+          ? `${member.id === cluster.database?.primary ? "It takes the writes and hands over first. " : ""}Its container is removed. What it has of the data stays on the node, in a volume, until somebody removes that.`
+          : cluster.type === "compute"
+            ? "It gets no new tasks of this cluster. The node itself stays as it is."
+            : member.scaled
+              ? `Scaling made it: it gets nothing new, and its container is removed once it is idle, or after ${cluster.drainTime} s. Scaling may make another one.`
+              : "It gets nothing new, and what it has in flight goes on to its end. The server itself stays as it is."}
       </p>
+      {cluster.type === "database" && cluster.members.length <= SURVIVES_FROM && (
+        <Notice tone="amber">Fewer than three nodes do not survive the loss of one.</Notice>
+      )}
     </Confirm>
   );
 }
 
+const ADDED: Partial<Record<ClusterType, string>> = {
+  "high-availability": "They stand by behind those that are there.",
+  database: "A node gets a copy of all of the data from the primary, and follows it then.",
+  compute: "They get tasks at once, where some wait.",
+};
+
 export function AddServers({ cluster, onClose }: { cluster: Cluster; onClose: () => void }) {
-  const { choices, ports, error } = useChoices(cluster);
+  const { choices, ports, error } = useChoices(cluster, cluster.type);
   const [rows, setRows] = useState(() => [serverRow()]);
   const [tried, setTried] = useState(false);
   const form = {
@@ -195,11 +294,12 @@ export function AddServers({ cluster, onClose }: { cluster: Cluster; onClose: ()
     servers: rows,
   };
   const { body, problems: own } = bodyOf(form, ports);
+  const what = isOfNodes(cluster.type) ? "node" : "server";
   const there = new Set(namedServers(cluster).map((s) => s.id));
   const add = useAct({
     run: () => calls.clusters.addServers(cluster.id, body.servers.map((s) => (typeof s === "string" ? s : serverOf(s)))),
-    done: () => `${plural(body.servers.length, "server is", "servers are")} in ${cluster.name} now.`,
-    stale: STALE,
+    done: () => `${plural(body.servers.length, `${what} is`, `${what}s are`)} in ${cluster.name} now.`,
+    stale: staleOf(cluster),
     quiet: true,
     after: onClose,
   });
@@ -207,7 +307,7 @@ export function AddServers({ cluster, onClose }: { cluster: Cluster; onClose: ()
   return (
     <Dialog
       wide
-      title={`Add servers to ${cluster.name}`}
+      title={`Add ${what}s to ${cluster.name}`}
       onClose={onClose}
       onSubmit={() => {
         setTried(true);
@@ -221,7 +321,7 @@ export function AddServers({ cluster, onClose }: { cluster: Cluster; onClose: ()
         onRows={setRows}
         problems={{ ...server, ...(tried ? own : {}) }}
         choices={choices?.filter((c) => !there.has(c.value))}
-        hint={cluster.type === "high-availability" ? "They stand by behind those that are there." : undefined}
+        hint={ADDED[cluster.type]}
       />
       {add.error !== null && Object.keys(server).length === 0 && <Failure error={add.error} />}
     </Dialog>

@@ -13,13 +13,15 @@ import { Section } from "../../ui/section";
 import { Failure, Loading, Notice } from "../../ui/states";
 import { toast } from "../../ui/toast";
 import { useCluster } from "./data";
-import { bodyOf, type ClusterForm, clusterForm, emptyClusterForm, patchOf, placeClusterProblems } from "./form";
+import { DatabaseFields } from "./database-fields";
+import type { DatabaseForm } from "./database-form";
+import { bodyOf, type ClusterForm, clusterForm, emptyClusterForm, patchOf, placeClusterProblems, SURVIVES_FROM, withType } from "./form";
 import { RouteRows } from "./routes";
-import { ScalingFields } from "./scaling-fields";
+import { QueueFields, ScalingFields } from "./scaling-fields";
 import { ServerRows, useChoices } from "./servers";
 import { TLS_WAYS } from "./tls";
 import { TlsFields } from "./tls-fields";
-import { ALGORITHM_NAME, ALGORITHM_SAYS, TYPE_NAME, TYPE_SAYS } from "./words";
+import { ALGORITHM_NAME, ALGORITHM_SAYS, becomes, isOfNodes, TYPE_NAME, TYPE_SAYS } from "./words";
 
 /** The fields of the form that are plain text. */
 type TextKey = { [K in keyof ClusterForm]: ClusterForm[K] extends string ? (string extends ClusterForm[K] ? K : never) : never }[keyof ClusterForm];
@@ -51,8 +53,8 @@ function Editor({ cluster }: { cluster?: Cluster }) {
   const nodes = useNodes();
   /** A link may lead to one part of the form. */
   const [part] = useQueryValue("part");
-  const { choices, ports, error: unread } = useChoices(cluster);
   const [form, setForm] = useState<ClusterForm>(() => (cluster ? clusterForm(cluster) : emptyClusterForm()));
+  const { choices, ports, error: unread } = useChoices(cluster, form.type);
   const { body, problems: own } = useMemo(
     () => (cluster ? patchOf(cluster, form, ports) : bodyOf(form, ports)),
     [cluster, form, ports],
@@ -74,11 +76,23 @@ function Editor({ cluster }: { cluster?: Cluster }) {
     setForm((f) => ({ ...f, ...change }));
     editing.touched([...Object.keys(change), ...fields]);
   };
+  /** What the server said of other fields of the database stays. */
+  const setDatabase = (change: Partial<DatabaseForm>, ...fields: string[]) => {
+    setForm((f) => ({ ...f, database: { ...f.database, ...change } }));
+    editing.touched(fields);
+  };
   const setCheck = (change: Partial<ClusterForm["check"]>, ...fields: string[]) => set({ check: { ...form.check, ...change } }, ...fields);
 
   const unchanged = cluster !== undefined && Object.keys(body).length === 0;
   const standby = form.type === "high-availability";
-  const http = form.protocol === "http";
+  const database = form.type === "database";
+  const compute = form.type === "compute";
+  const http = form.protocol === "http" && !isOfNodes(form.type);
+  // A database's servers are nodes, which only an admin can name.
+  const types = cluster ? becomes(cluster.type) : CLUSTER_TYPES.filter((t) => t !== "database" || admin);
+  const named = form.servers.filter((s) => s.id !== "").length;
+  const few = named > 0 && named < SURVIVES_FROM;
+  const isNode = (id: string) => choices?.find((c) => c.value === id)?.kind === "node";
   const home = cluster ? `/clusters/${cluster.id}` : "/clusters";
   /** A field of text whose key in the form is `key`, and whose path at the server is `field`. */
   const text = (key: TextKey, label: string, more: TextMore = {}, field: string = key) => (
@@ -100,22 +114,24 @@ function Editor({ cluster }: { cluster?: Cluster }) {
               <div className="card-body stack">
                 <div className="form-2">
                   {text("name", "Name", { name: "name", placeholder: "shop", maxLength: 100 })}
-                  {text("listenPort", "Port", {
+                  {!compute && text("listenPort", "Port", {
                     name: "listenPort",
                     numeric: true,
                     optional: true,
                     placeholder: "chosen",
-                    hint: "Where its entry nodes listen; a free one from 30000 to 32767 where nothing is said",
+                    hint: database
+                      ? "Where its entry nodes listen for who reads and writes; a free one from 30000 to 32767 where nothing is said"
+                      : "Where its entry nodes listen; a free one from 30000 to 32767 where nothing is said",
                   })}
                 </div>
                 <div className="choices" role="group" aria-label="Type">
-                  {CLUSTER_TYPES.map((type) => (
+                  {types.map((type) => (
                     <button
                       key={type}
                       type="button"
                       className="template"
                       aria-pressed={form.type === type}
-                      onClick={() => set({ type }, "autoScaling", "sticky", "failback", "servers")}
+                      onClick={() => set(withType(form, type, isNode), "autoScaling", "sticky", "failback", "servers")}
                     >
                       <b>{TYPE_NAME[type]}</b>
                       <span>{TYPE_SAYS[type]}</span>
@@ -127,12 +143,13 @@ function Editor({ cluster }: { cluster?: Cluster }) {
             </section>
             <section className="card">
               <header className="card-head">
-                <h2>Servers</h2>
+                <h2>{isOfNodes(form.type) ? "Nodes" : "Servers"}</h2>
               </header>
               <div className="card-body stack">
                 {unread !== null && unread !== undefined && <Failure what="The servers could not be read." error={unread} />}
                 <ServerRows form={form} onRows={(servers) => set({ servers })} problems={problems} choices={choices} />
-                {!standby && (
+                {database && few && <Notice tone="amber">Fewer than three nodes do not survive the loss of one.</Notice>}
+                {!standby && !isOfNodes(form.type) && (
                   <Field label="Algorithm" hint={ALGORITHM_SAYS[form.algorithm]} problem={problems["loadBalancer.algorithm"]}>
                     {(d) => (
                       <Select
@@ -146,43 +163,56 @@ function Editor({ cluster }: { cluster?: Cluster }) {
                 )}
               </div>
             </section>
-            <Section
-              title="Health check"
-              sum={`${form.check.type === "http" ? `GET ${form.check.path || "/"}` : "a connection that opens"}, every ${form.check.interval || (standby ? 1 : 30)} s`}
-              problems={count(["healthCheck", "loadBalancer.healthCheckTimeout", "loadBalancer.healthCheckInterval"])}
-              open={form.check.type === "http"}
-            >
-              <div>
-                <Segmented
-                  label="Check"
-                  value={form.check.type}
-                  onValue={(type) => setCheck({ type }, "healthCheck")}
-                  options={[
-                    ["tcp", "A connection opens"],
-                    ["http", "An HTTP request is answered"],
-                  ]}
-                />
-              </div>
-              <p className="muted">Traffic takes a server out at once when a connection to it fails, whatever the check says.</p>
-              <div className="form-2">
-                {form.check.type === "http" && (
-                  <>
-                    {checkText("path", "healthCheck.path", "Path", { mono: true, placeholder: "/" })}
-                    {checkText("host", "healthCheck.host", "Host header", { mono: true, optional: true, placeholder: "the server's address" })}
-                    {checkText("min", "healthCheck.expectedStatus.min", "Status from", { numeric: true, placeholder: "200" })}
-                    {checkText("max", "healthCheck.expectedStatus.max", "Status to", { numeric: true, placeholder: "399" })}
-                  </>
-                )}
-                {(
-                  [
-                    ["interval", "healthCheck.interval", "Every", "s", standby ? "1" : "30"],
-                    ["timeout", "loadBalancer.healthCheckTimeout", "At most", "s", "5"],
-                    ["rise", "healthCheck.rise", "Successes until up", "", standby ? "2" : "1"],
-                    ["fall", "healthCheck.fall", "Failures until down", "", "2"],
-                  ] as const
-                ).map(([key, field, label, suffix, placeholder]) => checkText(key, field, label, { numeric: true, suffix, placeholder }))}
-              </div>
-            </Section>
+            {database && <DatabaseFields form={form.database} there={cluster !== undefined} set={setDatabase} problems={problems} count={count} />}
+            {compute && (
+              <Section
+                title="Nodes in use"
+                sum={form.scaling ? `${form.min || 1} to ${form.max || 10}, by the length of the queue` : "all"}
+                problems={count(["autoScaling"])}
+                open={form.scaling || part === "scaling"}
+              >
+                <QueueFields form={form} set={set} problems={problems} />
+              </Section>
+            )}
+            {!isOfNodes(form.type) && (
+              <Section
+                title="Health check"
+                sum={`${form.check.type === "http" ? `GET ${form.check.path || "/"}` : "a connection that opens"}, every ${form.check.interval || (standby ? 1 : 30)} s`}
+                problems={count(["healthCheck", "loadBalancer.healthCheckTimeout", "loadBalancer.healthCheckInterval"])}
+                open={form.check.type === "http"}
+              >
+                <div>
+                  <Segmented
+                    label="Check"
+                    value={form.check.type}
+                    onValue={(type) => setCheck({ type }, "healthCheck")}
+                    options={[
+                      ["tcp", "A connection opens"],
+                      ["http", "An HTTP request is answered"],
+                    ]}
+                  />
+                </div>
+                <p className="muted">Traffic takes a server out at once when a connection to it fails, whatever the check says.</p>
+                <div className="form-2">
+                  {form.check.type === "http" && (
+                    <>
+                      {checkText("path", "healthCheck.path", "Path", { mono: true, placeholder: "/" })}
+                      {checkText("host", "healthCheck.host", "Host header", { mono: true, optional: true, placeholder: "the server's address" })}
+                      {checkText("min", "healthCheck.expectedStatus.min", "Status from", { numeric: true, placeholder: "200" })}
+                      {checkText("max", "healthCheck.expectedStatus.max", "Status to", { numeric: true, placeholder: "399" })}
+                    </>
+                  )}
+                  {(
+                    [
+                      ["interval", "healthCheck.interval", "Every", "s", standby ? "1" : "30"],
+                      ["timeout", "loadBalancer.healthCheckTimeout", "At most", "s", "5"],
+                      ["rise", "healthCheck.rise", "Successes until up", "", standby ? "2" : "1"],
+                      ["fall", "healthCheck.fall", "Failures until down", "", "2"],
+                    ] as const
+                  ).map(([key, field, label, suffix, placeholder]) => checkText(key, field, label, { numeric: true, suffix, placeholder }))}
+                </div>
+              </Section>
+            )}
             {http && (
               <Section
                 title="TLS"
@@ -193,7 +223,7 @@ function Editor({ cluster }: { cluster?: Cluster }) {
                 <TlsFields form={form} set={set} problems={problems} kept={cluster ? clusterForm(cluster).tls : "none"} />
               </Section>
             )}
-            {standby ? (
+            {isOfNodes(form.type) ? null : standby ? (
               <Section
                 title="Failback"
                 sum={form.failback === "manual" ? "by hand" : `automatic, after ${form.failbackAfter || 30} s`}
@@ -265,82 +295,99 @@ function Editor({ cluster }: { cluster?: Cluster }) {
                 <RouteRows rows={form.routes} onRows={(routes) => set({ routes })} problems={problems} />
               </Section>
             )}
-            <Section
-              title="Advanced"
-              sum="protocol, entry nodes, retries, virtual address"
-              problems={count(["protocol", "entryNodes", "retries", "slowStart", "drainTime", "virtualAddress"])}
-            >
-              <div className="field">
-                <span className="field-label">Protocol</span>
-                <div>
-                  <Segmented
-                    label="Protocol"
-                    value={form.protocol}
-                    onValue={(protocol) => set({ protocol }, "sticky", "tls", "routes")}
-                    options={[
-                      ["http", "HTTP"],
-                      ["tcp", "TCP"],
-                    ]}
-                  />
-                </div>
-                <p className="hint">
-                  {http ? "HTTP/1.1, HTTP/2 and WebSocket." : "Bytes as they come: for databases and whatever else speaks no HTTP."}
-                </p>
-              </div>
-              {(nodes.data?.length ?? 0) > 1 && (
-                <div className="field">
-                  <span className="field-label">
-                    Entry nodes<span className="optional"> · chosen where none is named</span>
-                  </span>
-                  <div className="stack tight">
-                    {nodes.data?.map((n) => (
-                      <Check
-                        key={n.id}
-                        label={n.name}
-                        checked={form.entryNodes.includes(n.id)}
-                        onChecked={(on) =>
-                          set({ entryNodes: on ? [...form.entryNodes, n.id] : form.entryNodes.filter((x) => x !== n.id) })
-                        }
+            {!compute && (
+              <Section
+                title="Advanced"
+                sum={database ? "entry nodes, how reads are spread, virtual address" : "protocol, entry nodes, retries, virtual address"}
+                problems={count(["protocol", "entryNodes", "retries", "slowStart", "drainTime", "virtualAddress"])}
+              >
+                {database ? (
+                  <Field label="Reads" hint={ALGORITHM_SAYS[form.algorithm]} problem={problems["loadBalancer.algorithm"]}>
+                    {(d) => (
+                      <Select
+                        {...d}
+                        value={form.algorithm}
+                        onValue={(algorithm) => set({ algorithm }, "loadBalancer.algorithm")}
+                        options={ALGORITHMS.map((a) => [a, ALGORITHM_NAME[a]] as const)}
                       />
-                    ))}
+                    )}
+                  </Field>
+                ) : (
+                  <div className="field">
+                    <span className="field-label">Protocol</span>
+                    <div>
+                      <Segmented
+                        label="Protocol"
+                        value={form.protocol}
+                        onValue={(protocol) => set({ protocol }, "sticky", "tls", "routes")}
+                        options={[
+                          ["http", "HTTP"],
+                          ["tcp", "TCP"],
+                        ]}
+                      />
+                    </div>
+                    <p className="hint">
+                      {http ? "HTTP/1.1, HTTP/2 and WebSocket." : "Bytes as they come: for databases and whatever else speaks no HTTP."}
+                    </p>
                   </div>
-                  {problems.entryNodes && <p className="problem">{problems.entryNodes}</p>}
-                </div>
-              )}
-              <div className="form-3">
-                {text("retries", "Retries", { numeric: true, placeholder: "2", hint: "Other servers that a request is tried at, where that is safe" })}
-                {text("slowStart", "Slow start", {
-                  numeric: true,
-                  suffix: "s",
-                  placeholder: "0",
-                  hint: "Until a server that returns gets its full share",
-                })}
-                {text("drainTime", "Drain time", {
-                  numeric: true,
-                  suffix: "s",
-                  placeholder: "30",
-                  hint: "For who is still with a server that scaling removes",
-                })}
-              </div>
-              {admin && (
-                <div className="form-3">
-                  {text(
-                    "virtualAddress",
-                    "Virtual address",
-                    {
-                      mono: true,
-                      optional: true,
-                      placeholder: "10.0.0.100",
-                      hint: "The first entry node that is alive answers for it (VRRP)",
-                      problem: problems["virtualAddress.address"] ?? problems.virtualAddress,
-                    },
-                    "virtualAddress",
-                  )}
-                  {text("prefix", "Prefix", { numeric: true, placeholder: "24" }, "virtualAddress.prefix")}
-                  {text("interfaceName", "Interface", { mono: true, placeholder: "the one of its network" }, "virtualAddress.interface")}
-                </div>
-              )}
-            </Section>
+                )}
+                {(nodes.data?.length ?? 0) > 1 && (
+                  <div className="field">
+                    <span className="field-label">
+                      Entry nodes<span className="optional"> · chosen where none is named</span>
+                    </span>
+                    <div className="stack tight">
+                      {nodes.data?.map((n) => (
+                        <Check
+                          key={n.id}
+                          label={n.name}
+                          checked={form.entryNodes.includes(n.id)}
+                          onChecked={(on) =>
+                            set({ entryNodes: on ? [...form.entryNodes, n.id] : form.entryNodes.filter((x) => x !== n.id) })
+                          }
+                        />
+                      ))}
+                    </div>
+                    {problems.entryNodes && <p className="problem">{problems.entryNodes}</p>}
+                  </div>
+                )}
+                {!database && (
+                  <div className="form-3">
+                    {text("retries", "Retries", { numeric: true, placeholder: "2", hint: "Other servers that a request is tried at, where that is safe" })}
+                    {text("slowStart", "Slow start", {
+                      numeric: true,
+                      suffix: "s",
+                      placeholder: "0",
+                      hint: "Until a server that returns gets its full share",
+                    })}
+                    {text("drainTime", "Drain time", {
+                      numeric: true,
+                      suffix: "s",
+                      placeholder: "30",
+                      hint: "For who is still with a server that scaling removes",
+                    })}
+                  </div>
+                )}
+                {admin && (
+                  <div className="form-3">
+                    {text(
+                      "virtualAddress",
+                      "Virtual address",
+                      {
+                        mono: true,
+                        optional: true,
+                        placeholder: "10.0.0.100",
+                        hint: "The first entry node that is alive answers for it (VRRP)",
+                        problem: problems["virtualAddress.address"] ?? problems.virtualAddress,
+                      },
+                      "virtualAddress",
+                    )}
+                    {text("prefix", "Prefix", { numeric: true, placeholder: "24" }, "virtualAddress.prefix")}
+                    {text("interfaceName", "Interface", { mono: true, placeholder: "the one of its network" }, "virtualAddress.interface")}
+                  </div>
+                )}
+              </Section>
+            )}
           </fieldset>
           {editing.wrong > 0 && <Notice tone="amber">{plural(editing.wrong, "field needs", "fields need")} another look.</Notice>}
           {editing.error !== null && (

@@ -63,7 +63,13 @@ function Row({ event: e, cluster }: { event: ClusterEvent; cluster: Cluster }) {
             )}{" "}
           </>
         )}
-        <span className="muted">{reason}</span>
+        {e.detail?.job ? (
+          <Link className="link" href={`/clusters/${cluster.id}/jobs/${e.detail.job}`}>
+            {reason}
+          </Link>
+        ) : (
+          <span className="muted">{reason}</span>
+        )}
         {numbers && <span className="faint"> · {numbers}</span>}
         {e.nodeId && cluster.entryNodes.length > 1 && <span className="faint"> · seen by {nodeName(e.nodeId)}</span>}
       </span>

@@ -10,6 +10,7 @@ import type {
   ClusterSpec,
   ClusterTls,
   ClusterType,
+  ClusterVirtualAddress,
 } from "../../api/types";
 import * as check from "../../lib/validate";
 import {
@@ -21,10 +22,11 @@ import {
   rowKey,
   specOf as containerSpec,
 } from "../containers/form";
+import { databaseForm, type DatabaseForm, databaseOf, emptyDatabase, namesOf, placeDatabaseProblem } from "./database-form";
 import { namedServers, serverOf } from "./model";
 import { mergePatch } from "../../lib/patch";
 import { fieldsOf, TLS_WAYS, type TlsKind, tlsKindOf } from "./tls";
-import { usesWeights } from "./words";
+import { isOfNodes, usesWeights } from "./words";
 
 // What stands in the form of a cluster, as text, and the way from there to the request and back. Problems are named as the server
 // names them: `servers[0].port`.
@@ -89,6 +91,8 @@ export interface ClusterForm {
   cpu: string;
   memory: string;
   requests: string;
+  /** Of clusters of type `compute`. */
+  queue: string;
   up: string;
   down: string;
   tolerance: string;
@@ -96,6 +100,8 @@ export interface ClusterForm {
   /** What new servers are made of: a copy of a member, or a container that is described here. */
   template: "copy" | "own";
   container: ContainerForm;
+  /** Of clusters of type `database`. */
+  database: DatabaseForm;
 }
 
 export const serverRow = (s?: Partial<ClusterServerEntry>): ServerRow => ({
@@ -146,12 +152,14 @@ export function emptyClusterForm(): ClusterForm {
     cpu: "",
     memory: "",
     requests: "",
+    queue: String(QUEUE_LENGTH),
     up: "",
     down: "",
     tolerance: "",
     window: "",
     template: "copy",
     container: emptyContainer(),
+    database: emptyDatabase(),
   };
 }
 
@@ -204,13 +212,31 @@ export function clusterForm(c: Cluster): ClusterForm {
     cpu: text(a?.targetCpuPercent),
     memory: text(a?.targetMemoryPercent),
     requests: text(a?.targetRequestsPerSecond),
+    queue: a ? text(a.targetQueueLength) : String(QUEUE_LENGTH),
     up: text(a?.scaleUpCooldown),
     down: text(a?.scaleDownCooldown),
     tolerance: text(a?.tolerance),
     window: text(a?.stabilizationWindow),
     template: c.serverTemplate ? "own" : "copy",
     container: c.serverTemplate ? containerForm(c.serverTemplate.container) : emptyContainer(),
+    database: c.database ? databaseForm(c.database) : emptyDatabase(),
   };
+}
+
+/** Tasks that may wait for each node in use, where nobody says. */
+const QUEUE_LENGTH = 10;
+/** How many nodes a database is on where it survives the loss of one. */
+export const SURVIVES_FROM = 3;
+
+/** The form with another type. Only nodes are a database's servers, and those of a queue of jobs: others that were chosen go. */
+export function withType(form: ClusterForm, type: ClusterType, isNode: (id: string) => boolean): ClusterForm {
+  if (type === form.type) return form;
+  // Whoever may name nodes there need not be allowed to name them here.
+  if (!isOfNodes(type)) return { ...form, type, servers: form.type === "compute" ? [serverRow(), serverRow()] : form.servers };
+  const servers = form.servers.filter((r) => chosen(r) && isNode(r.id)).map((r) => serverRow({ id: r.id }));
+  const least = type === "database" ? SURVIVES_FROM : 1;
+  while (servers.length < least) servers.push(serverRow());
+  return { ...form, type, servers };
 }
 
 const clusterHost: check.Check = (t) =>
@@ -222,9 +248,6 @@ const pathPrefix: check.Check = (t) =>
 const cookieName: check.Check = (t) => (/^[A-Za-z0-9_.-]{1,64}$/.test(t) ? undefined : "1 to 64 letters, digits, _, - or .");
 const interfaceName: check.Check = (t) =>
   /^[A-Za-z0-9][A-Za-z0-9_.-]{0,14}$/.test(t) ? undefined : "1 to 15 letters, digits, _, . or -";
-
-/** The names of a list as it is typed: with spaces or commas between. */
-export const namesOf = (line: string): string[] => line.split(/[\s,]+/).filter(Boolean);
 
 /** What a row says beyond the server itself counts only where a server is chosen. */
 const chosen = (row: ServerRow): boolean => row.id !== "";
@@ -259,8 +282,33 @@ export function bodyOf(
     const entries = Object.entries(object).filter(([, v]) => v !== undefined);
     return entries.length > 0 ? (Object.fromEntries(entries) as T) : undefined;
   };
+  const virtualAddress = (): ClusterVirtualAddress | undefined => {
+    const address = optional("virtualAddress.address", form.virtualAddress, (t) =>
+      check.hostIp(t) && !/^[0-9a-fA-F:.]*:[0-9a-fA-F:.]*$/.test(t) ? "An IP address" : undefined,
+    );
+    if (address === undefined) return undefined;
+    const prefix = number("virtualAddress.prefix", form.prefix, 1, 128);
+    return { address, ...given({ prefix, interface: optional("virtualAddress.interface", form.interfaceName, interfaceName) }) };
+  };
+  const bounds = () => {
+    const found = {
+      minServers: number("autoScaling.minServers", form.min, 1, 100),
+      maxServers: number("autoScaling.maxServers", form.max, 1, 100),
+      scaleUpCooldown: number("autoScaling.scaleUpCooldown", form.up, 60, 3_600),
+      scaleDownCooldown: number("autoScaling.scaleDownCooldown", form.down, 60, 3_600),
+    };
+    if ((found.minServers ?? 1) > (found.maxServers ?? 10)) problem("autoScaling.minServers", "Not more than the most");
+    return found;
+  };
+  const queueScaling = (): AutoScaling => {
+    const targetQueueLength = number("autoScaling.targetQueueLength", form.queue, 1, 100_000);
+    if (targetQueueLength === undefined) problem("autoScaling.targetQueueLength", "Say how many tasks may wait for each node in use");
+    return given({ ...bounds(), targetQueueLength }) ?? {};
+  };
   const standby = form.type === "high-availability";
-  const http = form.protocol === "http";
+  const database = form.type === "database";
+  const ofNodes = isOfNodes(form.type);
+  const http = form.protocol === "http" && !ofNodes;
 
   const name = form.name.trim();
   problem("name", name === "" ? "Give it a name" : check.title(name));
@@ -269,22 +317,39 @@ export function bodyOf(
     if (!chosen(row)) return;
     const at = `servers[${i}]`;
     if (form.servers.some((other, j) => j < i && other.id === row.id)) problem(at, "It is named twice");
-    const port = number(`${at}.port`, row.port, 1, 65_535);
-    const known = ports(row.id);
+    // A database's members have their ports from the cluster, and those of a queue of jobs have none.
+    const port = ofNodes ? undefined : number(`${at}.port`, row.port, 1, 65_535);
+    const known = ofNodes ? undefined : ports(row.id);
     if (port === undefined && known && known.length !== 1) {
       problem(`${at}.port`, known.length === 0 ? "Say which port" : `Say which port: ${known.join(", ")}`);
     }
     // Where one server takes all traffic, a weight says only that it gets none.
-    const weight = standby && row.weight.trim() !== "0" ? undefined : number(`${at}.weight`, row.weight, 0, 256);
-    servers.push(serverOf({ id: row.id, ...given({ port, weight, backup: !standby && row.backup ? true : undefined }) }));
+    const weighs = form.type !== "compute" && (!standby || row.weight.trim() === "0");
+    const weight = weighs ? number(`${at}.weight`, row.weight, 0, 256) : undefined;
+    servers.push(serverOf({ id: row.id, ...given({ port, weight, backup: !standby && !ofNodes && row.backup ? true : undefined }) }));
   });
-  if (servers.length === 0) problem("servers[0]", "Choose a server");
+  if (servers.length === 0) problem("servers[0]", ofNodes ? "Choose a node" : "Choose a server");
 
   const body: ClusterSpec = { name, type: form.type, servers };
-  if (form.protocol === "tcp") body.protocol = "tcp";
+  if (form.type === "compute") {
+    if (form.scaling) body.autoScaling = { enabled: true, ...queueScaling() };
+    return { body, problems };
+  }
+  if (form.protocol === "tcp" && !database) body.protocol = "tcp";
   const listenPort = number("listenPort", form.listenPort, 1, 65_535);
   if (listenPort !== undefined) body.listenPort = listenPort;
   if (form.entryNodes.length > 0) body.entryNodes = form.entryNodes;
+
+  const algorithm = standby || form.algorithm === "round-robin" ? undefined : form.algorithm;
+  if (database) {
+    const { spec, problems: inside } = databaseOf(form.database, { listenPort, editing: editing !== undefined });
+    for (const [field, says] of Object.entries(inside)) problem(field, says);
+    if (algorithm) body.loadBalancer = { algorithm };
+    if (spec) body.database = spec;
+    const shared = virtualAddress();
+    if (shared) body.virtualAddress = shared;
+    return { body, problems };
+  }
 
   const c = form.check;
   const interval = number("healthCheck.interval", c.interval, 1, 300);
@@ -294,7 +359,6 @@ export function bodyOf(
   if (timeout !== undefined && timeout >= (own ?? 30)) {
     problem("loadBalancer.healthCheckTimeout", `Less than ${own ?? 30}: a check has to end before the next one begins`);
   }
-  const algorithm = standby || form.algorithm === "round-robin" ? undefined : form.algorithm;
   const loadBalancer = given({ algorithm, healthCheckInterval: own, healthCheckTimeout: timeout });
   if (loadBalancer) body.loadBalancer = loadBalancer;
   const healthCheck: ClusterHealthCheck = {
@@ -351,18 +415,8 @@ export function bodyOf(
     const failback = given({ mode: form.failback === "manual" ? ("manual" as const) : undefined, after });
     if (failback) body.failback = failback;
   }
-  const address = optional("virtualAddress.address", form.virtualAddress, (t) =>
-    check.hostIp(t) && !/^[0-9a-fA-F:.]*:[0-9a-fA-F:.]*$/.test(t) ? "An IP address" : undefined,
-  );
-  if (address !== undefined) {
-    body.virtualAddress = {
-      address,
-      ...given({
-        prefix: number("virtualAddress.prefix", form.prefix, 1, 128),
-        interface: optional("virtualAddress.interface", form.interfaceName, interfaceName),
-      }),
-    };
-  }
+  const shared = virtualAddress();
+  if (shared) body.virtualAddress = shared;
   Object.assign(
     body,
     given({
@@ -375,17 +429,13 @@ export function bodyOf(
   if (form.scaling && !standby) {
     const scaling: AutoScaling =
       given({
-        minServers: number("autoScaling.minServers", form.min, 1, 100),
-        maxServers: number("autoScaling.maxServers", form.max, 1, 100),
+        ...bounds(),
         targetCpuPercent: number("autoScaling.targetCpuPercent", form.cpu, 10, 100),
         targetMemoryPercent: number("autoScaling.targetMemoryPercent", form.memory, 10, 100),
         targetRequestsPerSecond: number("autoScaling.targetRequestsPerSecond", form.requests, 1, 1_000_000),
-        scaleUpCooldown: number("autoScaling.scaleUpCooldown", form.up, 60, 3_600),
-        scaleDownCooldown: number("autoScaling.scaleDownCooldown", form.down, 60, 3_600),
         tolerance: number("autoScaling.tolerance", form.tolerance, 0, 50),
         stabilizationWindow: number("autoScaling.stabilizationWindow", form.window, 0, 3_600),
       }) ?? {};
-    if ((scaling.minServers ?? 1) > (scaling.maxServers ?? 10)) problem("autoScaling.minServers", "Not more than the most");
     const { targetCpuPercent: cpu, targetMemoryPercent: memory, targetRequestsPerSecond: requests } = scaling;
     if (cpu === undefined && memory === undefined && requests === undefined) {
       problem("autoScaling.targetCpuPercent", "Name one target at least: CPU, memory or requests");
@@ -434,7 +484,8 @@ export function placeClusterProblems(form: ClusterForm, problems: Problems): Pro
     } else if (template) {
       inside[template[1] as string] = says;
     } else {
-      out[field.replace(/^(entryNodes|tls\.serverNames)\[\d+\]$/, "$1")] = says;
+      const plain = field.replace(/^(entryNodes|tls\.serverNames)\[\d+\]$/, "$1");
+      out[placeDatabaseProblem(form.database, plain)] = says;
     }
   }
   for (const [field, says] of Object.entries(placeContainerProblems(form.container, inside))) out[`serverTemplate.container.${field}`] = says;

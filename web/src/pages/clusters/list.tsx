@@ -1,4 +1,4 @@
-import { ArrowLeftRight, Boxes, Pencil, Plus, Trash2 } from "lucide-react";
+import { ArrowLeftRight, Boxes, Pencil, Play, Plus, Trash2 } from "lucide-react";
 import { useState } from "react";
 import { type Cluster, CLUSTER_TYPES } from "../../api/types";
 import { useMayOperate } from "../../lib/data";
@@ -11,9 +11,9 @@ import { SearchBox } from "../../ui/search";
 import { Empty, Failure } from "../../ui/states";
 import { type Column, Table } from "../../ui/table";
 import { useClusters } from "./data";
-import { FailoverDialog, RemoveCluster } from "./dialogs";
+import { FailoverDialog, RemoveCluster, SwitchOverDialog } from "./dialogs";
 import { ClusterBadge, Endpoints, Figure } from "./parts";
-import { failed, millis, perSecond, spreadText, statusReason, tookLately, TYPE_NAME, upOf } from "./words";
+import { failed, millis, perSecond, spreadText, statusReason, tookLately, TYPE_NAME, upIn } from "./words";
 
 const STATUSES = [
   ["", "Any status"],
@@ -28,7 +28,7 @@ export function ClustersPage() {
   const [name, setName] = useQueryValue("name");
   const [status, setStatus] = useQueryValue("status");
   const [type, setType] = useQueryValue("type");
-  const [asked, setAsked] = useState<{ what: "remove" | "failover"; cluster: Cluster } | null>(null);
+  const [asked, setAsked] = useState<{ what: "remove" | "failover" | "switchover"; cluster: Cluster } | null>(null);
   const query = useClusters();
   const wanted = name.trim().toLowerCase();
   const rows = query.data
@@ -59,7 +59,8 @@ export function ClustersPage() {
         query.data?.length === 0 ? (
           <Empty icon={<Boxes aria-hidden="true" />} title="No clusters yet" actions={create}>
             A cluster puts one address in front of several servers: containers, nodes, or addresses of your own. It checks them, spreads
-            traffic over those that are up, and can add and remove containers with the load.
+            traffic over those that are up, and can add and remove containers with the load. Or it is a
+            database that survives the loss of a node, or nodes with a queue of jobs.
           </Empty>
         ) : (
           <Empty
@@ -86,6 +87,7 @@ export function ClustersPage() {
                       small
                       label={`Actions for ${c.name}`}
                       items={[
+                        ...(c.type === "compute" ? [{ label: "Run a job", icon: <Play />, href: `/clusters/${c.id}/jobs/new` }] : []),
                         { label: "Edit", icon: <Pencil />, href: `/clusters/${c.id}/edit` },
                         ...(c.type === "high-availability"
                           ? [
@@ -93,6 +95,15 @@ export function ClustersPage() {
                                 label: "Fail over…",
                                 icon: <ArrowLeftRight />,
                                 onSelect: () => setAsked({ what: "failover", cluster: c }),
+                              },
+                            ]
+                          : []),
+                        ...(c.database
+                          ? [
+                              {
+                                label: "Switch over…",
+                                icon: <ArrowLeftRight />,
+                                onSelect: () => setAsked({ what: "switchover", cluster: c }),
                               },
                             ]
                           : []),
@@ -107,6 +118,9 @@ export function ClustersPage() {
         )
       )}
       {asked?.what === "remove" && <RemoveCluster cluster={asked.cluster} onClose={close} />}
+      {asked?.what === "switchover" && asked.cluster.database && (
+        <SwitchOverDialog cluster={asked.cluster} database={asked.cluster.database} onClose={close} />
+      )}
       {asked?.what === "failover" && <FailoverDialog cluster={asked.cluster} onClose={close} />}
     </Page>
   );
@@ -125,6 +139,7 @@ const COLUMNS: Column<Cluster>[] = [
         <span className="sub nowrap">
           {TYPE_NAME[c.type]}
           {c.type === "load-balanced" && ` · ${spreadText(c)}`}
+          {c.database && ` · PostgreSQL ${c.database.version}`}
         </span>
       </div>
     ),
@@ -135,7 +150,7 @@ const COLUMNS: Column<Cluster>[] = [
     wide: true,
     cell: (c) => (
       <div className="cell-main">
-        <ClusterBadge status={c.status} />
+        <ClusterBadge cluster={c} />
         <span className="sub reason" title={statusReason(c)}>
           {statusReason(c)}
         </span>
@@ -150,7 +165,7 @@ const COLUMNS: Column<Cluster>[] = [
 ];
 
 function Members({ cluster }: { cluster: Cluster }) {
-  const [up, all] = upOf(cluster.members);
+  const [up, all] = upIn(cluster);
   return (
     <span className="num nowrap">
       {up} <span className="faint">of {all}</span>

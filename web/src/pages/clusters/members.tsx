@@ -1,7 +1,7 @@
 import { LogOut, Plus, Scale, Trash2, Undo2 } from "lucide-react";
 import { useState } from "react";
 import type { Cluster, ClusterMember } from "../../api/types";
-import { useAct, useMayOperate } from "../../lib/data";
+import { useAct, useIsAdmin, useMayOperate } from "../../lib/data";
 import { Link } from "../../lib/router";
 import { Badge, Time } from "../../ui/bits";
 import { Button } from "../../ui/button";
@@ -11,12 +11,13 @@ import { KIND_NAME } from "../health/parts";
 import { setWeight } from "./data";
 import { AddServers, DrainMember, RemoveMember, WeightDialog } from "./dialogs";
 import { Figure, MemberBadge } from "./parts";
-import { failed, memberReason, millis, perSecond, serverHref, tookLately, usesWeights } from "./words";
+import { failed, isOfNodes, memberReason, millis, perSecond, serverHref, tookLately, usesWeights } from "./words";
 
 type Asked = { what: "weight" | "drain" | "remove"; member: ClusterMember } | { what: "add" };
 
 export function Members({ cluster: c }: { cluster: Cluster }) {
   const may = useMayOperate();
+  const admin = useIsAdmin();
   const [asked, setAsked] = useState<Asked | null>(null);
   const back = useAct({
     run: (m: ClusterMember) => setWeight(c.id, m.id, 1),
@@ -25,9 +26,12 @@ export function Members({ cluster: c }: { cluster: Cluster }) {
     stale: ["clusters"],
   });
   const standby = c.type === "high-availability";
+  const database = c.type === "database";
+  const compute = c.type === "compute";
+  const what = isOfNodes(c.type) ? "Nodes" : "Servers";
   const items = (m: ClusterMember): MenuItem[] => {
     const out: MenuItem[] = [];
-    if (!m.scaled) {
+    if (!m.scaled && !isOfNodes(c.type)) {
       if (!standby) out.push({ label: "Change its weight…", icon: <Scale />, onSelect: () => setAsked({ what: "weight", member: m }) });
       out.push(
         m.weight === 0
@@ -45,10 +49,10 @@ export function Members({ cluster: c }: { cluster: Cluster }) {
     });
     return out;
   };
-  const columns: Column<ClusterMember>[] = [
+  const all: Column<ClusterMember>[] = [
     {
       key: "name",
-      head: "Server",
+      head: isOfNodes(c.type) ? "Node" : "Server",
       lead: true,
       cell: (m) => (
         <div className="cell-main">
@@ -75,7 +79,8 @@ export function Members({ cluster: c }: { cluster: Cluster }) {
         <div className="cell-main">
           <span className="row">
             <MemberBadge member={m} cluster={c} />
-            {m.since && (
+            {/* Of a database it is since when the entry sees it so, not since when it has its role. */}
+            {m.since && !database && (
               <span className="faint">
                 <Time at={m.since} />
               </span>
@@ -93,7 +98,7 @@ export function Members({ cluster: c }: { cluster: Cluster }) {
       empty: (m) => !m.address,
       cell: (m) => (m.address ? <code className="nowrap">{m.address}</code> : <span className="faint">–</span>),
     },
-    ...(!standby && (usesWeights(c.loadBalancer.algorithm) || c.members.some((m) => m.weight !== 1))
+    ...(!standby && !isOfNodes(c.type) && (usesWeights(c.loadBalancer.algorithm) || c.members.some((m) => m.weight !== 1))
       ? [
           {
             key: "weight",
@@ -104,25 +109,27 @@ export function Members({ cluster: c }: { cluster: Cluster }) {
         ]
       : []),
     { key: "flight", head: "In flight", right: true, cell: (m) => <span className="num">{m.inFlight}</span> },
-    { key: "rps", head: "Requests", right: true, cell: (m) => <Figure value={m.recent?.requestsPerSecond} text={perSecond} /> },
+    { key: "rps", head: c.protocol === "tcp" ? "Connections" : "Requests", right: true, cell: (m) => <Figure value={m.recent?.requestsPerSecond} text={perSecond} /> },
     { key: "p95", head: "p95", right: true, cell: (m) => <Figure value={tookLately(m.recent, (r) => r.p95)} text={millis} /> },
     { key: "errors", head: "Errors", right: true, cell: (m) => <Figure value={tookLately(m.recent, (r) => r.errorRate)} text={failed} /> },
   ];
+  // Nothing comes in to nodes that run jobs.
+  const columns = compute ? all.slice(0, 2) : all;
   const close = () => setAsked(null);
   return (
     <section className="stack tight">
       <header className="row">
         <h2 className="grow row">
-          Servers <Badge>{c.members.length}</Badge>
+          {what} <Badge>{c.members.length}</Badge>
         </h2>
-        {may && (
+        {may && (admin || !database) && (
           <Button small icon={<Plus />} onClick={() => setAsked({ what: "add" })}>
-            Add servers
+            Add {what.toLowerCase()}
           </Button>
         )}
       </header>
       <Table
-        label={`Servers of ${c.name}`}
+        label={`${what} of ${c.name}`}
         rows={c.members}
         id={(m) => m.id || m.name}
         columns={columns}

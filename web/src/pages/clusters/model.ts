@@ -12,12 +12,13 @@ export function serverOf(entry: ClusterServerEntry): ClusterServer {
 }
 
 /** What was named, with what was said of it. Members that were named stand first, in the order of `servers`. */
-export function namedServers(c: Pick<Cluster, "servers" | "members">): ClusterServerEntry[] {
+export function namedServers(c: Pick<Cluster, "servers" | "members" | "type">): ClusterServerEntry[] {
   return c.members
     .filter((m) => !m.scaled)
     .map((m, i) => ({
       id: c.servers[i] ?? m.id,
-      ...(m.port === undefined ? {} : { port: m.port }),
+      // A database's members have ports that were given to them, not named.
+      ...(m.port === undefined || c.type === "database" ? {} : { port: m.port }),
       weight: m.weight,
       ...(m.backup ? { backup: true } : {}),
     }));

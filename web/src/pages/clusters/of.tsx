@@ -22,7 +22,7 @@ export function ClustersOf({ serverId }: { serverId: string }) {
               <Link className="link" href={`/clusters/${cluster.id}`}>
                 {cluster.name}
               </Link>
-              <ClusterBadge status={cluster.status} />
+              <ClusterBadge cluster={cluster} />
             </span>
             <span className="faint">its state there</span>
             <MemberBadge member={member} cluster={cluster} />

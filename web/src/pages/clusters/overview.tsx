@@ -5,15 +5,21 @@ import { Badge, Tile, Time } from "../../ui/bits";
 import { Card } from "../../ui/card";
 import { Copyable, type Fact, Facts } from "../../ui/facts";
 import { Notice } from "../../ui/states";
+import { databaseFacts, DatabaseTiles, Primary } from "./database-parts";
 import { Members } from "./members";
 import { RequestsChart } from "./metrics";
 import { Endpoints } from "./parts";
-import { ALGORITHM_SAYS, count, failed, millis, perSecond, serverHref, spreadText, statusReason, tookLately, TYPE_NAME, TYPE_SAYS, upOf } from "./words";
+import { ALGORITHM_SAYS, count, failed, millis, perSecond, serverHref, spreadText, statusReason, tookLately, TYPE_NAME, TYPE_SAYS, upIn } from "./words";
 
+/** A database that is being made waits for nothing but time. */
+function toneOf(c: Cluster, k: ClusterCondition): "red" | "amber" | "blue" {
+  if (k.type === "database") return c.database?.state === "creating" ? "blue" : c.database?.state === "ready" ? "amber" : "red";
+  return URGENT.has(k.type) ? "red" : "amber";
+}
 const URGENT: ReadonlySet<ClusterCondition["type"]> = new Set(["noEntry", "entryFailed", "memberUnreachable"]);
 
 export function ClusterOverview({ cluster: c }: { cluster: Cluster }) {
-  const [up, all] = upOf(c.members);
+  const [up, all] = upIn(c);
   const http = c.protocol === "http";
   const inFlight = c.members.reduce((sum, m) => sum + m.inFlight, 0);
   const [p50, p95, errors] = [
@@ -28,7 +34,7 @@ export function ClusterOverview({ cluster: c }: { cluster: Cluster }) {
         <Notice tone={c.status === "degraded" ? "amber" : "red"}>{statusReason(c)}</Notice>
       )}
       {c.conditions.map((k) => (
-        <Notice key={`${k.type}-${k.about ?? ""}-${k.message}`} tone={URGENT.has(k.type) ? "red" : "amber"}>
+        <Notice key={`${k.type}-${k.about ?? ""}-${k.message}`} tone={toneOf(c, k)}>
           {k.message}
         </Notice>
       ))}
@@ -37,10 +43,18 @@ export function ClusterOverview({ cluster: c }: { cluster: Cluster }) {
           <div className="label">Reached at</div>
           <Endpoints cluster={c} />
         </div>
+        {c.database && (
+          <div>
+            <div className="label">Reads also at</div>
+            port <code>{c.database.readOnlyPort}</code>
+          </div>
+        )}
         <div>
           <div className="label">{TYPE_NAME[c.type]}</div>
           <span title={c.type === "load-balanced" ? ALGORITHM_SAYS[c.loadBalancer.algorithm] : TYPE_SAYS[c.type]}>
-            {c.type === "high-availability" ? (
+            {c.database ? (
+              <Primary database={c.database} />
+            ) : c.type === "high-availability" ? (
               active ? (
                 <>
                   <Link className="link" href={serverHref(active)}>
@@ -58,11 +72,14 @@ export function ClusterOverview({ cluster: c }: { cluster: Cluster }) {
         </div>
       </section>
       <div className="tiles">
-        <Tile label="Servers up" value={up} of={`of ${all}`} />
+        <Tile label={c.database ? "Members that serve" : "Servers up"} value={up} of={`of ${all}`} />
+        {c.database && <DatabaseTiles database={c.database} />}
         <Tile label={http ? "Requests" : "Connections"} value={c.recent ? perSecond(c.recent.requestsPerSecond) : "–"} of="last minute" />
-        <Tile label={http ? "Response time, p95" : "Time to connect, p95"} value={p95 === undefined ? "–" : millis(p95)} of={p50 === undefined ? "" : `half: ${millis(p50)}`} />
+        {!c.database && (
+          <Tile label={http ? "Response time, p95" : "Time to connect, p95"} value={p95 === undefined ? "–" : millis(p95)} of={p50 === undefined ? "" : `half: ${millis(p50)}`} />
+        )}
         <Tile label="Errors" value={errors === undefined ? "–" : failed(errors)} />
-        <Tile label="In flight" value={count(inFlight)} />
+        {!c.database && <Tile label="In flight" value={count(inFlight)} />}
       </div>
       <Members cluster={c} />
       <div className="grid">
@@ -123,24 +140,7 @@ function Entry({ entry: n, cluster: c }: { entry: ClusterEntry; cluster: Cluster
 }
 
 function ClusterFacts({ cluster: c }: { cluster: Cluster }) {
-  const h = c.healthCheck;
-  const rows: Fact[] = [
-    ["Protocol", c.protocol === "http" ? "HTTP/1.1, HTTP/2, WebSocket" : "TCP"],
-    [
-      "Health check",
-      <>
-        {h.type === "http" ? (
-          <>
-            <code>GET {h.path ?? "/"}</code>, {h.expectedStatus?.min ?? 200} to {h.expectedStatus?.max ?? 399}
-          </>
-        ) : (
-          "a connection that opens"
-        )}
-        , every {h.interval ?? c.loadBalancer.healthCheckInterval} s
-      </>,
-    ],
-    ["TLS", <TlsText key="tls" cluster={c} />],
-  ];
+  const rows: Fact[] = c.database ? databaseFacts(c.database) : entryFacts(c);
   if (c.redirectToHttps) rows.push(["Redirect", `from port ${c.redirectToHttps.listenPort ?? 80} to TLS`]);
   if (c.sticky) {
     rows.push([
@@ -176,10 +176,12 @@ function ClusterFacts({ cluster: c }: { cluster: Cluster }) {
   if (c.failback) {
     rows.push(["Failback", c.failback.mode === "manual" ? "by hand" : `once a better server is up for ${duration(c.failback.after * 1000)}`]);
   }
-  rows.push(
-    ["Retries", c.retries === 0 ? "none" : `at ${plural(c.retries, "other server")}, where that is safe`],
-    ["Drain time", `${c.drainTime} s`],
-  );
+  if (!c.database) {
+    rows.push(
+      ["Retries", c.retries === 0 ? "none" : `at ${plural(c.retries, "other server")}, where that is safe`],
+      ["Drain time", `${c.drainTime} s`],
+    );
+  }
   if (c.slowStart > 0) rows.push(["Slow start", `${c.slowStart} s`]);
   rows.push(
     ["Made", <Time key="made" at={c.created} />],
@@ -187,6 +189,27 @@ function ClusterFacts({ cluster: c }: { cluster: Cluster }) {
     ["Id", <Copyable key="id" text={c.id} what="the id" />],
   );
   return <Facts rows={rows} />;
+}
+
+function entryFacts(c: Cluster): Fact[] {
+  const h = c.healthCheck;
+  return [
+    ["Protocol", c.protocol === "http" ? "HTTP/1.1, HTTP/2, WebSocket" : "TCP"],
+    [
+      "Health check",
+      <>
+        {h.type === "http" ? (
+          <>
+            <code>GET {h.path ?? "/"}</code>, {h.expectedStatus?.min ?? 200} to {h.expectedStatus?.max ?? 399}
+          </>
+        ) : (
+          "a connection that opens"
+        )}
+        , every {h.interval ?? c.loadBalancer.healthCheckInterval} s
+      </>,
+    ],
+    ["TLS", <TlsText key="tls" cluster={c} />],
+  ];
 }
 
 const ACME_WORDS = {

@@ -3,9 +3,10 @@ import type { Form as ContainerForm, Problems } from "../containers/form";
 import { EnvironmentRows, PortRows } from "../containers/rows";
 import type { ClusterForm } from "./form";
 
-type Key = "min" | "max" | "cpu" | "memory" | "requests" | "up" | "down" | "tolerance" | "window";
+type Key = "min" | "max" | "cpu" | "memory" | "requests" | "queue" | "up" | "down" | "tolerance" | "window";
 /** Field of the form, of the API, its label, unit, what holds where it is empty, and what is to be said of it. */
-const FIELDS: readonly (readonly [Key, string, string, string, string, string?])[] = [
+type Row = readonly [Key, string, string, string, string, string?];
+const FIELDS: readonly Row[] = [
   ["min", "minServers", "At least", "servers", "1"],
   ["max", "maxServers", "At most", "servers", "10"],
   ["cpu", "targetCpuPercent", "CPU", "%", "no target", "Of a container's limit, or of one core"],
@@ -17,13 +18,23 @@ const FIELDS: readonly (readonly [Key, string, string, string, string, string?])
   ["window", "stabilizationWindow", "Calm before removing", "s", "300", "The load has to stay low so long"],
 ];
 
-export function ScalingFields(props: {
+/** Of a queue of jobs: how many of its nodes are in use. */
+const QUEUE_FIELDS: readonly Row[] = [
+  ["queue", "targetQueueLength", "Tasks that wait", "tasks", "10", "For each node in use; more of them, and another node is used"],
+  ["min", "minServers", "At least", "nodes", "1"],
+  ["max", "maxServers", "At most", "nodes", "10"],
+  ["up", "scaleUpCooldown", "Pause after more", "s", "300", "60 to 3,600"],
+  ["down", "scaleDownCooldown", "Pause before fewer", "s", "600", "60 to 3,600"],
+];
+
+interface Props {
   form: ClusterForm;
   set: (change: Partial<ClusterForm>, ...fields: string[]) => void;
   problems: Problems;
-}) {
-  const { form, set, problems } = props;
-  const field = ([key, name, label, unit, fallback, hint]: (typeof FIELDS)[number]) => (
+}
+/** Draws a row of fields. */
+const drawn = ({ form, set, problems }: Props) =>
+  ([key, name, label, unit, fallback, hint]: Row) => (
     <TextField
       key={key}
       numeric
@@ -36,6 +47,32 @@ export function ScalingFields(props: {
       onValue={(value) => set({ [key]: value } as Partial<ClusterForm>, `autoScaling.${name}`)}
     />
   );
+
+export function QueueFields(props: Props) {
+  const { form, set, problems } = props;
+  const field = drawn(props);
+  return (
+    <>
+      <Check
+        label="Use only as many nodes as the queue asks for"
+        hint="The first ones that are named. On the others nothing new begins; what runs there goes on to its end."
+        checked={form.scaling}
+        onChecked={(scaling) => set({ scaling }, "autoScaling")}
+      />
+      {problems.autoScaling && <p className="problem">{problems.autoScaling}</p>}
+      {form.scaling && (
+        <>
+          <div className="form-3">{QUEUE_FIELDS.slice(0, 3).map(field)}</div>
+          <div className="form-2">{QUEUE_FIELDS.slice(3).map(field)}</div>
+        </>
+      )}
+    </>
+  );
+}
+
+export function ScalingFields(props: Props) {
+  const { form, set, problems } = props;
+  const field = drawn(props);
   return (
     <>
       <Check

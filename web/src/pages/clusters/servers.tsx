@@ -2,12 +2,13 @@ import { useQuery } from "@tanstack/react-query";
 import { ArrowDown, ArrowUp, Plus, X } from "lucide-react";
 import { useCallback, useMemo } from "react";
 import { client } from "../../api";
-import type { Cluster, Container, Server, ServerKind } from "../../api/types";
-import { useIsAdmin, useNodeName } from "../../lib/data";
+import type { Cluster, ClusterType, Container, Server, ServerKind } from "../../api/types";
+import { useIsAdmin, useNodeName, useNodes } from "../../lib/data";
 import { Button, IconButton } from "../../ui/button";
 import { Cell, Check, Input } from "../../ui/field";
 import type { Problems } from "../containers/form";
 import { type ClusterForm, type KnownPorts, type ServerRow, serverRow, showsWeights } from "./form";
+import { isOfNodes } from "./words";
 
 export interface Choice {
   /** Id, or the name that the cluster knows it by. */
@@ -34,10 +35,12 @@ function portsOf(server: Server, container: Container | undefined): readonly num
   return server.port === undefined ? undefined : [server.port];
 }
 
-/** Servers that can be members: who may not have nodes opened to traffic is not offered them. */
-export function useChoices(cluster: Cluster | undefined): { choices: Choice[] | undefined; ports: KnownPorts; error: unknown } {
+/** Servers that can be members: who may not have nodes opened to traffic is not offered them, but to run jobs. */
+export function useChoices(cluster: Cluster | undefined, type: ClusterType): { choices: Choice[] | undefined; ports: KnownPorts; error: unknown } {
   const admin = useIsAdmin();
+  const withNodes = admin || type === "compute";
   const nodeName = useNodeName();
+  const { data: nodes } = useNodes();
   const servers = useQuery({
     queryKey: ["servers", "all"],
     queryFn: ({ signal }) => client.all<Server>("/api/servers", {}, signal),
@@ -51,16 +54,19 @@ export function useChoices(cluster: Cluster | undefined): { choices: Choice[] | 
     const named = new Map(cluster?.members.filter((m) => !m.scaled).map((m, i) => [m.id, cluster.servers[i] ?? m.id]));
     const scaled = new Set(cluster?.members.filter((m) => m.scaled).map((m) => m.id));
     const byId = new Map(containers.data.map((c) => [c.id, c]));
+    const nodeById = new Map(nodes?.map((n) => [n.id, n]));
     return servers.data
-      .filter((s) => !scaled.has(s.id) && (s.kind !== "node" || admin || named.has(s.id)))
+      .filter((s) => !scaled.has(s.id) && (s.kind !== "node" || withNodes || named.has(s.id)))
       .map((s): Choice => {
         const container = byId.get(s.id);
         const where = s.kind === "container" && s.nodeId ? ` on ${nodeName(s.nodeId)}` : "";
-        const how = container && container.status !== "running" ? `, ${container.status}` : "";
+        const node = s.kind === "node" ? nodeById.get(s.id) : undefined;
+        const status = container && container.status !== "running" ? container.status : node && node.status !== "ready" ? node.status : "";
+        const how = status ? `, ${status}` : "";
         return { value: named.get(s.id) ?? s.id, kind: s.kind, text: `${s.name}${where}${how}`, ports: portsOf(s, container) };
       })
       .sort((a, b) => a.text.localeCompare(b.text, "en", { numeric: true }));
-  }, [servers.data, containers.data, cluster, admin, nodeName]);
+  }, [servers.data, containers.data, nodes, cluster, withNodes, nodeName]);
   const ports = useCallback((value: string) => choices?.find((c) => c.value === value)?.ports, [choices]);
   return { choices, ports, error: servers.error ?? containers.error };
 }
@@ -81,14 +87,16 @@ export function ServerRows(props: {
   const { form, onRows, problems, choices } = props;
   const rows = form.servers;
   const standby = form.type === "high-availability";
+  const ofNodes = isOfNodes(form.type);
+  const what = ofNodes ? "node" : "server";
   const weights = showsWeights(form);
   const set = (key: number, change: Partial<ServerRow>) => onRows(rows.map((r) => (r.key === key ? { ...r, ...change } : r)));
-  const line = `rows-line rows-server ${weights ? "weighted" : ""}`;
+  const line = ofNodes ? "rows-line rows-constraint" : `rows-line rows-server ${weights ? "weighted" : ""}`;
   return (
     <div className="rows">
       <div className={`${line} rows-head`} aria-hidden="true">
-        <span>Server</span>
-        <span>Port</span>
+        <span>{ofNodes ? "Node" : "Server"}</span>
+        {!ofNodes && <span>Port</span>}
         {weights && <span>Weight</span>}
         <span />
       </div>
@@ -96,7 +104,7 @@ export function ServerRows(props: {
         const choice = choices?.find((c) => c.value === row.id);
         return (
           <div key={row.key} className={line}>
-            <Cell label={`Server ${i + 1}`} problem={problems[`servers[${i}]`] ?? problems[`servers[${i}].id`]}>
+            <Cell label={`${ofNodes ? "Node" : "Server"} ${i + 1}`} problem={problems[`servers[${i}]`] ?? problems[`servers[${i}].id`]}>
               {(d) => (
                 <select
                   {...d}
@@ -104,9 +112,9 @@ export function ServerRows(props: {
                   value={row.id}
                   onChange={(e) => set(row.key, { id: e.target.value, port: "" })}
                 >
-                  <option value="">{choices ? "Choose a server…" : "Loading…"}</option>
+                  <option value="">{choices ? `Choose a ${what}…` : "Loading…"}</option>
                   {row.id !== "" && !choice && <option value={row.id}>{row.id}</option>}
-                  {GROUPS.map(([kind, text]) => {
+                  {GROUPS.filter(([kind]) => !ofNodes || kind === "node").map(([kind, text]) => {
                     const of = choices?.filter((c) => c.kind === kind) ?? [];
                     return of.length === 0 ? null : (
                       <optgroup key={kind} label={text}>
@@ -121,17 +129,19 @@ export function ServerRows(props: {
                 </select>
               )}
             </Cell>
-            <Cell label={`Port of server ${i + 1}`} problem={problems[`servers[${i}].port`]}>
-              {(d) => (
-                <Input
-                  {...d}
-                  inputMode="numeric"
-                  placeholder={choice?.ports?.length === 1 ? String(choice.ports[0]) : choice?.ports?.length ? choice.ports.join(", ") : "port"}
-                  value={row.port}
-                  onValue={(port) => set(row.key, { port })}
-                />
-              )}
-            </Cell>
+            {!ofNodes && (
+              <Cell label={`Port of server ${i + 1}`} problem={problems[`servers[${i}].port`]}>
+                {(d) => (
+                  <Input
+                    {...d}
+                    inputMode="numeric"
+                    placeholder={choice?.ports?.length === 1 ? String(choice.ports[0]) : choice?.ports?.length ? choice.ports.join(", ") : "port"}
+                    value={row.port}
+                    onValue={(port) => set(row.key, { port })}
+                  />
+                )}
+              </Cell>
+            )}
             {weights && (
               <Cell label={`Weight of server ${i + 1}`} problem={problems[`servers[${i}].weight`]}>
                 {(d) => (
@@ -140,7 +150,7 @@ export function ServerRows(props: {
               </Cell>
             )}
             <span className="row">
-              {standby ? (
+              {ofNodes ? null : standby ? (
                 <>
                   <IconButton label={`Move server ${i + 1} up`} disabled={i === 0} onClick={() => onRows(moved(rows, i, i - 1))}>
                     <ArrowUp />
@@ -157,7 +167,7 @@ export function ServerRows(props: {
                 <Check label="Backup" checked={row.backup} onChecked={(backup) => set(row.key, { backup })} />
               )}
               <IconButton
-                label={`Leave server ${i + 1} out`}
+                label={`Leave ${what} ${i + 1} out`}
                 disabled={rows.length === 1}
                 onClick={() => onRows(rows.filter((r) => r.key !== row.key))}
               >
@@ -171,13 +181,17 @@ export function ServerRows(props: {
       {problems.servers && <p className="problem">{problems.servers}</p>}
       <div className="row wrap">
         <Button small icon={<Plus />} onClick={() => onRows([...rows, serverRow()])}>
-          Add a server
+          Add a {what}
         </Button>
         <span className="faint">
           {props.hint ??
-            (standby
-              ? "The first that is up takes the traffic."
-              : "A backup gets traffic only while no other server is up. Without a port, it is the only one that a container publishes.")}
+            (form.type === "compute"
+              ? "Tasks are packed over what CPU and memory their nodes have free."
+              : form.type === "database"
+                ? "Each holds all of the data. Three survive the loss of one; more take more reads."
+                : standby
+                  ? "The first that is up takes the traffic."
+                  : "A backup gets traffic only while no other server is up. Without a port, it is the only one that a container publishes.")}
         </span>
       </div>
     </div>

@@ -9,14 +9,27 @@ import type {
   ScalingFigure,
   ScalingFigureKind,
 } from "../../api/types";
+import { databaseReason, memberOf, memberWhy, serves, servingOf } from "./database-words";
 
 // Clusters in words and figures.
 
-export const TYPE_NAME: Record<ClusterType, string> = { "load-balanced": "Load-balanced", "high-availability": "High availability" };
+export const TYPE_NAME: Record<ClusterType, string> = {
+  "load-balanced": "Load-balanced",
+  "high-availability": "High availability",
+  database: "Database",
+  compute: "Compute",
+};
 export const TYPE_SAYS: Record<ClusterType, string> = {
   "load-balanced": "Traffic is spread over all servers that are up.",
   "high-availability": "The first server that is up takes all traffic; the others stand by in their order.",
+  database: "PostgreSQL on nodes: one takes the writes, the others follow it, take reads, and one of them takes over.",
+  compute: "Nodes with a queue of jobs: containers that run to their end, one or thousands of them.",
 };
+/** Types whose servers are nodes, without ports and weights of their own. */
+export const isOfNodes = (type: ClusterType): boolean => type === "database" || type === "compute";
+/** What a cluster that is there can become: what a database or a queue of jobs has is of no use to another type. */
+export const becomes = (type: ClusterType): readonly ClusterType[] =>
+  isOfNodes(type) ? [type] : (["load-balanced", "high-availability"] as const);
 
 export const ALGORITHM_NAME: Record<Algorithm, string> = {
   "round-robin": "Round robin",
@@ -33,9 +46,19 @@ export const ALGORITHM_SAYS: Record<Algorithm, string> = {
 /** Whether weights say how much a server gets; a weight of 0 takes it out under all of them. */
 export const usesWeights = (algorithm: Algorithm): boolean => algorithm === "weighted" || algorithm === "least-connections";
 
-/** How traffic is spread: the algorithm, or that one server takes all of it. */
-export const spreadText = (c: Pick<Cluster, "type" | "loadBalancer">): string =>
-  c.type === "high-availability" ? "Active and standby" : ALGORITHM_NAME[c.loadBalancer.algorithm];
+/** How traffic is spread: the algorithm, or who takes all of it. */
+export function spreadText(c: Pick<Cluster, "type" | "loadBalancer">): string {
+  switch (c.type) {
+    case "high-availability":
+      return "Active and standby";
+    case "database":
+      return "Primary and replicas";
+    case "compute":
+      return "A queue of jobs";
+    case "load-balanced":
+      return ALGORITHM_NAME[c.loadBalancer.algorithm];
+  }
+}
 
 /** `0`, `0.4`, `12`, `3,480`: three digits that mean something. */
 export function count(n: number): string {
@@ -69,18 +92,23 @@ export function failed(percent: number): string {
   return `${(percent < 1 ? percent.toFixed(2) : percent.toFixed(1)).replace(/\.?0+$/, "")}%`;
 }
 
-export type MemberWord = ClusterMember["state"] | "drained" | "active" | "standby";
+export type MemberWord = ClusterMember["state"] | "ready" | "drained" | "active" | "standby";
 
 /** A member's state in one word: the API's, and what its weight or its turn makes of it. */
 export function memberWord(m: ClusterMember, cluster: Pick<Cluster, "type" | "activeMember">): MemberWord {
   if (m.state !== "up") return m.state;
+  if (cluster.type === "compute") return "ready";
   if (m.weight === 0) return m.inFlight > 0 ? "draining" : "drained";
   if (cluster.type === "high-availability") return cluster.activeMember === m.id ? "active" : "standby";
   return "up";
 }
 
 /** Why a member is as it is; nothing where there is nothing to say of it. */
-export function memberReason(m: ClusterMember, cluster: Pick<Cluster, "type" | "activeMember">): string {
+export function memberReason(m: ClusterMember, cluster: Pick<Cluster, "type" | "activeMember" | "database">): string {
+  const inside = memberOf(cluster.database, m.id);
+  if (cluster.database && inside) {
+    return memberWhy(inside, cluster.database) || (serves(inside) || m.state === "up" ? "" : m.reason);
+  }
   if (m.state !== "up") return m.reason;
   if (m.weight === 0) return "its weight is 0: it gets nothing new";
   return memberWord(m, cluster) === "standby" ? "ready to take over" : "";
@@ -92,11 +120,16 @@ export function upOf(members: readonly ClusterMember[]): [number, number] {
   return [staying.filter((m) => m.state === "up").length, staying.length];
 }
 
+/** The same of a cluster; of a database those that serve, whoever of them is asked. */
+export const upIn = (c: Pick<Cluster, "members" | "database">): [number, number] => (c.database ? servingOf(c.database) : upOf(c.members));
+
 /** Why a cluster is as it is: what hinders it, or who of it is not up. */
 export function statusReason(c: Cluster): string {
+  if (c.database) return databaseReason(c, c.database);
   const first = c.conditions[0];
   if (first) return c.conditions.length > 1 ? `${first.message} (and ${c.conditions.length - 1} more)` : first.message;
   const [up, all] = upOf(c.members);
+  if (c.type === "compute") return up === all ? "every node is ready" : `${up} of ${all} nodes are ready`;
   if (c.status === "healthy") return up === all ? "every server is up" : `${up} of ${all} servers are up`;
   const down = c.members.filter((m) => m.state !== "up" && m.state !== "starting");
   const one = down[0];
@@ -118,9 +151,10 @@ export const FIGURE_NAME: Record<ScalingFigureKind, string> = {
   cpu: "CPU",
   memory: "Memory",
   requestsPerSecond: "Requests/s of a server",
+  queueLength: "Tasks that wait, for each node",
 };
 export const figureValue = (figure: ScalingFigureKind, value: number): string =>
-  figure === "requestsPerSecond" ? count(value) : `${count(value)}%`;
+  figure === "requestsPerSecond" || figure === "queueLength" ? count(value) : `${count(value)}%`;
 
 /** `CPU 82% of 70%`. */
 export function figureText(f: ScalingFigure): string {
@@ -149,6 +183,10 @@ export const EVENT_KIND: Record<ClusterEventKind, [string, string]> = {
   scaledIn: ["scaled in", "blue"],
   scalingHeld: ["scaling held", "amber"],
   scalingFailed: ["scaling failed", "red"],
+  jobMade: ["job made", "blue"],
+  jobSucceeded: ["job succeeded", "green"],
+  jobFailed: ["job failed", "red"],
+  jobCancelled: ["job cancelled", "amber"],
 };
 
 /** What a chart shows: not the minute that goes on, whose figures still come in, unless there is little else. */

@@ -21,19 +21,30 @@ const TAILS: readonly (readonly [string, string])[] = [
 /** New lines are drawn this often, however fast they come. */
 const DRAW_MS = 80;
 
-const STATE: Record<StreamState, string> = {
+const STATE: Record<Exclude<StreamState, "ended">, string> = {
   connecting: "Connecting…",
   open: "Following",
   waiting: "Connection lost, retrying…",
   paused: "Paused while the page is hidden",
-  ended: "The container is not running",
   failed: "Stopped",
 };
 
-/** The container's log, followed; it goes on by itself when the container is started again. */
-function useLog(container: Container, tail: number) {
-  const running = container.status === "running" || container.status === "paused";
-  const buffer = useMemo(() => new LogBuffer(), [container.id, tail]);
+/** Whose log it is. */
+export interface LogSource {
+  /** Another one is another log. */
+  id: string;
+  /** Of the file it is saved in, without its ending. */
+  file: string;
+  /** What changes when there is more to follow after its end. */
+  again: string;
+  /** What it means that it has ended. */
+  ended: string;
+  follow: (query: { since?: string; tail: number }, signal: AbortSignal) => Promise<Response>;
+}
+
+/** A log, followed; it goes on by itself when there is more to come. */
+function useLog(source: LogSource, tail: number) {
+  const buffer = useMemo(() => new LogBuffer(), [source.id, tail]);
   const [version, setVersion] = useState(0);
   const [state, setState] = useState<StreamState>("connecting");
   const [error, setError] = useState<ApiError | null>(null);
@@ -54,7 +65,7 @@ function useLog(container: Container, tail: number) {
         draw();
         buffer.reconnected();
         const since = buffer.since;
-        return calls.containers.followLogs(container.id, since ? { since, tail: 10_000 } : { tail }, signal);
+        return source.follow(since ? { since, tail: 10_000 } : { tail }, signal);
       },
       onEvent: (event) => {
         if (event.event !== "log") return;
@@ -71,13 +82,29 @@ function useLog(container: Container, tail: number) {
       clearTimeout(timer);
       draw();
     };
-  }, [buffer, container.started, running, attempt]);
+  }, [buffer, source.again, attempt]);
   return { buffer, version, state, error, retry: () => setAttempt((a) => a + 1), redraw: () => setVersion((v) => v + 1) };
 }
 
-export function LogsTab({ container }: { container: Container }) {
+/** The log of a container goes on by itself when it is started again. */
+export function LogsTab({ container: c }: { container: Container }) {
+  const running = c.status === "running" || c.status === "paused";
+  return (
+    <Log
+      source={{
+        id: c.id,
+        file: c.name,
+        again: `${c.started} ${running}`,
+        ended: "The container is not running",
+        follow: (query, signal) => calls.containers.followLogs(c.id, query, signal),
+      }}
+    />
+  );
+}
+
+export function Log({ source }: { source: LogSource }) {
   const [tail, setTail] = useState("500");
-  const { buffer, version, state, error, retry, redraw } = useLog(container, Number(tail));
+  const { buffer, version, state, error, retry, redraw } = useLog(source, Number(tail));
   const [search, setSearch] = useState("");
   const [only, setOnly] = useState(false);
   const [stream, setStream] = useState<"" | LogStream>("");
@@ -149,7 +176,7 @@ export function LogsTab({ container }: { container: Container }) {
     const url = URL.createObjectURL(new Blob([text], { type: "text/plain" }));
     const link = document.createElement("a");
     link.href = url;
-    link.download = `${container.name}.log`;
+    link.download = `${source.file}.log`;
     link.click();
     URL.revokeObjectURL(url);
   };
@@ -249,7 +276,7 @@ export function LogsTab({ container }: { container: Container }) {
         <div className="log-foot">
           <span className={`live ${state}`} style={{ padding: 0 }} role="status">
             <i aria-hidden="true" />
-            {STATE[state]}
+            {state === "ended" ? source.ended : STATE[state]}
           </span>
           <span className="grow" />
           <span className="num">

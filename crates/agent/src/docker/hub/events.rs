@@ -29,6 +29,9 @@ impl Hub {
     pub fn event(&self, event: &Event, past: bool) {
         let mut world = self.lock();
         world.last_event = world.last_event.max(event.time_nano);
+        if self.hidden.takes(event, past) {
+            return;
+        }
         self.journal.event(event, |ours| {
             ours.and_then(|id| self.fence.get(id)).map(|held| held.name.to_string())
         });

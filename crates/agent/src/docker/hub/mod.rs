@@ -5,6 +5,7 @@
 //! replaces a newer one, and nothing brings a removed one back.
 
 mod events;
+mod hidden;
 
 use super::observe::{self, Detail, Known};
 use super::wire::Inspect;
@@ -84,6 +85,7 @@ pub struct Hub {
     events: broadcast::Sender<Arc<WatchEvent>>,
     engine: watch::Sender<Engine>,
     execs: Mutex<HashMap<String, oneshot::Sender<Option<i64>>>>,
+    pub hidden: hidden::Hidden,
     /// Somebody needs the engine now: try again.
     pub nudge: Notify,
     /// There is a container to look at.
@@ -147,6 +149,7 @@ impl Hub {
             events: broadcast::Sender::new(BACKLOG),
             engine: watch::Sender::new(Engine::Connecting),
             execs: Mutex::default(),
+            hidden: hidden::Hidden::default(),
             nudge: Notify::new(),
             wake: Notify::new(),
             host,

@@ -2,7 +2,7 @@
 
 use super::{ClusterRow, Clusters};
 use nm_plan::scale::{Action, Decision, Figure, Policy, Proposal};
-use nm_types::cluster::{ClusterScalingAction, ClusterScalingFigure, ClusterScalingFigureKind, ClusterScalingView};
+use nm_types::cluster::{ClusterScalingAction, ClusterScalingFigure, ClusterScalingFigureKind, ClusterScalingView, ClusterType};
 use nm_types::{ClusterId, Timestamp};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -28,16 +28,27 @@ impl Decisions {
         };
         self.table().insert(id.clone(), told);
     }
+    pub(super) fn put(&self, id: &ClusterId, view: ClusterScalingView) {
+        self.table().insert(id.clone(), view);
+    }
     pub(super) fn forget(&self, id: &ClusterId) {
         self.table().remove(id);
     }
 }
 
 impl Clusters {
+    /// How many nodes of a compute cluster are in use, as the queue has it.
+    pub fn note_in_use(&self, id: &ClusterId, view: ClusterScalingView) {
+        self.decisions.put(id, view);
+    }
+
     /// The last decision, with the times before which nothing can be done.
     pub(super) fn last_decision(&self, row: &ClusterRow) -> Option<ClusterScalingView> {
         let policy = row.stored.spec.auto_scaling.as_ref().filter(|s| s.enabled).map(Policy::of)?;
         let told = self.decisions.table().get(&row.id).cloned()?;
+        if row.stored.spec.kind == ClusterType::Compute {
+            return Some(told);
+        }
         let (now, memory) = (self.now(), &row.state.scaling);
         let after = |since: Option<Timestamp>, cooldown: i64| since.map(|t| t.plus_millis(cooldown)).filter(|until| now < *until);
         Some(ClusterScalingView {

@@ -4,7 +4,7 @@
 use super::{ClusterRow, Clusters};
 use crate::api::error::ApiResult;
 use nm_link::contract::{EdgeConfig, VirtualAddress};
-use nm_plan::cluster::{Addresses, Cluster, Member, proxy_config};
+use nm_plan::cluster::{Addresses, Cluster, DatabasePorts, Member, proxy_config};
 use nm_store::{EdgeCursor, EdgeRow};
 use nm_types::NodeId;
 use sha2::{Digest, Sha256};
@@ -182,6 +182,10 @@ impl Clusters {
                 members,
                 pair: pair.as_ref(),
                 challenges: Some(challenges),
+                database: row.stored.database.as_ref().map(|d| DatabasePorts {
+                    read_only: d.read_only_port,
+                    check: d.ports.check,
+                }),
             })
             .collect();
         let mut nodes: BTreeSet<NodeId> = self.edges.nodes().into_iter().collect();

@@ -3,7 +3,7 @@
 
 use super::{ClusterRow, Clusters};
 use crate::api::error::{ApiError, ApiResult};
-use nm_plan::cluster::{Book, Sum, Sums};
+use nm_plan::cluster::{Book, Sum, Sums, cluster_of_id};
 use nm_store::ClusterPoint;
 use nm_types::cluster::{ClusterFigures, ClusterMetricsPoint, ClusterMetricsView, ClusterRecent, MemberFigures};
 use nm_types::proxy::Metrics;
@@ -155,14 +155,15 @@ impl Clusters {
         let mut table = self.figures.table();
         for cluster in &metrics.clusters {
             // A node speaks of what it carries, or carried a moment ago.
-            let Some(row) = ClusterId::parse(&cluster.id).ok().and_then(|id| self.row(&id)) else {
-                continue;
-            };
+            let Some((id, reads)) = cluster_of_id(&cluster.id) else { continue };
+            let Some(row) = self.row(&id) else { continue };
             let counted = table.entry(row.id.clone()).or_default();
             if !row.stored.entries.contains(node) && !counted.book.nodes.contains_key(node.as_str()) {
                 continue;
             }
-            counted.dirty |= counted.book.take(node.as_str(), &metrics.instance, Sums::of(cluster));
+            // What reads of a database counted is added to what its writes did.
+            let by = if reads { reads_at(node) } else { node.to_string() };
+            counted.dirty |= counted.book.take(&by, &metrics.instance, Sums::of(cluster));
             counted.looks.push_back((now, counted.book.sums.cluster.requests));
             while counted.looks.len() > 2 && counted.looks.front().is_some_and(|(at, _)| now.since(*at) > RATE_OVER) {
                 counted.looks.pop_front();
@@ -331,6 +332,11 @@ fn history(points: Vec<(Timestamp, Sums)>, limit: usize) -> Vec<ClusterMetricsPo
     }
     out.reverse();
     out
+}
+
+/// A node, as far as it counts reads of databases.
+fn reads_at(node: &NodeId) -> String {
+    format!("{node} reads")
 }
 
 #[cfg(test)]

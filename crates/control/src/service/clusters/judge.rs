@@ -1,6 +1,7 @@
 //! Whether what is asked of a cluster can be, and what follows from it: whose ids its servers are, who carries its entry, and on
 //! which port.
 
+use super::database::{DatabaseSecrets, MemberPorts, StoredDatabase};
 use super::rows::{ClusterRow, ClusterSecrets, StoredCluster};
 use super::{Clusters, tls};
 use crate::api::error::{ApiError, ApiResult};
@@ -10,9 +11,10 @@ use crate::service::servers::ServerKey;
 use axum::http::StatusCode;
 use nm_plan::cluster::{Claim, EntryCandidate, KeyPair, Target, choose_entries, clash, free_port, reach};
 use nm_types::auth::Role;
-use nm_types::cluster::{ClusterSpec, ClusterType, ServerTemplate};
+use nm_types::cluster::{ClusterProtocol, ClusterSpec, ClusterType, ServerTemplate};
 use nm_types::container::Protocol;
 use nm_types::envelope::FieldProblem;
+use nm_types::units::Port;
 use nm_types::{ClusterId, NodeId};
 use std::collections::BTreeSet;
 
@@ -44,7 +46,12 @@ impl Clusters {
         if !overlong.is_empty() {
             return Err(ApiError::invalid_fields(overlong));
         }
-        let problems = spec.problems();
+        let is_database = spec.kind == ClusterType::Database;
+        if is_database {
+            spec.protocol = ClusterProtocol::Tcp;
+        }
+        let mut problems = spec.problems();
+        problems.extend(old.map(|old| unchangeable(&spec, &old.stored.spec)).unwrap_or_default());
         self.may_ask(actor, &spec, old)?;
         let members = self.resolve_members(actor, &mut spec, old).await?;
         if !problems.is_empty() {
@@ -64,8 +71,19 @@ impl Clusters {
             members,
             entries: Vec::new(),
             router_id: None,
+            database: None,
         };
+        if stored.spec.kind == ClusterType::Compute {
+            return Ok(Judged { stored, secrets });
+        }
         stored.entries = self.entries(&stored, old)?;
+        if is_database {
+            secrets.database = match old.and_then(|old| old.secrets.database.clone()) {
+                Some(known) => Some(known),
+                None => Some(DatabaseSecrets::make(id.as_str(), self.clock.now())?),
+            };
+            self.database_ports(id, &mut stored, old)?;
+        }
         stored.listen_port = self.port(id, &stored, old)?;
         stored.router_id = self.router_id(id, &stored.spec, old)?;
         Ok(Judged { stored, secrets })
@@ -80,6 +98,9 @@ impl Clusters {
                 "a virtual address has nodes answer for an address of their network: that takes the role admin, and the scope nodes:write",
             )
             .field("virtualAddress"));
+        }
+        if spec.kind == ClusterType::Compute {
+            return Ok(());
         }
         let template_before = before.as_ref().and_then(|b| b.server_template.as_ref());
         let scaling = |spec: &ClusterSpec| spec.auto_scaling.as_ref().is_some_and(|s| s.enabled);
@@ -100,6 +121,66 @@ impl Clusters {
         Ok(())
     }
 
+    /// The ports of a database: of its entries, and of its members on their nodes. What was given once stays.
+    fn database_ports(&self, id: &ClusterId, stored: &mut StoredCluster, old: Option<&ClusterRow>) -> ApiResult<()> {
+        let before = old.and_then(|old| old.stored.database.clone());
+        let asked = stored.spec.database();
+        let mut taken = self.all_ports(id, &stored.members);
+        taken.extend(stored.spec.listen_port.map(|p| p.get()));
+        taken.extend(asked.read_only_port.map(|p| p.get()));
+        taken.extend(old.map(|old| old.stored.listen_port));
+        taken.extend(before.iter().flat_map(|b| b.ports.all()));
+        let mut give = || {
+            let port = free_port(&taken).ok_or_else(|| {
+                ApiError::conflict(
+                    "no_free_port",
+                    "every port that is given by itself is taken: remove a cluster first",
+                )
+                .field("database")
+            })?;
+            taken.insert(port);
+            Ok::<u16, ApiError>(port)
+        };
+        // The first one that is free is the entry's own, where none is named.
+        if stored.spec.listen_port.is_none() && old.is_none() {
+            give()?;
+        }
+        let read_only_port = match asked.read_only_port.map(|p| p.get()).or(before.as_ref().map(|b| b.read_only_port)) {
+            Some(port) => port,
+            None => give()?,
+        };
+        let ports = match before {
+            Some(before) => before.ports,
+            None => MemberPorts {
+                postgres: give()?,
+                patroni: give()?,
+                etcd_client: give()?,
+                etcd_peer: give()?,
+                check: give()?,
+                pooler: give()?,
+            },
+        };
+        stored.database = Some(StoredDatabase { read_only_port, ports });
+        // It stays what it is now, like a name.
+        let database = stored.spec.database.get_or_insert_default();
+        database.read_only_port = Port::new(read_only_port);
+        Ok(())
+    }
+
+    /// Every port that is taken on any node that matters: by entries, by containers, by members of databases.
+    fn all_ports(&self, but: &ClusterId, members: &[String]) -> BTreeSet<u16> {
+        let mut taken = BTreeSet::new();
+        let mut nodes: Vec<NodeId> = members.iter().filter_map(|id| NodeId::parse(id).ok()).collect();
+        for row in self.all().iter().filter(|row| row.id != *but) {
+            let claims = Claim::of(&row.id, &row.stored.spec, row.stored.listen_port, &row.stored.entries);
+            taken.extend(claims.iter().map(|c| c.port));
+            taken.extend(row.stored.database.iter().flat_map(|d| d.ports.all()));
+        }
+        nodes.extend(self.nodes.ids());
+        taken.extend(self.published(&nodes).iter().map(|(port, _)| *port));
+        taken
+    }
+
     /// The ids of the servers that are named; each once.
     async fn resolve_members(&self, actor: &Actor, spec: &mut ClusterSpec, old: Option<&ClusterRow>) -> ApiResult<Vec<String>> {
         let known = |named: &str| {
@@ -117,12 +198,27 @@ impl Clusters {
                         .resolve(named)
                         .await
                         .map_err(|e| ApiError { details: Vec::new(), ..e }.field(format!("servers[{i}]")))?;
-                    if matches!(server.key, ServerKey::Node(_)) && !actor.may(Role::Admin, "nodes", true) {
+                    let compute = spec.kind == ClusterType::Compute;
+                    if compute && !matches!(server.key, ServerKey::Node(_)) {
+                        return Err(clashing(
+                            format!("servers[{i}]"),
+                            format!("`{named}` is no node: a compute cluster is made of nodes"),
+                        ));
+                    }
+                    if !compute && matches!(server.key, ServerKey::Node(_)) && !actor.may(Role::Admin, "nodes", true) {
                         return Err(ApiError::forbidden(
                             "a node as a server opens what listens on the machine itself: that takes the role admin, and the scope \
                              nodes:write",
                         )
                         .field(format!("servers[{i}]")));
+                    }
+                    if spec.kind == ClusterType::Database && !matches!(server.key, ServerKey::Node(_)) {
+                        return Err(clashing(
+                            format!("servers[{i}]"),
+                            format!(
+                                "`{named}` is no node: a database cluster makes its members itself, one on each of the nodes that are named"
+                            ),
+                        ));
                     }
                     server.key.to_string()
                 }
@@ -208,6 +304,9 @@ impl Clusters {
             return Ok(out);
         }
         let most = entries_wanted(spec);
+        if spec.kind == ClusterType::Database {
+            return Ok(self.choose_entries_for(stored, None));
+        }
         let before = old.filter(|row| row.stored.spec.entry_nodes.is_empty() && entries_wanted(&row.stored.spec) == most);
         match before.map(|row| row.stored.entries.clone()) {
             Some(entries) if !entries.is_empty() && entries.iter().all(|n| self.nodes.knows(n)) => Ok(entries),
@@ -217,6 +316,12 @@ impl Clusters {
 
     /// Nodes that suit, but for one that leaves.
     pub(super) fn choose_entries_for(&self, stored: &StoredCluster, but: Option<&NodeId>) -> Vec<NodeId> {
+        if stored.spec.kind == ClusterType::Database {
+            // Its own nodes: where an entry is, there is a member, too.
+            let nodes = stored.members.iter().filter_map(|id| NodeId::parse(id).ok());
+            let there = nodes.filter(|n| Some(n) != but && self.nodes.knows(n));
+            return there.take(entries_wanted(&stored.spec)).collect();
+        }
         let addresses = self.addresses();
         let servers = stored.spec.servers.iter().map(|s| s.entry().port.map(|p| p.get()));
         let targets: Vec<(Target, Option<u16>)> = stored.members.iter().map(|id| self.target(id)).zip(servers).collect();
@@ -254,7 +359,14 @@ impl Clusters {
         let port = match asked.or(old.map(|row| row.stored.listen_port)) {
             Some(port) => port,
             None => {
-                let mut taken: BTreeSet<u16> = others.iter().map(|c| c.port).chain(published.iter().map(|(p, _)| *p)).collect();
+                let mut taken: BTreeSet<u16> = self.all_ports(id, &stored.members);
+                taken.extend(
+                    stored
+                        .database
+                        .iter()
+                        .flat_map(|d| d.ports.all().into_iter().chain([d.read_only_port])),
+                );
+                taken.extend(others.iter().map(|c| c.port).chain(published.iter().map(|(p, _)| *p)));
                 taken.extend(stored.spec.redirect_to_https.as_ref().map(|r| r.port()));
                 free_port(&taken).ok_or_else(|| {
                     ApiError::conflict("no_free_port", "every port that is given by itself is taken: name one").field("listenPort")
@@ -263,7 +375,11 @@ impl Clusters {
         };
         let own = Claim::of(id, &stored.spec, port, &stored.entries);
         for (n, claim) in own.iter().enumerate() {
-            let field = if n == 0 { "listenPort" } else { "redirectToHttps.listenPort" };
+            let field = match (n, &stored.database) {
+                (0, _) => "listenPort",
+                (_, Some(_)) => "database.readOnlyPort",
+                (_, None) => "redirectToHttps.listenPort",
+            };
             if let Some(message) = others.iter().find_map(|other| clash(claim, other)) {
                 return Err(ApiError::conflict("port_in_use", message).field(field));
             }
@@ -322,9 +438,45 @@ impl Clusters {
 
 /// How many nodes are to carry an entry where nobody names them: two where one node lost is to be survived.
 fn entries_wanted(spec: &ClusterSpec) -> usize {
-    if spec.kind == ClusterType::HighAvailability || spec.virtual_address.is_some() {
-        2
-    } else {
-        1
+    match spec.kind {
+        // Clients know all of them, and try the next where one is lost.
+        ClusterType::Database => spec.servers.len().clamp(1, 3),
+        ClusterType::HighAvailability => 2,
+        ClusterType::LoadBalanced if spec.virtual_address.is_some() => 2,
+        ClusterType::LoadBalanced => 1,
+        ClusterType::Compute => 0,
     }
+}
+
+/// What a cluster can't become.
+fn unchangeable(new: &ClusterSpec, old: &ClusterSpec) -> Vec<FieldProblem> {
+    let problem = |field: &str, message: &str| FieldProblem {
+        field: field.into(),
+        message: message.into(),
+    };
+    let of_its_own = |spec: &ClusterSpec| matches!(spec.kind, ClusterType::Database | ClusterType::Compute);
+    if new.kind != old.kind && (of_its_own(new) || of_its_own(old)) {
+        return vec![problem(
+            "type",
+            "what a compute or a database cluster has is of no use to one of another type: make another cluster",
+        )];
+    }
+    if new.kind != ClusterType::Database {
+        return Vec::new();
+    }
+    let (new, old) = (new.database(), old.database());
+    let mut out = Vec::new();
+    if new.name() != old.name() {
+        out.push(problem(
+            "database.name",
+            "the database has its name since it was made: make another one by SQL, or another cluster",
+        ));
+    }
+    if new.version != old.version {
+        out.push(problem(
+            "database.version",
+            "another version of PostgreSQL can't read what this one wrote: make another cluster, and move the data by a dump",
+        ));
+    }
+    out
 }

@@ -3,6 +3,8 @@
 //! - `write`, `judge`: what users say, and what of it can't be. `tls`: certificates.
 //! - `edges`: each node's document, made anew whenever something it is made of changes; `targets`: where members are.
 //! - `seen`: what nodes' load balancers tell. `figures`: what they count. `view`: all of it as the API shows it.
+//! - `database`: what clusters of that type have beside.
+//! - `compute`: clusters whose servers are nodes that run jobs; all else here is about entries.
 //! - `scaling`: more servers and fewer. The decisions are in [`nm_plan::cluster`] and [`nm_plan::scale`].
 //!
 //! Invariants: a cluster's row is the truth, and a node's document is made of rows and of what is seen of containers and nodes,
@@ -10,6 +12,8 @@
 //! balancer told is written together with how far it was read.
 
 mod acme;
+mod compute;
+mod database;
 mod decisions;
 mod edges;
 mod figures;
@@ -22,6 +26,7 @@ mod tls;
 mod view;
 mod write;
 
+pub use compute::Compute;
 pub use edges::Wanted;
 pub use rows::{ClusterRow, ClusterState, ScaledPhase};
 pub use write::bad_patch;
@@ -75,6 +80,8 @@ pub struct Clusters {
     scaling: Locks<ClusterId>,
     /// Told when nodes' documents may have to be made anew.
     wake: Arc<Notify>,
+    topologies: database::Topologies,
+    database_wake: Arc<Notify>,
 }
 
 #[expect(clippy::too_many_arguments, reason = "wired by hand, once")]
@@ -111,6 +118,8 @@ impl Clusters {
             acme: Acme::new(acme_http_port),
             scaling: Locks::default(),
             wake: Arc::default(),
+            topologies: database::Topologies::default(),
+            database_wake: Arc::default(),
         }
     }
 }
@@ -144,6 +153,7 @@ impl Clusters {
         self.figures.forget(id);
         self.held_reasons.forget(id);
         self.decisions.forget(id);
+        self.topologies.forget(id);
         self.acme.cluster_changed();
     }
 

@@ -1,5 +1,6 @@
 //! A cluster's row: what was asked for, what was made of it, and what is kept of what came of it.
 
+use super::database::{DatabaseSecrets, DatabaseStatus, StoredDatabase};
 use super::tls;
 use crate::api::error::{ApiError, ApiResult};
 use nm_plan::cluster::KeyPair;
@@ -25,6 +26,8 @@ pub struct StoredCluster {
     /// Of the virtual address, where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub router_id: Option<u8>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub database: Option<StoredDatabase>,
 }
 
 /// What is sealed.
@@ -41,6 +44,8 @@ pub struct ClusterSecrets {
     /// What binds the account at an ACME server to another one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub external_key: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub database: Option<DatabaseSecrets>,
 }
 
 /// A server that scaling made.
@@ -83,6 +88,12 @@ pub struct ClusterState {
     /// Why scaling can't do what it decided.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cannot_scale: Option<String>,
+    #[serde(skip_serializing_if = "is_default")]
+    pub database: DatabaseStatus,
+}
+
+fn is_default(status: &DatabaseStatus) -> bool {
+    *status == DatabaseStatus::default()
 }
 
 /// A cluster, whole.
@@ -206,11 +217,19 @@ impl ClusterSecrets {
             key,
             external_key,
             environment: environment.filter(|e| !e.0.is_empty()),
+            database: None,
         }
     }
 
     pub fn seal(&self) -> ApiResult<Option<Secret>> {
-        if self.certificate.is_none() && self.key.is_none() && self.environment.is_none() && self.external_key.is_none() {
+        let nothing = [
+            self.certificate.is_none(),
+            self.key.is_none(),
+            self.environment.is_none(),
+            self.external_key.is_none(),
+            self.database.is_none(),
+        ];
+        if !nothing.contains(&false) {
             return Ok(None);
         }
         Ok(Some(Secret::json(self)?))

@@ -12,7 +12,7 @@ use crate::service::index::{Phase, Record};
 use crate::service::servers::ServerKey;
 use nm_plan::scale::{Action, Decision, Held, Load, Policy, Seen, decide};
 use nm_store::NewClusterEvent;
-use nm_types::cluster::{ClusterEventKind, ClusterMemberState, ServerTemplate};
+use nm_types::cluster::{ClusterEventKind, ClusterMemberState, ClusterType, ServerTemplate};
 use nm_types::container::{ContainerHealth, ContainerSpec, ContainerStatus};
 use nm_types::text::ContainerName;
 use nm_types::{ClusterId, ContainerId, Timestamp};
@@ -42,8 +42,10 @@ enum Making {
 impl Clusters {
     /// Clusters that scaling has something to do with.
     pub fn scaling(&self) -> Vec<ClusterId> {
-        let concerned =
-            |row: &&Arc<ClusterRow>| !row.state.scaled.is_empty() || row.stored.spec.auto_scaling.as_ref().is_some_and(|s| s.enabled);
+        let concerned = |row: &&Arc<ClusterRow>| {
+            row.stored.spec.kind != ClusterType::Compute
+                && (!row.state.scaled.is_empty() || row.stored.spec.auto_scaling.as_ref().is_some_and(|s| s.enabled))
+        };
         self.all().iter().filter(concerned).map(|row| row.id.clone()).collect()
     }
 

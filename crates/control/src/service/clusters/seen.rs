@@ -4,9 +4,9 @@ use super::{ClusterRow, Clusters};
 use crate::api::error::{ApiError, ApiResult};
 use crate::service::servers::ServerKey;
 use nm_link::contract::EdgeState;
-use nm_plan::cluster::{self, Addresses, Member, reach};
+use nm_plan::cluster::{self, Addresses, Member, cluster_of_id, reach, reads_of};
 use nm_store::{AuditEntry, EdgeCursor, Kind, NewClusterEvent, Patch, StoreError};
-use nm_types::cluster::{ClusterEventKind, ClusterMemberState, ClusterStatus};
+use nm_types::cluster::{ClusterEventKind, ClusterMemberState, ClusterStatus, ClusterType};
 use nm_types::proxy::{ClusterStatus as EntryStatus, EventKind, Events, MemberState};
 use nm_types::{ClusterId, NodeId, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,8 +26,13 @@ pub struct Sight {
 impl Sight {
     /// What its load balancer says of a cluster.
     pub fn of(&self, id: &ClusterId) -> Option<&EntryStatus> {
+        self.named(id.as_str())
+    }
+
+    /// The same by the name it has there.
+    pub fn named(&self, name: &str) -> Option<&EntryStatus> {
         let proxy = self.state.as_ref()?.proxy.as_ref()?;
-        proxy.clusters.iter().find(|c| c.id == id.as_str())
+        proxy.clusters.iter().find(|c| c.id == name)
     }
 }
 
@@ -130,7 +135,7 @@ impl Clusters {
     }
 
     /// Writes a status that has changed, and what servers can't be reached any more or can again, with the events that say so.
-    async fn settle(&self, id: &ClusterId) -> ApiResult<()> {
+    pub(super) async fn settle(&self, id: &ClusterId) -> ApiResult<()> {
         let Some(row) = self.row(id) else { return Ok(()) };
         let status = self.status_of(&row).filter(|s| row.state.status != Some(*s));
         let members = self.members(&row);
@@ -139,7 +144,10 @@ impl Clusters {
         if status.is_none() && row.state.unreachable.iter().eq(unreachable(&seen)) {
             return Ok(());
         }
-        let (up, all) = self.share_up(&row);
+        let (up, all) = match self.database_share(&row) {
+            Some((up, all, _)) => (up, all),
+            None => self.share_up(&row),
+        };
         self.change_state(id, |state| {
             // A load balancer tells nothing of a server that it does not have.
             let mut events = told_of_reach(id, &state.unreachable, &seen);
@@ -210,10 +218,15 @@ impl Clusters {
         let mut tx = self.store.begin(self.clock.now()).await?;
         for seen in &events.events {
             // A node speaks for the clusters it carries, and for no other.
-            let row = ClusterId::parse(&seen.cluster).ok().and_then(|id| self.row(&id));
+            let row = cluster_of_id(&seen.cluster).and_then(|(id, _)| self.row(&id));
             let Some(row) = row.filter(|r| r.stored.entries.contains(node)) else {
                 continue;
             };
+            if Self::is_database(&row) {
+                // Its members know why; they are asked at once.
+                self.database_wake.notify_one();
+                continue;
+            }
             let kind = match seen.kind {
                 EventKind::MemberUp => ClusterEventKind::MemberUp,
                 EventKind::MemberDown => ClusterEventKind::MemberDown,
@@ -300,6 +313,9 @@ impl Clusters {
         addresses: &Addresses,
         leading: Option<&(NodeId, Arc<Sight>)>,
     ) -> MemberSight {
+        if row.stored.spec.kind == ClusterType::Compute {
+            return self.worker_sight(&member.id);
+        }
         let from = leading.map(|(node, _)| node).or(row.stored.entries.first());
         let socket = match from {
             None => Err("no node carries the entry".to_owned()),
@@ -316,7 +332,14 @@ impl Clusters {
             Ok(socket) => socket.to_string(),
             Err(reason) => return sight(ClusterMemberState::Unreachable, reason),
         };
-        let told = leading.and_then(|(_, s)| s.of(&row.id)?.members.iter().find(|m| m.id == member.id));
+        let of = |cluster: &str| leading.and_then(|(_, s)| s.named(cluster)?.members.iter().find(|m| m.id == member.id));
+        let told = match Self::is_database(row) {
+            false => of(row.id.as_str()),
+            // What takes the writes is up for them, and what is not behind is for reads.
+            true => of(row.id.as_str())
+                .filter(|m| m.state == MemberState::Up)
+                .or_else(|| of(&reads_of(&row.id))),
+        };
         let Some(told) = told else {
             return MemberSight {
                 address: Some(address),
@@ -337,6 +360,25 @@ impl Clusters {
         }
     }
 
+    /// A node of a compute cluster, by itself.
+    fn worker_sight(&self, member: &str) -> MemberSight {
+        let ready = match ServerKey::parse(member) {
+            Some(ServerKey::Node(node)) => self.nodes.takes_work(&node),
+            Some(_) | None => Err("it is no node"),
+        };
+        let (state, reason) = match ready {
+            Ok(()) => (ClusterMemberState::Up, "the node is ready"),
+            Err(reason) => (ClusterMemberState::Down, reason),
+        };
+        MemberSight {
+            state,
+            reason: reason.into(),
+            since: None,
+            in_flight: 0,
+            address: None,
+        }
+    }
+
     /// How many members are up, and of how many.
     pub(super) fn share_up(&self, row: &ClusterRow) -> (usize, usize) {
         let members = self.members(row);
@@ -349,6 +391,10 @@ impl Clusters {
 
     /// By what is seen now; nothing while no entry has told of the cluster.
     pub(super) fn status_of(&self, row: &ClusterRow) -> Option<ClusterStatus> {
+        if row.stored.spec.kind == ClusterType::Compute {
+            let (up, all) = self.share_up(row);
+            return Some(cluster::status(row.stored.spec.kind, up, all));
+        }
         let closed = |node: &NodeId| self.edges.is_taken(node, row.stored.listen_port);
         if !row.stored.entries.is_empty() && row.stored.entries.iter().all(closed) {
             return Some(ClusterStatus::Offline);
@@ -359,6 +405,14 @@ impl Clusters {
             let all_silent = !row.stored.entries.is_empty() && row.stored.entries.iter().all(silent);
             return all_silent.then_some(ClusterStatus::Offline);
         }
+        if Self::is_database(row) {
+            let (up, all, writes) = self.database_share(row)?;
+            return Some(if writes {
+                cluster::status(row.stored.spec.kind, up, all)
+            } else {
+                ClusterStatus::Offline
+            });
+        }
         let (up, all) = self.share_up(row);
         Some(cluster::status(row.stored.spec.kind, up, all))
     }
@@ -366,7 +420,7 @@ impl Clusters {
     /// Makes another server the one that takes the traffic, at every entry node that is connected.
     pub async fn failover(&self, key: &str, server: Option<&str>) -> ApiResult<ClusterId> {
         let row = self.find(key)?;
-        if row.stored.spec.kind != nm_types::cluster::ClusterType::HighAvailability {
+        if row.stored.spec.kind != ClusterType::HighAvailability {
             return Err(ApiError::conflict(
                 "not_high_availability",
                 format!(

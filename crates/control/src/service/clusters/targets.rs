@@ -161,9 +161,13 @@ impl Clusters {
 
     /// The members as load balancers get them: those that users named, in their order, and those that scaling made.
     pub(super) fn members(&self, row: &ClusterRow) -> Vec<Member> {
+        let of_database = row.stored.database.as_ref().map(|d| match row.stored.spec.database().pool {
+            Some(_) => d.ports.pooler,
+            None => d.ports.postgres,
+        });
         let named = row.named().map(|(id, entry)| Member {
             id: id.to_owned(),
-            port: entry.port.map(|p| p.get()),
+            port: of_database.or(entry.port.map(|p| p.get())),
             weight: entry.weight.and_then(|w| u16::try_from(w.get()).ok()).unwrap_or(1),
             backup: entry.backup,
             draining: false,

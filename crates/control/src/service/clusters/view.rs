@@ -120,6 +120,7 @@ impl Clusters {
                 shown.environment = row.secrets.environment.as_ref().map(|e| e.masked()).unwrap_or_default();
                 ServerTemplate::Container(shown)
             }),
+            database: self.database_view(row),
             created: row.created,
             updated: row.updated,
             generation: row.generation,
@@ -187,6 +188,16 @@ impl Clusters {
                 message,
             });
         };
+        if row.stored.spec.kind == ClusterType::Compute {
+            for (member, sight) in members.iter().zip(sights).filter(|(_, s)| s.state != ClusterMemberState::Up) {
+                say(
+                    K::MemberUnreachable,
+                    Some(&member.id),
+                    format!("node {} takes no jobs: {}", self.name_of(&member.id), sight.reason),
+                );
+            }
+            return out;
+        }
         if entries.is_empty() {
             say(
                 K::NoEntry,
@@ -262,6 +273,20 @@ impl Clusters {
                         "the virtual address is not shared: where other nodes reach entry node {name} by {by} is not known. Give it a label `address`"
                     ),
                 );
+            }
+        }
+        if let Some(database) = self.database_view(row) {
+            if !database.highly_available {
+                say(
+                    K::NotHighlyAvailable,
+                    None,
+                    "fewer than three nodes do not survive the loss of one: the members can't agree on who takes the writes without most \
+                     of them. Add nodes to `servers`"
+                        .into(),
+                );
+            }
+            if let Some(message) = database.message {
+                say(K::Database, None, message);
             }
         }
         if let Some(reason) = &row.state.cannot_scale {

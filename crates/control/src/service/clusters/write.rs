@@ -298,6 +298,7 @@ impl Clusters {
         let _scaling = self.scaling.hold(row.id.clone()).await;
         let row = self.find(row.id.as_str())?;
         self.remove_scaled(&row).await?;
+        self.remove_members(&row).await?;
         let _changing = self.changing.lock().await;
         let mut tx = self.store.begin(self.clock.now()).await?;
         let gone = tx.delete(Kind::Cluster, row.id.as_str()).await?;
@@ -326,6 +327,7 @@ impl Clusters {
             return;
         }
         self.wake.notify_one();
+        self.database_wake.notify_one();
         let mut changes = self.sights.changes();
         let taken = async {
             loop {

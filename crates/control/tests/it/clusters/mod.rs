@@ -5,6 +5,7 @@ mod acme;
 mod acme_server;
 mod api;
 mod carried;
+mod database;
 mod scaling;
 mod seen;
 

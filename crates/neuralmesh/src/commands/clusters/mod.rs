@@ -8,7 +8,7 @@ use crate::context::Context;
 use crate::output::{human, table::Column};
 use clap::{Args, Subcommand};
 use nm_types::Timestamp;
-use nm_types::cluster::{ClusterEventView, ClusterMetricsView, ClusterView};
+use nm_types::cluster::{ClusterEventView, ClusterMetricsView, ClusterView, DatabaseCredentials};
 use serde_json::json;
 
 #[derive(Debug, Subcommand)]
@@ -36,6 +36,10 @@ pub enum ClustersCommand {
     Events(EventsArgs),
     /// Have another server of a high-availability cluster take the traffic
     Failover(FailoverArgs),
+    /// Have another member of a database cluster take the writes
+    Switchover(SwitchoverArgs),
+    /// Show the users of a database cluster, with their passwords
+    Credentials(OneArgs),
 }
 
 #[derive(Debug, Clone, Args)]
@@ -117,6 +121,16 @@ pub struct FailoverArgs {
     /// The server that is to take the traffic [default: the next one that is up]
     #[arg(value_name = "SERVER")]
     pub server: Option<String>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct SwitchoverArgs {
+    /// Name or id
+    #[arg(value_name = "CLUSTER")]
+    pub cluster: String,
+    /// The node that is to take the writes [default: the replica that is least behind]
+    #[arg(value_name = "NODE")]
+    pub to: Option<String>,
 }
 
 /// The area's paths begin with these.
@@ -202,6 +216,22 @@ pub async fn run(command: ClustersCommand, cx: &Context) -> anyhow::Result<()> {
             let view = cx.client.fetch::<ClusterView>(call).await?;
             let active = view.value.active_member.clone().unwrap_or_default();
             cx.out.result(&view, &active)?;
+        }
+        ClustersCommand::Switchover(args) => {
+            let mut body = json!({});
+            if let Some(to) = args.to {
+                body["to"] = to.into();
+            }
+            let call = Call::post(&path(&[&args.cluster, "database", "switchover"])).json(&body)?;
+            let view = cx.client.fetch::<ClusterView>(call).await?;
+            let primary = view.value.database.as_ref().and_then(|d| d.primary.clone()).unwrap_or_default();
+            cx.out.result(&view, &primary)?;
+        }
+        ClustersCommand::Credentials(args) => {
+            let call = Call::get(&path(&[&args.cluster, "database", "credentials"]));
+            let known = cx.client.fetch::<DatabaseCredentials>(call).await?;
+            cx.out
+                .card(&known, &known.value.application.user, &show::credentials(&known.value))?;
         }
     }
     Ok(())

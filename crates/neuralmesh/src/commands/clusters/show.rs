@@ -4,6 +4,7 @@ use crate::output::human;
 use nm_types::Timestamp;
 use nm_types::cluster::{
     AcmeStatus, ClusterFigures, ClusterMemberState, ClusterMemberView, ClusterMetricsView, ClusterTlsView, ClusterView,
+    DatabaseCredentials, DatabaseLogin, DatabaseRole, DatabaseState, DatabaseView,
 };
 
 /// `2/3`: how many servers are up.
@@ -60,6 +61,47 @@ fn certificate(tls: &ClusterTlsView) -> String {
     format!("{}, {whose}{end}{}", acme.status.as_str(), next.unwrap_or_default())
 }
 
+/// Who takes the writes, and how each member of a database is.
+fn database(d: &DatabaseView) -> String {
+    let state = match d.state {
+        DatabaseState::Creating => "is being made",
+        DatabaseState::Ready => "takes writes",
+        DatabaseState::Failing => "takes no writes now",
+    };
+    let head = format!(
+        "`{}`, PostgreSQL {}, {state}; writes on port {}, reads on port {}",
+        d.name, d.version, d.read_write_port, d.read_only_port
+    );
+    let members = d.members.iter().map(|m| {
+        let role = m.role.map_or("member", |role| match role {
+            DatabaseRole::Primary => "primary",
+            DatabaseRole::SyncStandby => "sync standby",
+            DatabaseRole::Replica => "replica",
+        });
+        let lag = m.lag_bytes.filter(|b| *b > 0).and_then(|b| u64::try_from(b).ok());
+        let lag = lag.map_or_else(String::new, |b| format!(", {} behind", human::size(b)));
+        let why = m.message.as_ref().map_or_else(String::new, |w| format!(": {w}"));
+        format!("{} {role}, {}{lag}{why}", m.name, m.state)
+    });
+    let strings = d
+        .connection_strings
+        .iter()
+        .flat_map(|s| [s.read_write.clone(), s.read_only.clone()]);
+    std::iter::once(head).chain(members).chain(strings).collect::<Vec<_>>().join("\n")
+}
+
+pub fn credentials(c: &DatabaseCredentials) -> Vec<(&'static str, String)> {
+    let login = |l: &DatabaseLogin| format!("{}  {}", l.user, l.password);
+    vec![
+        ("Database", c.database.clone()),
+        ("Application", login(&c.application)),
+        ("Admin", login(&c.admin)),
+        ("Writes", c.read_write.clone()),
+        ("Reads", c.read_only.clone()),
+        ("Authority", c.certificate_authority.trim_end().to_owned()),
+    ]
+}
+
 pub fn card(c: &ClusterView, now: Timestamp) -> Vec<(&'static str, String)> {
     let lines = |all: Vec<String>| all.join("\n");
     let members = c.members.iter().map(|m| member(c, m)).collect();
@@ -104,6 +146,7 @@ pub fn card(c: &ClusterView, now: Timestamp) -> Vec<(&'static str, String)> {
         ("Endpoint", lines(c.endpoints.clone())),
         ("Entry", lines(entries)),
         ("Members", lines(members)),
+        ("Database", c.database.as_ref().map(database).unwrap_or_default()),
         (
             "Checks",
             format!("{how} every {every}s, up after {}, down after {}", rise_fall[0], rise_fall[1]),

@@ -25,9 +25,10 @@ Examples:
   neuralmesh clusters create shop web-1 web-2 web-3 --port 80
   neuralmesh clusters create shop web-1:8080,weight=3 web-2:8080 --algorithm weighted
   neuralmesh clusters create db pg-1:5432 pg-2:5432 --type high-availability --protocol tcp
+  neuralmesh clusters create orders node-1 node-2 node-3 --type database --set database.name=orders
   neuralmesh clusters create shop web-1 --set autoScaling.targetCpuPercent=60 --set autoScaling.maxServers=5")]
 pub struct CreateArgs {
-    /// load-balanced or high-availability
+    /// load-balanced, high-availability or database
     #[arg(long = "type", value_name = "TYPE", default_value = "load-balanced")]
     pub kind: String,
     /// round-robin, least-connections, ip-hash or weighted

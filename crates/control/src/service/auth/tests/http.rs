@@ -33,6 +33,7 @@ impl Client {
             lost_after: crate::app::LOST_AFTER,
             schedule_every: crate::app::SCHEDULE_EVERY,
             scaling_every: crate::app::SCALING_EVERY,
+            task_lease: crate::service::jobs::LEASE,
             acme_http_port: crate::app::ACME_HTTP_PORT,
             executable: None,
             own_backup: None,

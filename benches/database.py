@@ -1,0 +1,104 @@
+#!/usr/bin/env python3
+"""pgbench through a database cluster's port against straight to its PostgreSQL, in turn: the ratio of their mean latencies.
+
+    database.py [--short] [--rounds N] [--seconds N]
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from report import options, report, service
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "e2e/lib"))
+from checks import eventually
+from clusters import CLUSTERS
+from docker import Docker
+from nm import PREFIX, median
+from postgres_ha import DOCUMENT, needs
+
+GOAL = 1.05
+KINDS = {"select": ["-S"], "tpcb": ["-N"]}
+
+
+class Target:
+    def __init__(self, port, password, authority):
+        self.port = port
+        self.env = os.environ | {"PGPASSWORD": password, "PGSSLMODE": "verify-ca", "PGSSLROOTCERT": str(authority)}
+
+    def pgbench(self, *arguments):
+        command = ["pgbench", "-h", "127.0.0.1", "-p", self.port, "-U", "app", *arguments, "shop"]
+        done = subprocess.run([str(word) for word in command], env=self.env, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stderr[-1000:]
+        return done.stdout
+
+    def latency(self, kind, clients, seconds):
+        """The mean, in ms."""
+        told = self.pgbench("-n", *KINDS[kind], "-c", clients, "-j", 1, "-T", seconds, "-M", "prepared")
+        return float(re.search(r"latency average = ([\d.]+) ms", told)[1])
+
+
+def ready(client, cluster):
+    database = client.get(f"{CLUSTERS}/{cluster}").expect(200).data["database"]
+    return database if database["state"] == "ready" and database.get("primary") else None
+
+
+def measure(through, straight, kind, clients, rounds, seconds):
+    pairs = []
+    for i in range(rounds):
+        sides = [through, straight] if i % 2 else [straight, through]
+        taken = {side: side.latency(kind, clients, seconds) for side in sides}
+        pairs.append((taken[through], taken[straight]))
+    ratio = median([ours / theirs for ours, theirs in pairs])
+    return {
+        "what": kind,
+        "clients": clients,
+        "rounds": rounds,
+        "through_ms": round(median([ours for ours, _ in pairs]), 3),
+        "straight_ms": round(median([theirs for _, theirs in pairs]), 3),
+        "ratio": round(ratio, 3),
+        "goal": f"ratio <= {GOAL}",
+        "reached": ratio <= GOAL,
+    }
+
+
+def main():
+    parser = options(__doc__)
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--seconds", type=int)
+    chosen = parser.parse_args()
+    needs("pgbench")
+    rounds = chosen.rounds or (2 if chosen.short else 7)
+    seconds = chosen.seconds or (2 if chosen.short else 10)
+    with service(chosen) as mesh, tempfile.TemporaryDirectory(prefix="nm-bench-") as folder:
+        client, docker = mesh.client, Docker()
+        node = client.every("/api/nodes")[0]["name"]
+        body = {"name": f"{PREFIX}bench", "type": "database", "servers": [node], "database": {"name": "shop"}}
+        cluster = client.post(CLUSTERS, body).expect(201).data["id"]
+        member = None
+        try:
+            database = eventually(lambda: ready(client, cluster), 300, "the database to be ready", every=0.5)
+            member = docker.of(database["members"][0]["containerId"])
+            document = json.loads(dict(word.split("=", 1) for word in member["Config"]["Env"])[DOCUMENT])
+            credentials = client.get(f"{CLUSTERS}/{cluster}/database/credentials").expect(200).data
+            authority = Path(folder) / "ca.pem"
+            authority.write_text(credentials["certificateAuthority"])
+            password = credentials["application"]["password"]
+            through = Target(database["readWritePort"], password, authority)
+            straight = Target(document["ports"]["postgres"], password, authority)
+            straight.pgbench("-i", "-q", "-s", 1 if chosen.short else 10)
+            rows = [measure(through, straight, kind, clients, rounds, seconds) for kind in KINDS for clients in (1, 8)]
+        finally:
+            client.delete(f"{CLUSTERS}/{cluster}").expect(200)
+            if member:
+                eventually(lambda: docker.inspect(member["Id"]) is None, 90, "the member's container to be gone", every=0.5)
+                for mount in member["Mounts"]:
+                    docker.request("DELETE", f"/volumes/{mount['Name']}")
+    report("database", rows)
+
+
+main()

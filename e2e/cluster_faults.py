@@ -80,7 +80,9 @@ def _():
     refused(422, "invalid_field", "loadBalancer.healthCheckInterval", loadBalancer={"healthCheckInterval": 5})
     refused(422, "invalid_field", "loadBalancer.algorithm", loadBalancer={"algorithm": "random"})
     refused(422, "invalid_field", "servers", servers=[])
-    refused(422, "invalid_field", "type", type="compute")
+    refused(422, "invalid_field", "type", type="queue")
+    for kind in ("compute", "database"):
+        refused(422, "conflicting_fields", "servers[0]", type=kind)
     refused(422, "invalid_field", "autoScaling.scaleUpCooldown", autoScaling=scaling | {"minServers": 1, "scaleUpCooldown": 1})
     refused(404, "node_not_found", "entryNodes[0]", entryNodes=["nowhere"])
     cluster = web.cluster("port", THREE, entryNodes=["n1"])

@@ -156,6 +156,8 @@ def _():
         fleet.kill_agent("n1")
     done = world.until(begun, seconds=150)
     assert done["status"] == "completed", done
+    # It is looked through after that, and nothing else works on its repository meanwhile.
+    world.ended(begun["operationId"])
     target = world.folder("last")
     world.restore(done, target=target)
     same(fingerprint(world.source), fingerprint(target + world.source))

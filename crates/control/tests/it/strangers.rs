@@ -2,12 +2,15 @@
 
 use http::Method;
 use nm_control::api::route::{Policy, Route};
-use nm_testing::{Call, Client, FakeAgent, Reply, TestControlPlane};
+use nm_testing::{Call, Client, FakeAgent, Reply, TestControlPlane, eventually};
 use nm_types::auth::{Role, StreamTicket};
+use nm_types::job::JobView;
 use serde_json::json;
 
 /// The one node's name.
 const NODE: &str = "alder";
+/// The one cluster's.
+const CLUSTER: &str = "crunch";
 
 /// A stream of the table of routes, with what its path names filled in.
 struct Stream {
@@ -17,9 +20,11 @@ struct Stream {
 }
 
 impl Stream {
-    fn of(route: &Route, operation: &str) -> Self {
+    fn of(route: &Route, operation: &str, job: &str) -> Self {
         let id = if route.path.starts_with("/api/operations/") {
             operation
+        } else if route.path.starts_with("/api/capabilities/clusters/") {
+            CLUSTER
         } else if route.path.starts_with("/api/nodes/") {
             NODE
         } else {
@@ -31,7 +36,7 @@ impl Stream {
             ""
         };
         Self {
-            path: format!("{}?{follow}", route.path.replace("{id}", id)),
+            path: format!("{}?{follow}", route.path.replace("{id}", id).replace("{jobId}", job)),
             policy: route.policy,
             is_socket: route
                 .answers
@@ -73,10 +78,19 @@ async fn no_stream_opens_to_strangers() {
     let begun = admin.post("/api/containers").json(&spec).respond_async().await.is(202).json();
     let operation = begun["data"]["id"].as_str().unwrap();
     admin.ended(operation).await;
+    let compute = json!({ "name": CLUSTER, "type": "compute", "servers": [NODE] });
+    admin.post("/api/capabilities/clusters").json(&compute).await.is(201);
+    let jobs = format!("/api/capabilities/clusters/{CLUSTER}/jobs");
+    let job: JobView = admin.post(&jobs).json(&json!({ "image": "busybox" })).await.data(201);
+    eventually("its task runs", async || (!agent.running_tasks().is_empty()).then_some(())).await;
     let elsewhere = plane.token(Role::Admin, &["volumes:read", "volumes:write"]).await;
 
     let routes = nm_control::api::routes();
-    let streams: Vec<Stream> = routes.iter().filter(|r| r.ticket).map(|r| Stream::of(r, operation)).collect();
+    let streams: Vec<Stream> = routes
+        .iter()
+        .filter(|r| r.ticket)
+        .map(|r| Stream::of(r, operation, job.id.as_str()))
+        .collect();
     assert!(streams.len() >= 4 && streams.iter().any(|s| s.is_socket));
     for stream in &streams {
         let at = |rest: &str| format!("{}{rest}", stream.path);

@@ -200,7 +200,10 @@ impl Knobs {
         lock(&self.0)
             .calls
             .iter()
-            .filter(|(ask, _)| !matches!(ask, Ask::Watch | Ask::Info | Ask::Host | Ask::Journal))
+            .filter(|(ask, _)| {
+                // These come by themselves.
+                !matches!(ask, Ask::Watch | Ask::Info | Ask::Host | Ask::Journal | Ask::Tasks | Ask::TaskNews)
+            })
             .map(|(_, n)| n)
             .sum()
     }

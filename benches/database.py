@@ -93,6 +93,7 @@ def main():
             straight.pgbench("-i", "-q", "-s", 1 if chosen.short else 10)
             rows = [measure(through, straight, kind, clients, rounds, seconds) for kind in KINDS for clients in (1, 8)]
         finally:
+            client.get(f"{CLUSTERS}/{cluster}")  # on a fresh connection: the one before may have been idle for too long to send a DELETE on
             client.delete(f"{CLUSTERS}/{cluster}").expect(200)
             if member:
                 eventually(lambda: docker.inspect(member["Id"]) is None, 90, "the member's container to be gone", every=0.5)

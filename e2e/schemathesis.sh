@@ -30,17 +30,16 @@ log=$(mktemp)
 on_exit rm -f "$log"
 # The streams (…/events, follow=true) stay open by design: an answer is their status and headers, so they are read with a deadline.
 status=0
-# An authority that is rotated by force twice in a row drops nodes that have not renewed in between, as it says: that comes last, when the
-# node is not needed any more.
-# shellcheck disable=SC2016  # expands in the inner shell, which knows the service's address
-python3 e2e/lib/with_mesh.py --own-engine busybox:latest -- bash -c '
-  last=/api/nodes/authority/rotate failed=0
-  for path in "--exclude-path=$last" "--include-path=$last"; do
-    "$1" run "$NEURALMESH_SERVER/api/openapi.json" --header "Authorization: Bearer $NEURALMESH_TOKEN" "$path" "${@:2}" || failed=1
-  done
-  exit "$failed"' schemathesis \
-  "$tools/bin/schemathesis" --checks all --mode all --max-examples "$examples" --workers 1 --seed "${NM_SEED:-1}" --request-timeout 45 \
-  --continue-on-failure --warnings off --no-color >"$log" 2>&1 || status=$?
+# An authority that is rotated by force twice in a row drops nodes that have not renewed in between, as it says: nothing else could be
+# tried after that, so it has a service of its own.
+rotate=/api/nodes/authority/rotate
+for path in "--exclude-path=$rotate" "--include-path=$rotate"; do
+  # shellcheck disable=SC2016  # expands in the inner shell, which knows the service's address
+  python3 e2e/lib/with_mesh.py --own-engine busybox:latest -- bash -c '
+    exec "$1" run "$NEURALMESH_SERVER/api/openapi.json" --header "Authorization: Bearer $NEURALMESH_TOKEN" "${@:2}"' schemathesis \
+    "$tools/bin/schemathesis" "$path" --checks all --mode all --max-examples "$examples" --workers 1 --seed "${NM_SEED:-1}" --request-timeout 45 \
+    --continue-on-failure --warnings off --no-color >>"$log" 2>&1 || status=$?
+done
 
 cases=$(sed -n 's/^ *\([0-9,]*\) generated.*/\1/p' "$log" | tr -d , | head -n 1)
 if [ "$status" -ne 0 ]; then

@@ -32,6 +32,7 @@ pub mod outbound;
 pub mod own_backup;
 pub mod placing;
 pub mod privileges;
+pub mod refusals;
 pub mod registries;
 pub mod reschedule;
 pub mod servers;

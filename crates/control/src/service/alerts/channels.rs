@@ -9,6 +9,7 @@ use crate::api::extract::Meta;
 use crate::service::audit::audit;
 use crate::service::auth::Actor;
 use crate::service::idempotency;
+use crate::service::refusals;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use nm_store::{Kind, NewResource, Patch, Resource, Secret};
@@ -310,7 +311,7 @@ impl Alerts {
         body: &[u8],
     ) -> ApiResult<Versioned<CreatedAlertChannel>> {
         let (name, kind, fields) = new.into_parts();
-        rows::not_an_id(&name, ChannelId::PREFIX)?;
+        refusals::not_an_id(&name, ChannelId::PREFIX)?;
         let Built { config, secrets, made } = build(kind, fields, None)?.map_err(|p| ApiError::invalid_fields(p.0))?;
         self.may_reach(&config, &secrets)?;
         let now = self.clock.now();
@@ -347,7 +348,7 @@ impl Alerts {
         change: AlertChannelUpdate,
     ) -> ApiResult<Versioned<AlertChannelView>> {
         let known = self.find_channel(key).await?;
-        rows::if_match(&known, meta)?;
+        refusals::if_match(&known, meta)?;
         let (name, fields) = change.into_parts();
         let mut changed: Vec<&str> = sent(&fields);
         let old: AlertChannelConfig = known.spec()?;
@@ -360,7 +361,7 @@ impl Alerts {
             .secret(Some(Secret::json(&secrets)?))
             .if_revision(known.revision);
         if let Some(name) = &name {
-            rows::not_an_id(name, ChannelId::PREFIX)?;
+            refusals::not_an_id(name, ChannelId::PREFIX)?;
             patch = patch.name(name.as_str());
             changed.push("name");
         }
@@ -407,7 +408,7 @@ impl Alerts {
     /// Sends a word through it now, and tells what came of it.
     pub async fn test_channel(&self, actor: &Actor, meta: &Meta, key: &str) -> ApiResult<AlertChannelTest> {
         let row = self.find_channel(key).await?;
-        rows::if_match(&row, meta)?;
+        refusals::if_match(&row, meta)?;
         let channel = OpenChannel {
             secrets: self.secrets_of(&row).await?,
             config: row.spec()?,

@@ -30,6 +30,7 @@ use crate::service::idempotency::Fingerprints;
 use crate::service::index::Index;
 use crate::service::nodes::Nodes;
 use crate::service::outbound::Guard;
+use crate::service::refusals;
 use arc_swap::ArcSwap;
 use engine::{AlertSpec, AlertStatus, Book, CLOSED, OPEN};
 use nm_plan::alerts::earliest;
@@ -450,7 +451,7 @@ impl Alerts {
         // The engine waits meanwhile, so that neither overwrites the other.
         let mut book = self.book.lock().await;
         let row = self.row(id).await?;
-        rows::if_match(&row, meta)?;
+        refusals::if_match(&row, meta)?;
         let mut status: AlertStatus = row.status()?;
         if status.state == AlertState::Resolved {
             return Err(ApiError::conflict(

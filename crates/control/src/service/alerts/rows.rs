@@ -2,7 +2,8 @@
 
 use crate::api::error::{ApiError, ApiResult};
 use crate::api::extract::Meta;
-use nm_store::{Kind, Resource, Store, StoreError, Subject, Tx};
+use crate::service::refusals::if_match;
+use nm_store::{Kind, Resource, Store, StoreError, Tx};
 use nm_types::id::BadId;
 use nm_types::text::Title;
 
@@ -32,28 +33,6 @@ pub async fn find(store: &Store, kind: Kind, what: &str, key: &str) -> ApiResult
         return Err(missing());
     }
     store.named(kind, key, None).await?.into_iter().next().ok_or_else(missing)
-}
-
-/// Refuses what was changed since `If-Match`.
-pub fn if_match(row: &Resource, meta: &Meta) -> ApiResult<()> {
-    match meta.if_match {
-        Some(revision) if revision != row.revision => Err(StoreError::Stale {
-            kind: Subject::Resource(row.kind),
-            id: row.id.clone(),
-            generation: row.generation,
-            revision: row.revision,
-        }
-        .into()),
-        Some(_) | None => Ok(()),
-    }
-}
-
-/// A name that would be taken for an id.
-pub fn not_an_id(name: &Title, prefix: &str) -> ApiResult<()> {
-    if nm_types::id::is_id(prefix, name.as_str()) {
-        return Err(ApiError::conflict("name_reserved", format!("`{name}` would be taken for an id: choose another name")).field("name"));
-    }
-    Ok(())
 }
 
 /// A name that another one has.

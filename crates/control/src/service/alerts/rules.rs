@@ -6,6 +6,7 @@ use crate::api::extract::Meta;
 use crate::service::audit::audit;
 use crate::service::auth::Actor;
 use crate::service::idempotency;
+use crate::service::refusals;
 use nm_plan::alerts::Pace;
 use nm_store::{Kind, NewResource, Patch, Resource};
 use nm_types::alert::{
@@ -161,7 +162,7 @@ impl Alerts {
             message,
         };
         let spec = self.checked(spec).await?;
-        rows::not_an_id(&name, AlertRuleId::PREFIX)?;
+        refusals::not_an_id(&name, AlertRuleId::PREFIX)?;
         let now = self.clock.now();
         let mut tx = self.store.begin(now).await?;
         let key = meta.idempotency_key.as_deref();
@@ -184,7 +185,7 @@ impl Alerts {
 
     pub async fn update_rule(&self, actor: &Actor, meta: &Meta, key: &str, change: AlertRuleUpdate) -> ApiResult<Versioned> {
         let known = self.find_rule(key).await?;
-        rows::if_match(&known, meta)?;
+        refusals::if_match(&known, meta)?;
         let detail = serde_json::to_value(&change).unwrap_or_default();
         let AlertRuleUpdate {
             name,
@@ -221,7 +222,7 @@ impl Alerts {
         // On top of what was read, so that nobody's change in between is lost.
         let mut patch = Patch::new().spec(&spec)?.if_revision(known.revision);
         if let Some(name) = &name {
-            rows::not_an_id(name, AlertRuleId::PREFIX)?;
+            refusals::not_an_id(name, AlertRuleId::PREFIX)?;
             patch = patch.name(name.as_str());
         }
         let mut tx = self.store.begin(self.clock.now()).await?;

@@ -6,6 +6,7 @@ use crate::api::extract::Meta;
 use crate::service::audit::audit;
 use crate::service::auth::Actor;
 use crate::service::idempotency;
+use crate::service::refusals;
 use nm_plan::alerts::Silence;
 use nm_store::{Kind, NewResource, Patch, Resource};
 use nm_types::alert::{AlertMatcher, AlertNote, AlertServerKey, AlertSilenceUpdate, AlertSilenceView, NewAlertSilence};
@@ -139,7 +140,7 @@ impl Alerts {
 
     pub async fn update_silence(&self, actor: &Actor, meta: &Meta, id: &str, change: AlertSilenceUpdate) -> ApiResult<Versioned> {
         let known = self.find_silence(id).await?;
-        rows::if_match(&known, meta)?;
+        refusals::if_match(&known, meta)?;
         let detail = serde_json::to_value(&change).unwrap_or_default();
         let mut spec: SilenceSpec = known.spec()?;
         if let Some(until) = change.until {

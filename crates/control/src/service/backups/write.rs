@@ -9,7 +9,8 @@ use crate::api::extract::{Meta, parse_json};
 use crate::service::audit::audit;
 use crate::service::auth::Actor;
 use crate::service::idempotency;
-use nm_store::{Kind, NewResource, Patch, Resource, StoreError, Subject};
+use crate::service::refusals::{if_match, not_an_id};
+use nm_store::{Kind, NewResource, Patch, StoreError};
 use nm_types::BackupConfigId;
 use nm_types::backup::job::Task;
 use nm_types::backup::{BackupConfigSpec, BackupConfigStatus, BackupConfigUpdate, DestinationKind};
@@ -30,27 +31,6 @@ fn taken(error: StoreError, name: &Title) -> ApiError {
     }
 }
 
-/// A name that would be taken for an id.
-fn not_an_id(name: &Title) -> ApiResult<()> {
-    if nm_types::id::is_id(BackupConfigId::PREFIX, name.as_str()) {
-        return Err(ApiError::conflict("name_reserved", format!("`{name}` would be taken for an id: choose another name")).field("name"));
-    }
-    Ok(())
-}
-
-fn if_match(row: &Resource, meta: &Meta) -> ApiResult<()> {
-    match meta.if_match {
-        Some(revision) if revision != row.revision => Err(StoreError::Stale {
-            kind: Subject::Resource(row.kind),
-            id: row.id.clone(),
-            generation: row.generation,
-            revision: row.revision,
-        }
-        .into()),
-        Some(_) | None => Ok(()),
-    }
-}
-
 /// Reads what a change makes of the whole. What is missing in it was taken away, or has no other half: each field alone is right.
 fn read_merged(document: &serde_json::Value) -> ApiResult<BackupConfigSpec> {
     let bytes = serde_json::to_vec(document).map_err(|_| ApiError::internal())?;
@@ -63,7 +43,7 @@ fn read_merged(document: &serde_json::Value) -> ApiResult<BackupConfigSpec> {
 impl Backups {
     /// `body` is the request's, to tell a repeated one from another.
     pub async fn create(&self, actor: &Actor, meta: &Meta, spec: BackupConfigSpec, body: &[u8]) -> ApiResult<Versioned> {
-        not_an_id(&spec.name)?;
+        not_an_id(&spec.name, BackupConfigId::PREFIX)?;
         let now = self.clock.now();
         let id = BackupConfigId::fresh(now.0);
         let key = meta.idempotency_key.as_deref();
@@ -149,7 +129,7 @@ impl Backups {
         if_match(&held, meta)?;
         let old = ConfigRow::read(&self.store, &held).await?;
         let spec = read_merged(&change.applied_to(whole(&old)?))?;
-        not_an_id(&spec.name)?;
+        not_an_id(&spec.name, BackupConfigId::PREFIX)?;
         let judged = self.judge(actor, spec, Some(&old)).await?;
         if judged.stored.spec.destination != old.stored.spec.destination {
             self.try_out(&old.id, &judged).await?;

@@ -8,7 +8,7 @@ use crate::service::servers::ServerKey;
 use nm_plan::cluster::{Addresses, Member, Sums, effective_check, reach};
 use nm_types::cluster::{
     ClusterCondition, ClusterConditionKind, ClusterEntryView, ClusterEventKind, ClusterEventView, ClusterMemberState, ClusterMemberView,
-    ClusterProtocol, ClusterStatus, ClusterType, ClusterView, DRAIN_TIME, ServerTemplate,
+    ClusterProtocol, ClusterStatus, ClusterType, ClusterView, DRAIN_TIME, DatabaseView, ServerTemplate,
 };
 use nm_types::server::ServerKind;
 use nm_types::units::Bounded;
@@ -45,6 +45,7 @@ impl Clusters {
         let recent = self.figures.recent(&row.id, self.now());
         let entries = self.entry_views(row, &addresses);
         let endpoints = endpoints(row, &entries);
+        let database = self.database_view(row);
         let active = self.leading(row).and_then(|(_, sight)| sight.of(&row.id)?.active_member.clone());
         let failback = (spec.kind == ClusterType::HighAvailability).then(|| spec.failback.unwrap_or_default());
         let member_views = members.iter().zip(&sights).map(|(member, sight)| ClusterMemberView {
@@ -96,7 +97,7 @@ impl Clusters {
             listen_port: row.stored.listen_port,
             members: member_views.chain(coming).collect(),
             active_member: active,
-            conditions: self.conditions(row, &members, &sights, &entries, &addresses),
+            conditions: self.conditions(row, &members, &sights, &entries, &addresses, database.as_ref()),
             entry_nodes: entries,
             load_balancer: spec.load_balancer,
             health_check: effective_check(spec),
@@ -120,7 +121,7 @@ impl Clusters {
                 shown.environment = row.secrets.environment.as_ref().map(|e| e.masked()).unwrap_or_default();
                 ServerTemplate::Container(shown)
             }),
-            database: self.database_view(row),
+            database,
             created: row.created,
             updated: row.updated,
             generation: row.generation,
@@ -178,6 +179,7 @@ impl Clusters {
         sights: &[MemberSight],
         entries: &[ClusterEntryView],
         addresses: &Addresses,
+        database: Option<&DatabaseView>,
     ) -> Vec<ClusterCondition> {
         use ClusterConditionKind as K;
         let mut out = Vec::new();
@@ -275,7 +277,7 @@ impl Clusters {
                 );
             }
         }
-        if let Some(database) = self.database_view(row) {
+        if let Some(database) = database {
             if !database.highly_available {
                 say(
                     K::NotHighlyAvailable,
@@ -285,8 +287,8 @@ impl Clusters {
                         .into(),
                 );
             }
-            if let Some(message) = database.message {
-                say(K::Database, None, message);
+            if let Some(message) = &database.message {
+                say(K::Database, None, message.clone());
             }
         }
         if let Some(reason) = &row.state.cannot_scale {

@@ -10,7 +10,8 @@ use crate::api::extract::{Meta, parse_json};
 use crate::service::audit::audit;
 use crate::service::auth::Actor;
 use crate::service::idempotency;
-use nm_store::{Kind, NewResource, Patch, StoreError, Subject, Tx};
+use crate::service::refusals::{if_match, not_an_id};
+use nm_store::{Kind, NewResource, Patch, StoreError, Tx};
 use nm_types::cluster::{
     ClusterEventKind, ClusterServer, ClusterServerKey, ClusterSpec, ClusterUpdate, NewClusterServers, SERVERS_AT_MOST,
 };
@@ -36,14 +37,6 @@ fn taken(error: StoreError, name: &Title) -> ApiError {
     }
 }
 
-/// A name that would be taken for an id.
-fn not_an_id(name: &Title) -> ApiResult<()> {
-    if nm_types::id::is_id(ClusterId::PREFIX, name.as_str()) {
-        return Err(ApiError::conflict("name_reserved", format!("`{name}` would be taken for an id: choose another name")).field("name"));
-    }
-    Ok(())
-}
-
 /// What the log of who did what holds of a cluster: no certificate, no key, no variable.
 fn detail(judged: &Judged) -> serde_json::Value {
     let spec = &judged.stored.spec;
@@ -62,23 +55,10 @@ fn read_merged(document: &serde_json::Value) -> ApiResult<ClusterSpec> {
     })
 }
 
-fn if_match(row: &nm_store::Resource, meta: &Meta) -> ApiResult<()> {
-    match meta.if_match {
-        Some(revision) if revision != row.revision => Err(StoreError::Stale {
-            kind: Subject::Resource(row.kind),
-            id: row.id.clone(),
-            generation: row.generation,
-            revision: row.revision,
-        }
-        .into()),
-        Some(_) | None => Ok(()),
-    }
-}
-
 impl Clusters {
     /// `body` is the request's, to tell a repeated one from another.
     pub async fn create(&self, actor: &Actor, meta: &Meta, spec: ClusterSpec, body: &[u8]) -> ApiResult<Versioned> {
-        not_an_id(&spec.name)?;
+        not_an_id(&spec.name, ClusterId::PREFIX)?;
         let changing = self.changing.lock().await;
         let now = self.clock.now();
         let id = ClusterId::fresh(now.0);
@@ -247,7 +227,7 @@ impl Clusters {
         let old = ClusterRow::read(&self.store, &held).await?;
         let spec = change(&old)?;
         let name = spec.name.clone();
-        not_an_id(&name)?;
+        not_an_id(&name, ClusterId::PREFIX)?;
         let judged = self.judge(actor, &id, spec, Some(&old)).await?;
         let now = self.clock.now();
         let mut tx = self.store.begin(now).await?;

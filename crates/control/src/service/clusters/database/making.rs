@@ -8,7 +8,7 @@ use crate::service::clusters::{ClusterRow, Clusters};
 use crate::service::containers::Created;
 use nm_link::contract::built_in;
 use nm_types::container::{ContainerSpec, PortMapping, Protocol, RestartPolicy, VolumeMount};
-use nm_types::text::ContainerName;
+use nm_types::text::{ContainerName, ImageRef};
 use nm_types::{ContainerId, NodeId};
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -28,9 +28,12 @@ const GRACE: i64 = 60;
 pub(super) const APPLICATION: &str = "app";
 pub(super) const ADMIN: &str = "admin";
 
-/// What a member's container is to be, and what tells it from another one.
+/// What a member is to be, without the certificate that only its container needs, and what tells it from another one.
 pub(super) struct Plan {
-    pub spec: ContainerSpec,
+    document: serde_json::Value,
+    image: ImageRef,
+    address: IpAddr,
+    etcd: bool,
     pub made_of: String,
 }
 
@@ -98,10 +101,9 @@ impl Clusters {
         })
     }
 
-    /// What the member's container is to be as things are now.
+    /// What the member is to be as things are now.
     pub(super) fn plan_member(&self, row: &ClusterRow, status: &DatabaseStatus, member: &DatabaseMember) -> ApiResult<Plan> {
         let (stored, database) = (Self::database_of(row)?, row.stored.spec.database());
-        let secrets = row.secrets.database.as_ref().ok_or_else(|| bad("secrets"))?;
         let now = self.clock.now();
         let address = self.address(&member.node)?;
         let loopback_of_another = row.stored.members.len() > 1 && address.is_loopback();
@@ -127,7 +129,7 @@ impl Clusters {
         let pool = database
             .pool
             .map(|pool| json!({ "enabled": true, "mode": pool.mode, "size": pool.size }));
-        let mut document = json!({
+        let document = json!({
             "cluster": row.id, "member": member.node, "address": address, "ports": stored.ports,
             "etcd": { "members": etcd, "state": if own_etcd.is_some_and(|e| e.added) { "existing" } else { "new" } },
             "timing": { "ttl": ttl, "loopWait": loop_wait, "retryTimeout": retry_timeout },
@@ -144,12 +146,32 @@ impl Clusters {
             "certificates": now.since(row.created) / RENEW_AFTER_MS,
         });
         let made_of = hex::encode(&Sha256::digest(made_of.to_string())[..8]);
+        Ok(Plan {
+            document,
+            image,
+            address,
+            etcd: own_etcd.is_some(),
+            made_of,
+        })
+    }
+
+    /// The container of a member, with a certificate of its own.
+    pub(super) fn member_spec(&self, row: &ClusterRow, member: &DatabaseMember, plan: Plan) -> ApiResult<ContainerSpec> {
+        let (stored, database) = (Self::database_of(row)?, row.stored.spec.database());
+        let secrets = row.secrets.database.as_ref().ok_or_else(|| bad("secrets"))?;
+        let Plan {
+            mut document,
+            image,
+            address,
+            etcd,
+            made_of: _,
+        } = plan;
         // Clients come by the entry nodes.
         let mut addresses = vec![address];
         addresses.extend(row.stored.entries.iter().filter_map(|node| self.addresses().get(node).copied()));
         addresses.extend(row.stored.spec.virtual_address.as_ref().map(|v| v.address.ip()));
         addresses.dedup();
-        let pair = secrets.certificate(&member.node, &addresses, now)?;
+        let pair = secrets.certificate(&member.node, &addresses, self.clock.now())?;
         document["tls"] = json!({ "ca": secrets.authority, "certificate": pair.certificate, "key": pair.key });
         document["passwords"] = json!({
             "superuser": secrets.superuser, "replication": secrets.replication, "rewind": secrets.rewind, "admin": secrets.admin,
@@ -159,7 +181,7 @@ impl Clusters {
             "name": name(row, member)?, "image": image, "nodeId": member.node, "start": true, "restart": RestartPolicy::UnlessStopped,
             "environment": { DOCUMENT: document.to_string() },
             "labels": { OF_CLUSTER: row.id, "app": format!("database-{}", row.id) },
-            "ports": ports(&stored.ports, database.pool.is_some(), own_etcd.is_some())?,
+            "ports": ports(&stored.ports, database.pool.is_some(), etcd)?,
             "volumes": [VolumeMount {
                 container: DATA.parse().map_err(|_| bad("path"))?,
                 host: Some(volume(row).try_into().map_err(|_| bad("volume"))?),
@@ -168,8 +190,7 @@ impl Clusters {
             "cpuLimit": database.cpu_limit, "memoryLimit": database.memory_limit, "stopGrace": GRACE,
         });
         let spec = without_nulls(spec);
-        let spec = serde_json::from_value(spec).map_err(|error| bad(&error.to_string()))?;
-        Ok(Plan { spec, made_of })
+        serde_json::from_value(spec).map_err(|error| bad(&error.to_string()))
     }
 
     /// Has a member's container made, or sees how far that is.

@@ -72,6 +72,21 @@ pub struct DatabaseMember {
     pub trouble: Option<String>,
 }
 
+impl DatabaseMember {
+    /// One that is to be made.
+    pub fn new(node: NodeId, number: u64, since: Timestamp) -> Self {
+        Self {
+            node,
+            number,
+            since,
+            container: None,
+            made_of: String::new(),
+            replacing: false,
+            trouble: None,
+        }
+    }
+}
+
 /// A member of etcd.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -136,15 +136,7 @@ impl Clusters {
             let new: Vec<NodeId> = wanted.into_iter().filter(|node| missing(status, node)).collect();
             for node in new {
                 status.last_number += 1;
-                status.members.push(DatabaseMember {
-                    node,
-                    number: status.last_number,
-                    since: now,
-                    container: None,
-                    made_of: String::new(),
-                    replacing: false,
-                    trouble: None,
-                });
+                status.members.push(DatabaseMember::new(node, status.last_number, now));
             }
             Some(Vec::new())
         })
@@ -183,13 +175,8 @@ impl Clusters {
             let number = status.last_number;
             let member = status.members.iter_mut().find(|m| m.node == *node)?;
             *member = DatabaseMember {
-                node: node.clone(),
-                number,
-                since: now,
-                container: None,
-                made_of: String::new(),
-                replacing: false,
                 trouble,
+                ..DatabaseMember::new(node.clone(), number, now)
             };
             Some(Vec::new())
         })
@@ -204,7 +191,7 @@ impl Clusters {
                 let made_of = plan.made_of.clone();
                 self.change_member(id, member, |m| m.made_of = made_of).await?;
             }
-            self.make_member(row, member, plan.spec).await
+            self.make_member(row, member, self.member_spec(row, member, plan)?).await
         };
         match made.await {
             Ok(Made::Done(container)) => {
@@ -532,7 +519,7 @@ impl Clusters {
                 // It may be on its way: asking again tells who it is. One that can't be made is not there.
                 let made = async {
                     let plan = self.plan_member(row, &row.state.database, &member)?;
-                    self.make_member(row, &member, plan.spec).await
+                    self.make_member(row, &member, self.member_spec(row, &member, plan)?).await
                 };
                 member.container = match made.await {
                     Ok(Made::Done(id)) => Some(id),

@@ -14,7 +14,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "lib"))
 os.environ.setdefault("FLEET_IMAGES", "busybox:latest mariadb:latest postgres:latest redis:latest")
-os.environ.setdefault("GOLDEN", "/tmp/nmlab-images-backups")  # these images are no other lab's
 from backups import BACKUPS, CONFIGS, World, fingerprint, odd_tree, same, workers_of
 from checks import Suite, eventually
 from databases import PASSWORD, Database, MariaDb, Postgres, Writer

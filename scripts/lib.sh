@@ -76,7 +76,15 @@ wait_until() {
 # answers_or_gone PID COMMAND...: the end of waiting for a service, one way or the other.
 answers_or_gone() { "${@:2}" || ! kill -0 "$1" 2>/dev/null; }
 
-free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
+# Below the kernel's own range, from which another program's connections take a port before ours is listened on.
+free_port() {
+  local port
+  for _ in {1..100}; do
+    port=$((12000 + SRANDOM % 18000))
+    if ! (: <>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then break; fi
+  done
+  printf '%s\n' "$port"
+}
 
 # ---- root and packages ---------------------------------------------------------------------------------------------
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Every test of this repository, on a real Docker engine and a real PostgreSQL. Installs and starts what it needs, ends what it
-# started. The last line is `N passed, N failed`; the exit code is 1 when anything failed.
+# started. The last line is `N passed, N failed`; the exit code is 1 when anything failed. Steps that mostly wait run beside one another,
+# three at a time; what measures, or needs the machine as it is, runs alone.
 #
 #   scripts/test.sh                 everything
 #   scripts/test.sh --quick         what needs no service: style, lints, unit tests
@@ -72,6 +73,26 @@ run_program() {
 
 # ---- which, and how their tests are counted --------------------------------------------------------------------------
 
+# Steps that run beside one another, LANES at a time, a line for those of one time, begun in this order: long ones first, so that none is
+# waited for at the end, and the two that compute most apart. ON_ENGINE: those on the machine's own Docker engine, of which one runs at a
+# time; the others have engines and networks of their own, or none. What is not named here runs alone: it holds figures to bounds that a
+# busy machine may not keep, or looks at all that the machine has.
+LANES=3
+BESIDE=(
+  "browser databases jobs cluster_faults backups schemathesis acme clusters far_backups scaling control_backup fleet proxy bad_input"
+  "fault:database fault:packet_loss"
+)
+ON_ENGINE="browser control_backup bad_input"
+
+# The line that a step is in; nothing of one that runs alone.
+beside() {
+  local names
+  for names in "${BESIDE[@]}"; do
+    if is_in "$1" "$names"; then echo "$names"; fi
+  done
+}
+is_in() { [[ " $2 " == *" $1 "* ]]; }
+
 name_of() { basename "$1" | sed 's/\.[a-z]*$//'; }
 e2e_programs() { find e2e -maxdepth 1 -type f -perm -u+x \( -name '*.sh' -o -name '*.py' \) | sort; }
 fault_programs() { find e2e/faults -maxdepth 1 -type f -perm -u+x \( -name '*.sh' -o -name '*.py' \) | sort; }
@@ -95,7 +116,6 @@ steps() {
   for program in $(fault_programs); do echo "fault:$(name_of "$program") checks run_program $program"; done
   for program in $(bench_programs); do echo "bench:$(name_of "$program") one run_program $program"; done
 }
-
 # count KIND LOG STATUS: prints "passed failed".
 count() {
   local passed=0 failed=0
@@ -121,21 +141,21 @@ count() {
   echo "${passed:-0} ${failed:-0}"
 }
 
-run_step() { # NAME KIND COMMAND...
-  local name=$1 kind=$2 log status passed failed began=$EPOCHREALTIME took
-  shift 2
-  log=$LOGS/${name//:/-}.log
-  printf '%-28s' "$name"
-  set +e
+log_of() { echo "$LOGS/${1//:/-}.log"; }
+execute() { # NAME COMMAND...: its exit code is the command's, what it says is in its log
+  local name=$1
+  shift
   (
     set -e
     trap - EXIT # what the whole run started ends with the whole run
     "$@"
-  ) >"$log" 2>&1 </dev/null
-  status=$?
-  set -e
+  ) >"$(log_of "$name")" 2>&1 </dev/null
+}
+
+tell() { # NAME KIND STATUS SECONDS: the rest of its line, and of its log the end where it failed
+  local name=$1 kind=$2 status=$3 took=$4 log passed failed
+  log=$(log_of "$name")
   read -r passed failed < <(count "$kind" "$log" "$status")
-  took=$(seconds_since "$began")
   PASSED=$((PASSED + passed)) FAILED=$((FAILED + failed))
   if [ "$failed" -eq 0 ]; then
     printf 'ok      %5s passed %21s s\n' "$passed" "$took"
@@ -148,6 +168,92 @@ run_step() { # NAME KIND COMMAND...
     printf -- '---\n'
     [ "$name" != build ] || BUILD_FAILED=1
   fi
+}
+
+run_step() { # NAME KIND COMMAND...
+  local name=$1 kind=$2 began=$EPOCHREALTIME status
+  shift 2
+  printf '%-28s' "$name"
+  set +e # not `|| status=`: inside that, the step itself would not end where a command of it fails
+  execute "$name" "$@"
+  status=$?
+  set -e
+  tell "$name" "$kind" "$status" "$(seconds_since "$began")"
+}
+
+# ---- beside one another ----------------------------------------------------------------------------------------------
+
+declare -A RUNNING=() # the step's process -> "its lane, when it began, its name, how it is counted"
+
+begin() { # LANE NAME KIND COMMAND...: each lane has a lab of its own
+  local lane=$1 name=$2 kind=$3
+  shift 3
+  set -m # a process group of its own, which heeds an interrupt and can be sent one
+  LAB_ID=$((${LAB_ID:-77} - lane)) execute "$name" "$@" &
+  set +m
+  RUNNING[$!]="$lane $EPOCHREALTIME $name $kind"
+}
+
+one_ends() { # waits for it, tells of it and frees its lane
+  local pid status=0 lane began name kind
+  wait -n -p pid "${!RUNNING[@]}" || status=$?
+  read -r lane began name kind <<<"${RUNNING[$pid]}"
+  unset "RUNNING[$pid]"
+  printf '%-28s' "$name"
+  tell "$name" "$kind" "$status" "$(seconds_since "$began")"
+}
+
+end_running() { # as an interrupt of each one alone would: they clean up after themselves
+  local pid
+  for pid in "${!RUNNING[@]}"; do kill -INT -- "-$pid" 2>/dev/null || true; done
+  for pid in "${!RUNNING[@]}"; do wait "$pid" || true; done
+}
+
+free_lane() {
+  local lane=1 entry taken=''
+  for entry in "${RUNNING[@]}"; do taken+=" ${entry%% *}"; done
+  while is_in "$lane" "$taken"; do lane=$((lane + 1)); done
+  echo "$lane"
+}
+engine_is_taken() {
+  local entry name
+  for entry in "${RUNNING[@]}"; do
+    read -r _ _ name _ <<<"$entry"
+    if is_in "$name" "$ON_ENGINE"; then return 0; fi
+  done
+  return 1
+}
+# The first of these lines that can begin now; nothing where none can.
+next_of() {
+  local line
+  for line in "$@"; do
+    if ! is_in "${line%% *}" "$ON_ENGINE" || ! engine_is_taken; then
+      echo "$line"
+      return
+    fi
+  done
+}
+
+run_beside() { # NAMES, in the order in which they are begun
+  local name line words rest waiting=()
+  for name in "$@"; do
+    for line in "${PLAN[@]}"; do
+      if [ "${line%% *}" = "$name" ] && wants "$name"; then waiting+=("$line"); fi
+    done
+  done
+  while [ ${#waiting[@]} -gt 0 ] || [ ${#RUNNING[@]} -gt 0 ]; do
+    line=''
+    [ ${#RUNNING[@]} -ge "$LANES" ] || line=$(next_of "${waiting[@]}")
+    if [ -z "$line" ]; then
+      one_ends
+      continue
+    fi
+    read -ra words <<<"$line"
+    begin "$(free_lane)" "${words[@]}"
+    rest=()
+    for line in "${waiting[@]}"; do [ "${line%% *}" = "${words[0]}" ] || rest+=("$line"); done
+    waiting=("${rest[@]}")
+  done
 }
 
 # ---- what they need --------------------------------------------------------------------------------------------------
@@ -178,7 +284,7 @@ prepare() {
   printf '%-28sready %37s s\n' "(services and tools)" "$(seconds_since "$began")"
 }
 
-QUICK='' ONLY='' BUILD_FAILED='' PASSED=0 FAILED=0 TABLE=()
+QUICK='' ONLY='' BUILD_FAILED='' BEGUN='' PASSED=0 FAILED=0 TABLE=()
 while [ $# -gt 0 ]; do
   case $1 in
     --quick) QUICK=1 ;;
@@ -205,17 +311,22 @@ fi
 mkdir -p "$LOGS"
 began_all=$EPOCHREALTIME
 prepare
-mapfile -t plan < <(steps)
-for line in "${plan[@]}"; do
-  read -r name kind command <<<"$line"
-  wants "$name" || continue
+mapfile -t PLAN < <(steps)
+on_exit end_running
+for line in "${PLAN[@]}"; do
+  read -ra words <<<"$line"
+  name=${words[0]}
+  if ! wants "$name" || is_in "$name" "$BEGUN"; then continue; fi
+  read -ra together < <(beside "$name") || true
   if [ -n "$BUILD_FAILED" ]; then
     printf '%-28snot run: the build failed\n' "$name"
     FAILED=$((FAILED + 1))
-    continue
+  elif [ ${#together[@]} -gt 0 ]; then
+    run_beside "${together[@]}"
+    BEGUN+=" ${together[*]}"
+  else
+    run_step "${words[@]}"
   fi
-  read -ra words <<<"$command"
-  run_step "$name" "$kind" "${words[@]}"
 done
 
 printf '\n%-28s %-7s %6s %6s %8s\n' step result passed failed seconds

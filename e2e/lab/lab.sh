@@ -24,7 +24,7 @@
 #   lab.sh crash nK | boot nK       power off (kill -9 of the node's init) / power on
 #   lab.sh push IMAGE...     images of the machine's own engine -> the mirror (nginx:latest goes to library/nginx)
 #   lab.sh golden IMAGE...   load images of the machine's own engine once (into a throw-away node n99) and keep the
-#                            result: every NEW node then starts with them, hard-linked
+#                            result: every NEW node of this lab then starts with them, hard-linked
 #
 # Two kinds of node. Plain (above), or, with NODE_ROOT=<folder of a Debian file tree with systemd,
 # docker.io, openssh-server>, a server of its own: own root (overlay over that folder), systemd as
@@ -40,7 +40,7 @@ LAB_ID=${LAB_ID:-77}
 STATE=${LAB_STATE:-${TMPDIR:-/tmp}/nmlab$LAB_ID} # nothing is kept beside this script
 export LAB=${LAB:-$STATE/nodes}
 REGISTRY_DATA=${REGISTRY_DATA:-$STATE/registry}
-GOLDEN=${GOLDEN:-${TMPDIR:-/tmp}/nmlab-images} # of all labs: a cache, which may go at any time
+GOLDEN=${GOLDEN:-${TMPDIR:-/tmp}/nmlab-images} # of all labs, a folder for each list of images: a cache, which may go at any time
 NET=10.$LAB_ID.0
 GW=$NET.1
 REG=$GW:5000
@@ -80,15 +80,15 @@ bridge_up() {
     ip link set "$BR" up
   fi
   # The machine's own dockerd sets FORWARD to DROP, and bridge-nf sends bridged frames through it.
-  iptables -C FORWARD -i "$BR" -j ACCEPT 2>/dev/null || iptables -I FORWARD -i "$BR" -j ACCEPT
-  iptables -C FORWARD -o "$BR" -j ACCEPT 2>/dev/null || iptables -I FORWARD -o "$BR" -j ACCEPT
-  iptables -t nat -C POSTROUTING -s "$NET.0/24" ! -o "$BR" -j MASQUERADE 2>/dev/null ||
-    iptables -t nat -A POSTROUTING -s "$NET.0/24" ! -o "$BR" -j MASQUERADE
+  iptables -w -C FORWARD -i "$BR" -j ACCEPT 2>/dev/null || iptables -w -I FORWARD -i "$BR" -j ACCEPT
+  iptables -w -C FORWARD -o "$BR" -j ACCEPT 2>/dev/null || iptables -w -I FORWARD -o "$BR" -j ACCEPT
+  iptables -w -t nat -C POSTROUTING -s "$NET.0/24" ! -o "$BR" -j MASQUERADE 2>/dev/null ||
+    iptables -w -t nat -A POSTROUTING -s "$NET.0/24" ! -o "$BR" -j MASQUERADE
 }
 bridge_down() {
-  iptables -D FORWARD -i "$BR" -j ACCEPT 2>/dev/null || true
-  iptables -D FORWARD -o "$BR" -j ACCEPT 2>/dev/null || true
-  iptables -t nat -D POSTROUTING -s "$NET.0/24" ! -o "$BR" -j MASQUERADE 2>/dev/null || true
+  iptables -w -D FORWARD -i "$BR" -j ACCEPT 2>/dev/null || true
+  iptables -w -D FORWARD -o "$BR" -j ACCEPT 2>/dev/null || true
+  iptables -w -t nat -D POSTROUTING -s "$NET.0/24" ! -o "$BR" -j MASQUERADE 2>/dev/null || true
   ip link del "$BR" 2>/dev/null || true
   if [ -e "$STATE/forwarding" ]; then
     echo 0 >/proc/sys/net/ipv4/ip_forward
@@ -115,9 +115,9 @@ Y
 node_boot() {
   local n=$1 d=$LAB/$1 i=${1#n}
   alive "$n" && return 0
-  if [ ! -e "$d/docker" ] && [ -e "$GOLDEN/ids" ]; then # image layers are never written in place, so links are safe;
+  if [ ! -e "$d/docker" ] && [ -e "$STATE/golden/ids" ]; then # image layers are never written in place, so links are safe;
     mkdir -p "$d/docker"
-    cp -al "$GOLDEN/overlay2" "$GOLDEN/image" "$d/docker/" # the bolt files are, and stay behind
+    cp -al "$STATE/golden/overlay2" "$STATE/golden/image" "$d/docker/" # the bolt files are, and stay behind
   fi
   mkdir -p "$d/run" "$d/docker" "$d/etc-docker" "$d/log"
   if [ -n "${NODE_ROOT:-}" ]; then
@@ -303,8 +303,8 @@ node_crash() {
 }
 drop() {
   local op=$1 a=$2 b=$3 # the rule sits in both nodes, so root's tables stay clean
-  inside "$a" iptables "$op" INPUT -s "$(addr "$b")" -j DROP
-  inside "$b" iptables "$op" INPUT -s "$(addr "$a")" -j DROP
+  inside "$a" iptables -w "$op" INPUT -s "$(addr "$b")" -j DROP
+  inside "$b" iptables -w "$op" INPUT -s "$(addr "$a")" -j DROP
 }
 
 cmd=${1:-help}
@@ -339,7 +339,7 @@ case $cmd in
     ;;
   purge)
     "$SELF" down
-    rm -rf "$LAB" "$REGISTRY_DATA"
+    rm -rf "$LAB" "$REGISTRY_DATA" "$STATE/golden"
     rmdir "$STATE" 2>/dev/null || true
     ;;
   status) for n in $(nodes); do
@@ -390,18 +390,22 @@ case $cmd in
     ;;
   golden)
     ids=$(docker image inspect -f '{{.Id}} {{.RepoTags}}' "$@" | sort)
-    if [ "$(cat "$GOLDEN/ids" 2>/dev/null)" = "$ids" ]; then exit; fi
-    mkdir -p "$LAB"
-    rm -rf "$GOLDEN"
+    mkdir -p "$GOLDEN" "$LAB" "$STATE"
+    folder=$GOLDEN/$(printf '%s\n' "$@" | sort | sha256sum | cut -c1-12)
+    ln -sfn "$folder" "$STATE/golden"
+    exec {lock}>"$folder.lock" # another lab may be making it
+    flock "$lock"
+    if [ "$(cat "$folder/ids" 2>/dev/null)" = "$ids" ]; then exit; fi
+    rm -rf "$folder"
     bridge_up
     node_boot n99
     docker save "$@" | docker -H "unix://$(sock n99)" load -q >/dev/null
     kill "$(engine_pid n99)"
     while engine_pid n99 >/dev/null; do sleep 0.1; done
     node_crash n99
-    mkdir -p "$GOLDEN"
-    mv "$LAB/n99/docker/overlay2" "$LAB/n99/docker/image" "$GOLDEN/"
-    echo "$ids" >"$GOLDEN/ids" # last: without it the rest does not count
+    mkdir -p "$folder"
+    mv "$LAB/n99/docker/overlay2" "$LAB/n99/docker/image" "$folder/"
+    echo "$ids" >"$folder/ids" # last: without it the rest does not count
     rm -rf "$LAB/n99"
     ;;
   service-stop)
@@ -420,10 +424,10 @@ case $cmd in
   cut) ip link set "$(wire "$1")" down ;;
   heal) ip link set "$(wire "$1")" up ;;
   loss)
-    inside "$1" iptables -w -N LAB_LOSS 2>/dev/null || inside "$1" iptables -F LAB_LOSS
+    inside "$1" iptables -w -N LAB_LOSS 2>/dev/null || inside "$1" iptables -w -F LAB_LOSS
     for way in "INPUT -i" "OUTPUT -o"; do
       read -ra way <<<"$way eth0 -j LAB_LOSS"
-      inside "$1" iptables -w -C "${way[@]}" 2>/dev/null || inside "$1" iptables -I "${way[@]}"
+      inside "$1" iptables -w -C "${way[@]}" 2>/dev/null || inside "$1" iptables -w -I "${way[@]}"
     done
     [ "$2" = 0 ] || inside "$1" iptables -w -A LAB_LOSS -m statistic --mode random --probability "$2" -j DROP
     ;;

@@ -246,6 +246,14 @@ pub enum TaskState {
 }
 
 impl TaskState {
+    pub const ALL: [Self; 6] = [
+        Self::Queued,
+        Self::Running,
+        Self::Succeeded,
+        Self::Failed,
+        Self::Cancelled,
+        Self::SetAside,
+    ];
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Queued => "queued",

@@ -75,7 +75,8 @@ pub struct NodeView {
     /// What its machine has, once its agent has said so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capacity: Option<NodeCapacity>,
-    /// What the limits of its containers add up to, running or not; those without a limit count as nothing.
+    /// What the limits of its containers add up to, running or not, where those without a limit count as nothing, and what running
+    /// tasks of jobs hold.
     #[serde(default)]
     pub allocated: NodeAllocation,
     /// The certificate it was last seen with.

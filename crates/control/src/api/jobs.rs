@@ -2,7 +2,7 @@
 
 use super::error::{ApiError, ApiResult};
 use super::extract::{Id, Json, Meta, Query, read_body};
-use super::page::{Cursor, PageQuery, page};
+use super::page::{Cursor, page};
 use super::reply::Reply;
 use super::route::{Nothing, Policy, Route, route};
 use super::sse::{self, Message};
@@ -16,7 +16,7 @@ use futures_util::StreamExt;
 use http::Method;
 use http::request::Parts;
 use nm_types::container::LogLine;
-use nm_types::job::{JobSpec, JobState, JobView, TaskView};
+use nm_types::job::{JobSpec, JobState, JobView, TaskState, TaskView};
 use nm_types::units::Bounded;
 use serde::Deserialize;
 use utoipa::IntoParams;
@@ -27,6 +27,20 @@ struct ListQuery {
     /// Only those in this state.
     #[param(inline)]
     state: Option<JobState>,
+    /// How many a page; 50 by default.
+    #[param(inline)]
+    limit: Option<Bounded<1, 200>>,
+    /// `nextCursor` of the page before.
+    #[param(inline)]
+    cursor: Option<Cursor>,
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct TasksQuery {
+    /// Only those in this state.
+    #[param(inline)]
+    state: Option<TaskState>,
     /// How many a page; 50 by default.
     #[param(inline)]
     limit: Option<Bounded<1, 200>>,
@@ -81,7 +95,7 @@ pub fn routes() -> Vec<Route> {
             "The tasks of a job, in order",
             tasks,
         )
-        .query::<PageQuery>()
+        .query::<TasksQuery>()
         .list::<TaskView>(),
         route(
             Method::GET,
@@ -137,8 +151,8 @@ async fn get(State(app): State<App>, Ids(cluster, job): Ids) -> ApiResult<Reply<
     Ok(Reply::ok(job).revision(revision))
 }
 
-async fn tasks(State(app): State<App>, Ids(cluster, job): Ids, Query(query): Query<PageQuery>) -> ApiResult<Reply<Vec<TaskView>>> {
-    let tasks = app.jobs.tasks(&cluster, &job).await?;
+async fn tasks(State(app): State<App>, Ids(cluster, job): Ids, Query(query): Query<TasksQuery>) -> ApiResult<Reply<Vec<TaskView>>> {
+    let tasks = app.jobs.tasks(&cluster, &job, query.state).await?;
     Ok(page(tasks, query.limit, query.cursor.as_ref(), |task| format!("{:05}", task.index)))
 }
 

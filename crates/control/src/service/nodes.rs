@@ -17,7 +17,7 @@ use nm_link::pki::CLOCK_SKEW;
 use nm_plan::place::{Amount, Candidate};
 use nm_store::{Kind, Patch, Resource, Store, StoreError, Tx};
 use nm_types::host::NodeStats;
-use nm_types::node::{CertificateView, NodeAllocation, NodeCapacity, NodeInfo, NodeStatus, NodeUpdate, NodeUsage, NodeView};
+use nm_types::node::{CertificateView, NodeCapacity, NodeInfo, NodeStatus, NodeUpdate, NodeUsage, NodeView};
 use nm_types::text::{Labels, NodeName};
 use nm_types::{NodeId, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -226,10 +226,7 @@ impl Nodes {
                 memory: info.memory,
                 disk_total: self.connected_host(id, known).map(|h| h.disks.iter().map(|d| d.total).sum()),
             }),
-            allocated: NodeAllocation {
-                cpu: (share.cpu * 1000.0).round() / 1000.0,
-                memory: share.memory,
-            },
+            allocated: self.allocated(id, &share),
             certificate: known.state.identity.as_ref().map(|i| CertificateView {
                 authority: i.authority.clone(),
                 expires: i.expires,

@@ -4,7 +4,7 @@ use nm_testing::{Ask, Client, Database, FakeAgent, TestControlPlane, When, both,
 use nm_types::auth::Role;
 use nm_types::cluster::{ClusterEventKind, ClusterEventView, ClusterStatus, ClusterView};
 use nm_types::job::{JobState, JobView, TaskOutcome, TaskState, TaskView};
-use nm_types::node::NodeStatus;
+use nm_types::node::{NodeStatus, NodeView};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -402,6 +402,12 @@ async fn tasks_and_containers_are_promised_the_same_room_once() {
         (all.len() as u64 == cpus.min(16)).then_some(all)
     })
     .await;
+    let held: NodeView = fleet.api.get("/api/nodes/alder").await.data(200);
+    assert_eq!((held.allocated.cpu, held.allocated.memory), (keys.len() as f64, (keys.len() as u64) << 27));
+    let of = async |state: &str| -> Vec<TaskView> { fleet.api.get(format!("{JOBS}/{}/tasks?limit=200&state={state}", made.id)).await.data(200) };
+    let (running, queued) = (of("running").await, of("queued").await);
+    assert_eq!((running.len(), queued.len() as u64), (keys.len(), cpus + 5 - keys.len() as u64));
+    assert!(running.iter().all(|t| t.state == TaskState::Running) && queued.iter().all(|t| t.state == TaskState::Queued));
     let mut cores: Vec<u32> = keys.iter().flat_map(|r| r.cores.clone()).collect();
     cores.sort_unstable();
     let all = cores.len();
@@ -413,5 +419,8 @@ async fn tasks_and_containers_are_promised_the_same_room_once() {
     }
     fleet.api.post(format!("{JOBS}/{}/cancel", made.id)).await.is(200);
     until(&fleet.api, &made, JobState::Cancelled).await;
+    assert_eq!(of("cancelled").await.len() as u64, cpus + 5);
+    let free: NodeView = fleet.api.get("/api/nodes/alder").await.data(200);
+    assert_eq!((free.allocated.cpu, free.allocated.memory), (0.0, 0));
     fleet.api.post("/api/containers").json(&container).await.is(201);
 }

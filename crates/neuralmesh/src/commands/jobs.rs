@@ -1,19 +1,21 @@
 //! `neuralmesh jobs …`: work of a compute cluster's queue.
 
 use super::containers::flags;
+use crate::client::sse::Events;
 use crate::client::{Call, ClientError, Fetched, now};
 use crate::context::Context;
 use crate::output::{human, table::Column};
 use clap::{Args, Subcommand};
 use nm_types::Timestamp;
 use nm_types::container::{LogLine, LogStream, VolumeMount};
+use nm_types::event::Event;
 use nm_types::job::{JobArray, JobRetries, JobSpec, JobState, JobView, TaskState, TaskView};
 use nm_types::text::{Argument, EnvName, Environment, ImageRef, Title, Word};
 use nm_types::units::{Bounded, CpuLimit, MemoryLimit};
 use std::io::{self, Write};
 use std::time::Duration;
 
-/// Between two looks at a job that is waited for.
+/// Between two looks at a job that is waited for, where events can't be followed.
 const LOOK: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Subcommand)]
@@ -121,6 +123,11 @@ fn state(text: &str) -> Result<JobState, String> {
     found.ok_or_else(|| "there is no such state of jobs".to_owned())
 }
 
+fn task_state(text: &str) -> Result<TaskState, String> {
+    let found = TaskState::ALL.into_iter().find(|s| s.as_str() == text);
+    found.ok_or_else(|| "there is no such state of tasks".to_owned())
+}
+
 #[derive(Debug, Clone, Args)]
 pub struct ShowArgs {
     #[command(flatten)]
@@ -128,6 +135,9 @@ pub struct ShowArgs {
     /// List its tasks
     #[arg(long)]
     pub tasks: bool,
+    /// Only those in this state: queued, running, succeeded, failed, cancelled, set-aside
+    #[arg(long, value_name = "STATE", value_parser = task_state, requires = "tasks")]
+    pub state: Option<TaskState>,
     /// Id
     #[arg(value_name = "JOB")]
     pub job: String,
@@ -269,13 +279,7 @@ async fn make(args: RunArgs, cx: &Context) -> anyhow::Result<u8> {
 
 /// Shows the job once it has ended; 1 where it did not succeed.
 async fn wait(of: &ClusterArgs, job: &str, cx: &Context) -> anyhow::Result<u8> {
-    let view: Fetched<JobView> = loop {
-        let view = cx.client.fetch::<JobView>(Call::get(&path(of, &[job]))).await?;
-        if view.value.state.is_final() {
-            break view;
-        }
-        tokio::time::sleep(LOOK).await;
-    };
+    let view = ended(of, job, cx).await?;
     let counts = view.value.counts;
     let said = format!(
         "{job} {}: {} of {} tasks",
@@ -291,9 +295,43 @@ async fn wait(of: &ClusterArgs, job: &str, cx: &Context) -> anyhow::Result<u8> {
     Ok(u8::from(view.value.state != JobState::Succeeded))
 }
 
+/// The job, once it has ended: looked at anew with each event of it.
+async fn ended(of: &ClusterArgs, job: &str, cx: &Context) -> anyhow::Result<Fetched<JobView>> {
+    let mut events = None;
+    loop {
+        // Before the look, so that nothing comes between the two. A token may not be for events, and a stream may break: then it is
+        // looked again a little later, and if nothing else works either, the look says so.
+        if events.is_none() {
+            events = cx.client.events(Call::get(&["events"]), None).await.ok();
+        }
+        let view = cx.client.fetch::<JobView>(Call::get(&path(of, &[job]))).await?;
+        if view.value.state.is_final() {
+            return Ok(view);
+        }
+        let told = match &mut events {
+            Some(events) => changes(events, view.value.id.as_str()).await,
+            None => false,
+        };
+        if !told {
+            events = None;
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+}
+
+/// Waits for an event of the job; false where the stream ends first.
+async fn changes(events: &mut Events, job: &str) -> bool {
+    while let Ok(Some(message)) = events.next().await {
+        if serde_json::from_str::<Event>(&message.data).is_ok_and(|event| event.kind == "job" && event.id == job) {
+            return true;
+        }
+    }
+    false
+}
+
 async fn show(args: ShowArgs, cx: &Context) -> anyhow::Result<u8> {
     if args.tasks {
-        let call = Call::get(&path(&args.of, &[&args.job, "tasks"]));
+        let call = Call::get(&path(&args.of, &[&args.job, "tasks"])).query_opt("state", args.state.map(TaskState::as_str));
         let list = cx.client.list::<TaskView>(call, None).await?;
         let columns = [
             Column::new("TASK", |t: &TaskView| t.index.to_string()).right(),

@@ -1,10 +1,14 @@
 //! `neuralmesh jobs`: what it asks and prints.
 
 use crate::fake::{self, Fake, NODE, data, event, events, page, refuse};
+use axum::body::Body;
 use axum::extract::Path;
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use futures_util::{StreamExt, stream};
+use http::header::CONTENT_TYPE;
 use serde_json::{Value, json};
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -148,12 +152,13 @@ async fn jobs() {
         "{}",
         card.out
     );
-    let tasks = fake.run(&["jobs", "show", "-c", "crunch", "--tasks", JOB]).await.ok();
+    let tasks = fake.run(&["jobs", "show", "-c", "crunch", "--tasks", "--state", "failed", JOB]).await.ok();
     assert!(
         tasks.out.contains("exit-code") && tasks.out.contains("its program ended with 7"),
         "{}",
         tasks.out
     );
+    assert!(fake.lines().iter().any(|line| line.contains("/tasks?state=failed")), "{:?}", fake.lines());
 
     let log = fake.run(&["jobs", "logs", "-c", "crunch", "--task", "3", JOB]).await.ok();
     assert_eq!((log.out.as_str(), log.err.as_str()), ("out\n", "err\n"));
@@ -169,4 +174,42 @@ async fn jobs() {
     assert!(refused.code == 1 && refused.err.contains("cancel it first"), "{refused:?}");
     let usage = fake.run(&["jobs", "ls"]).await;
     assert_eq!(usage.code, 2, "{usage:?}");
+}
+
+#[tokio::test]
+async fn a_job_is_looked_at_anew_with_each_event_of_it() {
+    let looks = Arc::new(AtomicUsize::new(0));
+    let told = looks.clone();
+    let change = |kind: &str, id: &str| event("change", &json!({ "revision": 7, "kind": kind, "id": id, "what": "status", "time": fake::NOW }));
+    let beside = change("job", "job_1770000000000_zzzzzzzzz") + &change("container", JOB);
+    let (first, second) = (beside.clone() + &change("job", JOB), beside + &change("job", JOB));
+    let router = Router::new()
+        .route(
+            "/api/events",
+            get(move || {
+                // What follows comes once it was looked at so often; then the stream stays open, and silent.
+                let parts = stream::iter([(1, first.clone()), (2, second.clone())]).then(move |(after, text)| {
+                    let told = told.clone();
+                    async move {
+                        while told.load(Ordering::SeqCst) < after {
+                            tokio::task::yield_now().await;
+                        }
+                        Ok::<_, Infallible>(text)
+                    }
+                });
+                async move { ([(CONTENT_TYPE, "text/event-stream")], Body::from_stream(parts.chain(stream::pending()))) }
+            }),
+        )
+        .route(
+            &format!("{BASE}/{{id}}"),
+            get(move || {
+                let seen = looks.fetch_add(1, Ordering::SeqCst);
+                async move { data(200, if seen < 2 { job("running", 5, 0) } else { job("succeeded", 10, 0) }) }
+            }),
+        );
+    let fake = Fake::start(router).await;
+    let waited = fake.run(&["jobs", "wait", "-c", "crunch", JOB]).await.ok();
+    assert!(waited.err.contains("succeeded: 10 of 10 tasks"), "{waited:?}");
+    let one = format!("GET {BASE}/{JOB}");
+    assert_eq!(fake.lines(), ["GET /api/events", &one, &one, &one]);
 }

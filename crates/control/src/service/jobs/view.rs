@@ -101,13 +101,15 @@ impl Jobs {
         }
     }
 
-    /// All tasks of a job, in order.
-    pub async fn tasks(&self, cluster: &str, key: &str) -> ApiResult<Vec<TaskView>> {
+    /// The tasks of a job, or those in one state, in order.
+    pub async fn tasks(&self, cluster: &str, key: &str, state: Option<TaskState>) -> ApiResult<Vec<TaskView>> {
         let (id, size, ended, tasks) = self.find(cluster, key, |job| {
             (job.id.clone(), job.spec.size(), job.has_ended(), job.tasks.clone())
         })?;
         let tasks = if ended { self.kept_tasks(&id, size).await? } else { tasks };
-        Ok(tasks.into_iter().zip(0..).map(|(task, index)| task_view(index, task)).collect())
+        let numbered = tasks.into_iter().zip(0..);
+        let shown = numbered.filter(|(task, _)| state.is_none_or(|state| task.state == state));
+        Ok(shown.map(|(task, index)| task_view(index, task)).collect())
     }
 
     /// Those of a job that has ended; what never had a row was cancelled.

@@ -1,8 +1,10 @@
 //! Nodes and tasks of jobs: what those hold of them, and whether they take more.
 
 use super::Nodes;
+use crate::service::index::Share;
 use nm_plan::place::Amount;
 use nm_types::NodeId;
+use nm_types::node::NodeAllocation;
 use std::collections::HashMap;
 
 impl Nodes {
@@ -26,6 +28,15 @@ impl Nodes {
             .get(node)
             .copied()
             .unwrap_or_default()
+    }
+    /// What containers and tasks hold of a node together.
+    pub(super) fn allocated(&self, node: &NodeId, share: &Share) -> NodeAllocation {
+        let tasks = self.held_by_tasks(node);
+        let thousandths = (share.cpu * 1000.0).round() + tasks.cpu as f64;
+        NodeAllocation {
+            cpu: thousandths / 1000.0,
+            memory: share.memory.saturating_add(tasks.memory),
+        }
     }
     /// Whether tasks of jobs may be given to it, or why not.
     pub fn takes_work(&self, id: &NodeId) -> Result<(), &'static str> {

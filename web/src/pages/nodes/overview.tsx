@@ -118,10 +118,10 @@ export function NodeOverview({ node, state }: { node: Node; state: NodeState }) 
           <RecentOperations id={node.id} />
         </div>
         <div className="stack span-5">
-          <Card tight title="Promised to containers">
+          <Card tight title="Promised">
             <Promised what="CPU" used={allocated.cpu} of={cores} format={(n) => plural(Math.round(n * 100) / 100, "core")} />
             <Promised what="Memory" used={allocated.memory} of={memory} format={bytes} />
-            <p className="faint">The limits of all its containers, running or not. Those without a limit count as nothing here.</p>
+            <p className="faint">The limits of all its containers, running or not, and what running tasks of jobs hold. Containers without a limit count as nothing here.</p>
           </Card>
           <Card tight title="Link">
             <dl className="facts">

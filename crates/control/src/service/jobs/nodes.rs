@@ -243,6 +243,8 @@ impl Jobs {
             for key in unknown {
                 // What it never heard of can't have been lost with it.
                 if rebooted && desk.asked.contains(&key) {
+                    // Its answer may have been lost with it: the attempt is not to be said again.
+                    desk.run.remove(&key);
                     lost.push(key);
                 } else {
                     desk.run.insert(key);

@@ -403,8 +403,17 @@ async fn tasks_and_containers_are_promised_the_same_room_once() {
     })
     .await;
     let held: NodeView = fleet.api.get("/api/nodes/alder").await.data(200);
-    assert_eq!((held.allocated.cpu, held.allocated.memory), (keys.len() as f64, (keys.len() as u64) << 27));
-    let of = async |state: &str| -> Vec<TaskView> { fleet.api.get(format!("{JOBS}/{}/tasks?limit=200&state={state}", made.id)).await.data(200) };
+    assert_eq!(
+        (held.allocated.cpu, held.allocated.memory),
+        (keys.len() as f64, (keys.len() as u64) << 27)
+    );
+    let of = async |state: &str| -> Vec<TaskView> {
+        fleet
+            .api
+            .get(format!("{JOBS}/{}/tasks?limit=200&state={state}", made.id))
+            .await
+            .data(200)
+    };
     let (running, queued) = (of("running").await, of("queued").await);
     assert_eq!((running.len(), queued.len() as u64), (keys.len(), cpus + 5 - keys.len() as u64));
     assert!(running.iter().all(|t| t.state == TaskState::Running) && queued.iter().all(|t| t.state == TaskState::Queued));

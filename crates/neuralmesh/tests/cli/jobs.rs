@@ -152,13 +152,20 @@ async fn jobs() {
         "{}",
         card.out
     );
-    let tasks = fake.run(&["jobs", "show", "-c", "crunch", "--tasks", "--state", "failed", JOB]).await.ok();
+    let tasks = fake
+        .run(&["jobs", "show", "-c", "crunch", "--tasks", "--state", "failed", JOB])
+        .await
+        .ok();
     assert!(
         tasks.out.contains("exit-code") && tasks.out.contains("its program ended with 7"),
         "{}",
         tasks.out
     );
-    assert!(fake.lines().iter().any(|line| line.contains("/tasks?state=failed")), "{:?}", fake.lines());
+    assert!(
+        fake.lines().iter().any(|line| line.contains("/tasks?state=failed")),
+        "{:?}",
+        fake.lines()
+    );
 
     let log = fake.run(&["jobs", "logs", "-c", "crunch", "--task", "3", JOB]).await.ok();
     assert_eq!((log.out.as_str(), log.err.as_str()), ("out\n", "err\n"));
@@ -180,7 +187,12 @@ async fn jobs() {
 async fn a_job_is_looked_at_anew_with_each_event_of_it() {
     let looks = Arc::new(AtomicUsize::new(0));
     let told = looks.clone();
-    let change = |kind: &str, id: &str| event("change", &json!({ "revision": 7, "kind": kind, "id": id, "what": "status", "time": fake::NOW }));
+    let change = |kind: &str, id: &str| {
+        event(
+            "change",
+            &json!({ "revision": 7, "kind": kind, "id": id, "what": "status", "time": fake::NOW }),
+        )
+    };
     let beside = change("job", "job_1770000000000_zzzzzzzzz") + &change("container", JOB);
     let (first, second) = (beside.clone() + &change("job", JOB), beside + &change("job", JOB));
     let router = Router::new()
@@ -197,7 +209,12 @@ async fn a_job_is_looked_at_anew_with_each_event_of_it() {
                         Ok::<_, Infallible>(text)
                     }
                 });
-                async move { ([(CONTENT_TYPE, "text/event-stream")], Body::from_stream(parts.chain(stream::pending()))) }
+                async move {
+                    (
+                        [(CONTENT_TYPE, "text/event-stream")],
+                        Body::from_stream(parts.chain(stream::pending())),
+                    )
+                }
             }),
         )
         .route(

@@ -79,7 +79,7 @@ run_program() {
 # busy machine may not keep, or looks at all that the machine has.
 LANES=3
 BESIDE=(
-  "browser databases jobs cluster_faults backups schemathesis acme clusters far_backups scaling control_backup fleet proxy bad_input"
+  "browser databases jobs cluster_faults backups schemathesis acme far_backups scaling control_backup fleet proxy bad_input"
   "fault:database fault:packet_loss"
 )
 ON_ENGINE="browser control_backup bad_input"

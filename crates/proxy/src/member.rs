@@ -2,7 +2,7 @@
 //! configuration keeps it as long as id and address stay.
 
 use crate::cluster::{Cluster, Slot};
-use crate::http::link::Idle;
+use crate::http::wire::Idle;
 use crate::instance::{Instance, lock, wall_clock};
 use crate::stats::Stats;
 use nm_types::Timestamp;

@@ -6,6 +6,7 @@ use super::streams::{Pulled, Streams};
 use crate::instance::Instance;
 use crate::io::{ClientStream, Prefixed};
 use crate::listener::{Listener, Rules};
+use crate::tcp::Scratch;
 use crate::worker::Worker;
 use http::HeaderValue;
 use hyper::service::service_fn;
@@ -75,6 +76,9 @@ impl Client {
     }
     pub fn instance(&self) -> &Instance {
         &self.worker.instance
+    }
+    pub fn scratch(&self) -> &Scratch {
+        &self.worker.scratch
     }
     pub fn tracker(&self) -> &TaskTracker {
         &self.worker.tunnels

@@ -5,14 +5,15 @@
 //! that alone says nothing against the member, which is tried once more over a new one.
 
 use super::connection::Client;
-use super::link::{Link, Unanswered};
+use super::link::{self, Link};
 use super::request_body::{Progress, RequestBody};
+use super::response_body::Incoming;
+use super::wire::{Patience, Plain, Unanswered, Wire};
 use crate::balance::Wish;
 use crate::cluster::Cluster;
 use crate::dial;
 use crate::member::{InFlight, Member, Trouble};
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use hyper::body::Incoming;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -26,10 +27,15 @@ pub struct Task<'a> {
     pub started: Instant,
 }
 
+/// A request on its way.
+pub enum Outgoing {
+    Plain(Plain),
+    Whole(Box<Request<RequestBody>>),
+}
+
 /// A member's answer, and what it keeps busy.
 pub struct Answer {
     pub response: Response<Incoming>,
-    pub link: Box<Link>,
     pub in_flight: InFlight,
     pub seat: usize,
 }
@@ -68,16 +74,25 @@ impl Failure {
 /// How one try ended without an answer.
 enum Miss {
     /// Nothing was sent; here it is again.
-    Unsent(Box<Request<RequestBody>>, Trouble, String),
-    /// It may have been carried out.
-    Sent(Failure, String),
+    Unsent(Outgoing, Trouble, String),
+    /// It may have been carried out. Here it is again where that does no harm.
+    Sent(Option<Outgoing>, Failure, String),
 }
 
-pub async fn forward(task: &Task<'_>, request: Request<RequestBody>, mut wish: Wish) -> Result<Answer, Failure> {
+impl Outgoing {
+    /// Whether it may be sent again though it may have been carried out.
+    fn is_repeatable(&self) -> bool {
+        match self {
+            Self::Plain(request) => is_idempotent(&request.method),
+            Self::Whole(request) => request.body().is_empty() && is_idempotent(request.method()),
+        }
+    }
+}
+
+pub async fn forward(task: &Task<'_>, mut request: Outgoing, mut wish: Wish) -> Result<Answer, Failure> {
     let cluster = task.cluster;
     let instance = task.client.instance();
-    let repeatable = request.body().is_empty() && is_idempotent(request.method());
-    let mut request = request;
+    let repeatable = request.is_repeatable();
     let mut last = Failure::NoMember;
     // The first try needs no clock of its own.
     let mut now = task.started;
@@ -101,51 +116,43 @@ pub async fn forward(task: &Task<'_>, request: Request<RequestBody>, mut wish: W
             .filter(|_| cluster.conf.send_proxy_protocol.is_none());
         let (trouble, why) = loop {
             let was_used = pooled.is_some();
-            let link = match pooled.take() {
-                Some(link) => Ok(link),
+            let wire = match pooled.take() {
+                Some(wire) => Ok(wire),
                 None => {
                     let opened = Box::pin(open(task, member)).await;
                     now = Instant::now();
                     opened
                 }
             };
-            let missed = match link {
-                Err(why) => Miss::Unsent(Box::new(request), Trouble::Connect, why),
-                Ok(mut link) => {
-                    let spare = repeatable.then(|| copy(&request));
-                    match send(task, &mut link, request, member, now).await {
-                        Ok(response) => {
-                            return Ok(Answer {
-                                response,
-                                link,
-                                in_flight,
-                                seat,
-                            });
-                        }
-                        Err(Miss::Sent(failure, why)) => {
-                            if task.progress.is_some_and(|p| p.client_failed()) {
-                                return Err(failure);
-                            }
-                            match spare {
-                                // Another member would hang on the same request; who asks has waited long enough.
-                                Some(spare) if failure != Failure::TimedOut => {
-                                    last = failure;
-                                    Miss::Unsent(Box::new(spare), Trouble::Broken, why)
-                                }
-                                Some(_) | None => Miss::Sent(failure, why),
-                            }
-                        }
-                        Err(unsent) => unsent,
-                    }
+            let sent = match wire {
+                Err(why) => Err(Miss::Unsent(request, Trouble::Connect, why)),
+                Ok(wire) => match request {
+                    Outgoing::Plain(request) => send_plain(task, wire, request, repeatable, now).await,
+                    Outgoing::Whole(request) => Box::pin(send_whole(task, wire, request, repeatable, member, now)).await,
+                },
+            };
+            let missed = match sent {
+                Ok(response) => {
+                    return Ok(Answer { response, in_flight, seat });
                 }
+                Err(missed) => missed,
             };
             match missed {
-                Miss::Unsent(again, ..) if was_used => request = *again,
+                Miss::Sent(_, failure, _) if task.progress.is_some_and(|p| p.client_failed()) => return Err(failure),
+                Miss::Unsent(again, ..) if was_used => request = again,
                 Miss::Unsent(again, trouble, why) => {
-                    request = *again;
+                    request = again;
                     break (trouble, why);
                 }
-                Miss::Sent(failure, why) => {
+                // Another member would hang on the same request; who asks has waited long enough.
+                Miss::Sent(Some(again), failure, why) if failure != Failure::TimedOut => {
+                    last = failure;
+                    request = again;
+                    if !was_used {
+                        break (Trouble::Broken, why);
+                    }
+                }
+                Miss::Sent(_, failure, why) => {
                     // A connection that was idle may break without the member being ill; one that hangs tells.
                     if !was_used || failure == Failure::TimedOut {
                         give_up_on(task, member, Trouble::Broken, &why);
@@ -188,20 +195,36 @@ fn copy(request: &Request<RequestBody>) -> Request<RequestBody> {
     copy
 }
 
-async fn open(task: &Task<'_>, member: &Member) -> Result<Box<Link>, String> {
+async fn open(task: &Task<'_>, member: &Member) -> Result<Box<Wire>, String> {
     let header = task
         .cluster
         .conf
         .send_proxy_protocol
         .map(|version| (version, task.client.address, task.client.local));
     let stream = dial::dial(member.address, task.cluster.connect_timeout, header).await?;
-    Link::open(stream).await.map_err(|e| format!("can't speak HTTP to it: {e}"))
+    Ok(Wire::new(stream, Patience::default()))
 }
 
-async fn send(
+/// Sends a request without a body.
+async fn send_plain(task: &Task<'_>, wire: Box<Wire>, request: Plain, repeatable: bool, now: Instant) -> Result<Response<Incoming>, Miss> {
+    let patience = task.cluster.response_timeout;
+    match wire.exchange(&request, now, patience, task.client.scratch()).await {
+        Ok(response) => Ok(response.map(Incoming::Plain)),
+        Err(Unanswered::Unsent(error)) => Err(Miss::Unsent(Outgoing::Plain(request), Trouble::Broken, chain(&error))),
+        Err(Unanswered::Failed(error)) => Err(Miss::Sent(
+            repeatable.then_some(Outgoing::Plain(request)),
+            Failure::Broken,
+            chain(&error),
+        )),
+        Err(Unanswered::TimedOut) => Err(Miss::Sent(None, Failure::TimedOut, no_answer(patience))),
+    }
+}
+
+async fn send_whole(
     task: &Task<'_>,
-    link: &mut Link,
-    mut request: Request<RequestBody>,
+    wire: Box<Wire>,
+    mut request: Box<Request<RequestBody>>,
+    repeatable: bool,
     member: &Member,
     now: Instant,
 ) -> Result<Response<Incoming>, Miss> {
@@ -210,30 +233,42 @@ async fn send(
     {
         request.headers_mut().insert(header::HOST, host);
     }
+    let mut link = match Link::open(*wire).await {
+        Ok(link) => link,
+        Err(error) => {
+            let reason = format!("can't speak HTTP to it: {}", chain(&error));
+            return Err(Miss::Unsent(Outgoing::Whole(request), Trouble::Connect, reason));
+        }
+    };
     if task.upgrade {
         link.detach();
     }
+    let spare = repeatable.then(|| Outgoing::Whole(Box::new(copy(&request))));
     let patience = task.cluster.response_timeout;
-    match link.exchange(request, now, patience, task.progress.map(|p| &**p)).await {
+    match link.exchange(*request, now, patience, task.progress.map(|p| &**p)).await {
         Ok(response) => {
             if task.progress.is_some_and(|p| !p.done.load(Relaxed)) {
                 // The answer came before the request was complete. Both go on by themselves.
                 link.detach();
             }
-            Ok(response)
+            Ok(response.map(|body| Incoming::Hyper(body, Some(link))))
         }
-        Err(Unanswered::Failed(mut error)) => {
+        Err(link::Unanswered::Failed(mut error)) => {
             let reason = chain(error.error());
-            match error.take_message() {
-                Some(request) => Err(Miss::Unsent(Box::new(request), Trouble::Broken, reason)),
-                None => Err(Miss::Sent(client_failure(task).unwrap_or(Failure::Broken), reason)),
-            }
+            Err(match error.take_message() {
+                Some(request) => Miss::Unsent(Outgoing::Whole(Box::new(request)), Trouble::Broken, reason),
+                None => Miss::Sent(spare, client_failure(task).unwrap_or(Failure::Broken), reason),
+            })
         }
-        Err(Unanswered::TimedOut) => {
-            let reason = format!("no answer within {} ms", patience.as_millis());
-            Err(Miss::Sent(client_failure(task).unwrap_or(Failure::TimedOut), reason))
+        Err(link::Unanswered::TimedOut) => {
+            let failure = client_failure(task).unwrap_or(Failure::TimedOut);
+            Err(Miss::Sent(spare, failure, no_answer(patience)))
         }
     }
+}
+
+fn no_answer(patience: Duration) -> String {
+    format!("no answer within {} ms", patience.as_millis())
 }
 
 fn client_failure(task: &Task<'_>) -> Option<Failure> {

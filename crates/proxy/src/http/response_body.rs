@@ -4,12 +4,14 @@
 use super::connection::Client;
 use super::link::Link;
 use super::request_body::Progress;
+use super::wire::{self, ReadError, Wire};
 use crate::access_log::Line;
 use crate::cluster::Cluster;
 use crate::instance::wall_clock;
 use crate::member::InFlight;
+use crate::tcp::Scratch;
 use bytes::Bytes;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{self, Body, Frame, SizeHint};
 use nm_types::Timestamp;
 use std::future::Future;
 use std::net::IpAddr;
@@ -32,10 +34,14 @@ enum Source {
     Member(FromMember),
 }
 
+/// An answer's body as its member sends it.
+pub enum Incoming {
+    Plain(wire::Body),
+    Hyper(body::Incoming, Option<Box<Link>>),
+}
+
 pub struct FromMember {
     incoming: Incoming,
-    /// Nothing once it was given back.
-    link: Option<Box<Link>>,
     in_flight: InFlight,
     cluster: Arc<Cluster>,
     /// How far the request has come, where it has a body.
@@ -75,7 +81,9 @@ pub enum AnswerError {
     #[error("the member did not go on with its answer in time")]
     Stalled,
     #[error("read the member's answer")]
-    Member(#[source] hyper::Error),
+    Member(#[source] ReadError),
+    #[error("read the member's answer")]
+    Hyper(#[source] hyper::Error),
 }
 
 impl Exchange {
@@ -167,7 +175,6 @@ impl ResponseBody {
 impl FromMember {
     pub fn new(
         incoming: Incoming,
-        link: Box<Link>,
         in_flight: InFlight,
         cluster: Arc<Cluster>,
         request: Option<Arc<Progress>>,
@@ -177,7 +184,6 @@ impl FromMember {
         let private = cluster.conf.send_proxy_protocol.is_some();
         let mut body = Self {
             incoming,
-            link: Some(link),
             in_flight,
             cluster,
             request,
@@ -194,51 +200,28 @@ impl FromMember {
 
     /// Gives the connection back as soon as the member has said everything, though the client may not have heard it yet.
     fn give_back(&mut self, worker: usize, now: Instant) {
-        if self.link.as_ref().is_some_and(|link| link.is_ready())
-            && let Some(link) = self.link.take()
+        if let Some(wire) = self.incoming.give_back()
             && !self.private
         {
-            self.in_flight.member().shards[worker].idle.put(link, now);
+            self.in_flight.member().shards[worker].idle.put(wire, now);
         }
     }
 
-    fn poll_frame(&mut self, worker: usize, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
-        if let Some(link) = &mut self.link {
-            link.drive(cx);
+    fn poll_frame(&mut self, client: &Client, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
+        let Poll::Ready(data) = self.incoming.poll_data(client.scratch(), cx) else {
+            ready!(self.poll_timer(cx));
+            return Poll::Ready(Some(Err(AnswerError::Stalled)));
+        };
+        self.waiting = false;
+        if let Some(Ok(data)) = &data {
+            self.bytes += data.len() as u64;
         }
-        loop {
-            let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(cx) else {
-                ready!(self.poll_timer(cx));
-                return Poll::Ready(Some(Err(AnswerError::Stalled)));
-            };
-            self.waiting = false;
-            return Poll::Ready(match frame {
-                None => {
-                    self.finish(worker, cx);
-                    None
-                }
-                Some(Err(e)) => Some(Err(AnswerError::Member(e))),
-                Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) => {
-                        self.bytes += data.len() as u64;
-                        if self.incoming.is_end_stream() {
-                            self.finish(worker, cx);
-                        }
-                        Some(Ok(Frame::data(data)))
-                    }
-                    // Trailers belong to one hop.
-                    Err(_trailers) => continue,
-                },
-            });
+        if data.is_none() || (matches!(data, Some(Ok(_))) && self.incoming.is_end_stream()) {
+            self.complete = true;
+            self.incoming.drive(cx);
+            self.give_back(client.worker(), Instant::now());
         }
-    }
-
-    fn finish(&mut self, worker: usize, cx: &mut Context<'_>) {
-        self.complete = true;
-        if let Some(link) = &mut self.link {
-            link.drive(cx);
-            self.give_back(worker, Instant::now());
-        }
+        Poll::Ready(data.map(|data| data.map(Frame::data)))
     }
 
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -266,7 +249,7 @@ impl Body for ResponseBody {
         match &mut this.source {
             Source::Own(text) => Poll::Ready(text.take().map(|t| Ok(Frame::data(t)))),
             Source::Member(body) => {
-                let frame = body.poll_frame(this.end.client.worker(), cx);
+                let frame = body.poll_frame(&this.end.client, cx);
                 this.end.client.pulled.note(&frame);
                 frame
             }
@@ -313,6 +296,64 @@ impl Drop for ResponseBody {
 impl FromMember {
     /// Whether the member, not the client, broke it off.
     fn failed(&self) -> bool {
-        self.timer.as_ref().is_some_and(|t| t.is_elapsed()) || self.link.as_ref().is_some_and(|l| l.has_ended())
+        self.timer.as_ref().is_some_and(|t| t.is_elapsed()) || self.incoming.has_ended()
+    }
+}
+
+impl Incoming {
+    fn poll_data(&mut self, scratch: &Scratch, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, AnswerError>>> {
+        self.drive(cx);
+        match self {
+            Self::Plain(body) => body
+                .poll(cx, scratch)
+                .map(|data| data.map(|data| data.map_err(AnswerError::Member))),
+            Self::Hyper(body, _) => loop {
+                return Poll::Ready(match ready!(Pin::new(&mut *body).poll_frame(cx)) {
+                    None => None,
+                    Some(Err(error)) => Some(Err(AnswerError::Hyper(error))),
+                    Some(Ok(frame)) => match frame.into_data() {
+                        Ok(data) => Some(Ok(data)),
+                        // Trailers belong to one hop.
+                        Err(_trailers) => continue,
+                    },
+                });
+            },
+        }
+    }
+
+    /// Moves bytes in both directions, as far as they go.
+    fn drive(&mut self, cx: &mut Context<'_>) {
+        if let Self::Hyper(_, Some(link)) = self {
+            link.drive(cx);
+        }
+    }
+
+    /// The connection, once the member has said everything.
+    fn give_back(&mut self) -> Option<Box<Wire>> {
+        match self {
+            Self::Plain(body) => body.give_back(),
+            Self::Hyper(_, link) => link.take_if(|link| link.is_ready())?.into_wire(),
+        }
+    }
+
+    fn has_ended(&self) -> bool {
+        match self {
+            Self::Plain(body) => body.broke,
+            Self::Hyper(_, link) => link.as_ref().is_some_and(|link| link.has_ended()),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Plain(body) => body.framing().is_complete(),
+            Self::Hyper(body, _) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Plain(body) => body.framing().size_hint(),
+            Self::Hyper(body, _) => body.size_hint(),
+        }
     }
 }

@@ -1,18 +1,20 @@
 //! One request: judged, routed, sent on, answered.
 
 use super::connection::{Client, MAX_HEADERS};
-use super::forward::{self, Failure, Task};
+use super::forward::{self, Failure, Outgoing, Task};
 use super::headers::{self, Malformed};
-use super::request_body::RequestBody;
+use super::request_body::{Progress, RequestBody};
 use super::response_body::{Exchange, FromMember, ResponseBody};
 use super::tunnel;
+use super::wire::Plain;
 use crate::balance::{Wish, hash_address};
 use crate::cluster::Cluster;
-use crate::listener::{Target, without_port};
+use crate::listener::{Rules, Target, without_port};
 use crate::member::{InFlight, Trouble};
 use http::header::{self, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Version};
-use hyper::body::{Body, Incoming};
+use hyper::body::{self, Body};
+use hyper::upgrade::OnUpgrade;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -29,7 +31,7 @@ enum Refusal {
     Headers,
 }
 
-pub async fn serve(client: Arc<Client>, request: Request<Incoming>) -> Result<Response<ResponseBody>, Infallible> {
+pub async fn serve(client: Arc<Client>, request: Request<body::Incoming>) -> Result<Response<ResponseBody>, Infallible> {
     let exchange = Exchange::begin(client.clone());
     let version = request.version();
     let mut response = answer(&client, exchange, request).await;
@@ -39,49 +41,61 @@ pub async fn serve(client: Arc<Client>, request: Request<Incoming>) -> Result<Re
     Ok(response)
 }
 
-async fn answer(client: &Arc<Client>, mut exchange: Exchange, request: Request<Incoming>) -> Response<ResponseBody> {
-    let rules = client.listener.rules.load_full();
+/// A request that is to be sent on. It holds no more of what was read than is needed while its answer is awaited.
+struct Judged {
+    outgoing: Outgoing,
+    cluster: Arc<Cluster>,
+    wish: Wish,
+    on_upgrade: Option<OnUpgrade>,
+    progress: Option<Arc<Progress>>,
+}
+
+/// Judges and routes a request, or answers it.
+fn judge(
+    client: &Client,
+    rules: &Rules,
+    mut exchange: Exchange,
+    request: Request<body::Incoming>,
+) -> Result<(Judged, Exchange), Response<ResponseBody>> {
     let (mut parts, body) = request.into_parts();
     if client.is_http2() {
         headers::join_cookies(&mut parts.headers);
         if parts.headers.len() > MAX_HEADERS {
-            return refuse(Refusal::Headers, exchange);
+            return Err(refuse(Refusal::Headers, exchange));
         }
-    } else {
-        headers::detach(&mut parts);
     }
     let judged = headers::judge(&mut parts);
-    let client_ip = headers::client_address(client.address.ip(), &parts.headers, &rules);
+    let client_ip = headers::client_address(client.address.ip(), &parts.headers, rules);
     let host = judged.as_ref().ok().and_then(|h| h.to_str().ok()).unwrap_or_default();
     if rules.access_log {
         exchange.log(client_ip, &parts.method, host, parts.uri.path());
     }
     let host_value = match judged {
         Ok(ref host) => host.clone(),
-        Err(why) => return refuse(Refusal::Malformed(why), exchange),
+        Err(why) => return Err(refuse(Refusal::Malformed(why), exchange)),
     };
     if matches!(parts.method, Method::CONNECT | Method::TRACE) {
-        return refuse(Refusal::Method, exchange);
+        return Err(refuse(Refusal::Method, exchange));
     }
     if let Some(token) = parts.uri.path().strip_prefix(ACME)
         && let Some(authorization) = rules.acme.get(token)
     {
-        return own(StatusCode::OK, authorization.clone(), exchange);
+        return Err(own(StatusCode::OK, authorization.clone(), exchange));
     }
     if let Some(port) = rules.redirect_port {
-        return redirect(host, port, &parts.uri, exchange);
+        return Err(redirect(host, port, &parts.uri, exchange));
     }
     let Target::Http(routes) = &rules.target else {
-        return refuse(Refusal::NoRoute, exchange);
+        return Err(refuse(Refusal::NoRoute, exchange));
     };
     let path = if parts.uri.path() == "*" { "/" } else { parts.uri.path() };
     let Some(cluster) = routes.find(host, path).cloned() else {
-        return refuse(Refusal::NoRoute, exchange);
+        return Err(refuse(Refusal::NoRoute, exchange));
     };
     let limit = rules.limits.max_request_bytes;
     if limit.is_some_and(|limit| body.size_hint().lower() > limit) {
         exchange.log_cluster(&cluster.conf.id);
-        return refuse(Refusal::TooLarge, exchange);
+        return Err(refuse(Refusal::TooLarge, exchange));
     }
 
     let mut wish = Wish {
@@ -92,11 +106,8 @@ async fn answer(client: &Arc<Client>, mut exchange: Exchange, request: Request<I
         wish.sticky = headers::sticky_member(&parts.headers, &sticky.cookie);
     }
     let upgrade = headers::asked_upgrade(&parts).filter(|_| body.is_end_stream());
-    let on_upgrade = upgrade
-        .as_ref()
-        .and_then(|_| parts.extensions.remove::<hyper::upgrade::OnUpgrade>());
-    let had_sticky = wish.sticky;
-    headers::rewrite(&mut parts, &client.hop(), &host_value, &rules);
+    let on_upgrade = upgrade.as_ref().and_then(|_| parts.extensions.remove::<OnUpgrade>());
+    headers::rewrite(&mut parts, &client.hop(), &host_value, rules);
     if on_upgrade.is_some()
         && let Some(upgrade) = upgrade
     {
@@ -104,6 +115,39 @@ async fn answer(client: &Arc<Client>, mut exchange: Exchange, request: Request<I
         parts.headers.insert(header::UPGRADE, upgrade);
     }
     let (body, progress) = RequestBody::new(body, limit, rules.body_idle);
+    let plain = body.is_empty() && on_upgrade.is_none() && parts.headers.contains_key(header::HOST);
+    let outgoing = if plain {
+        Outgoing::Plain(Plain::new(&parts))
+    } else {
+        if !client.is_http2() {
+            headers::detach(&mut parts);
+        }
+        Outgoing::Whole(Box::new(Request::from_parts(parts, body)))
+    };
+    let judged = Judged {
+        outgoing,
+        cluster,
+        wish,
+        on_upgrade,
+        progress,
+    };
+    Ok((judged, exchange))
+}
+
+async fn answer(client: &Arc<Client>, exchange: Exchange, request: Request<body::Incoming>) -> Response<ResponseBody> {
+    let rules = client.listener.rules.load_full();
+    let (judged, mut exchange) = match judge(client, &rules, exchange, request) {
+        Ok(judged) => judged,
+        Err(answered) => return answered,
+    };
+    let Judged {
+        outgoing,
+        cluster,
+        wish,
+        on_upgrade,
+        progress,
+    } = judged;
+    let had_sticky = wish.sticky;
     let task = Task {
         client,
         cluster: &cluster,
@@ -111,7 +155,7 @@ async fn answer(client: &Arc<Client>, mut exchange: Exchange, request: Request<I
         progress: progress.as_ref(),
         started: exchange.started,
     };
-    match forward::forward(&task, Request::from_parts(parts, body), wish).await {
+    match forward::forward(&task, outgoing, wish).await {
         Err(failure) => fail(&failure, &cluster, exchange),
         Ok(answer) => {
             let now = Instant::now();
@@ -127,7 +171,7 @@ async fn answer(client: &Arc<Client>, mut exchange: Exchange, request: Request<I
             let (mut head, incoming) = answer.response.into_parts();
             if status == StatusCode::SWITCHING_PROTOCOLS {
                 let response = Response::from_parts(head, incoming);
-                return tunnel::switch(response, on_upgrade, answer.link, answer.in_flight, cluster, exchange, &rules);
+                return tunnel::switch(response, on_upgrade, answer.in_flight, cluster, exchange, &rules);
             }
             if head.headers.contains_key(header::TRANSFER_ENCODING) {
                 // It counts, and a length beside it is another one (RFC 9112, 6.3).
@@ -138,7 +182,7 @@ async fn answer(client: &Arc<Client>, mut exchange: Exchange, request: Request<I
             if cluster.conf.sticky.is_some() && had_sticky != Some(seat.member.hash) {
                 set_cookie(&mut head.headers, seat.cookie.as_ref(), client.tls);
             }
-            let body = FromMember::new(incoming, answer.link, answer.in_flight, cluster, progress, worker, now);
+            let body = FromMember::new(incoming, answer.in_flight, cluster, progress, worker, now);
             Response::from_parts(head, ResponseBody::member(body, exchange))
         }
     }

@@ -14,8 +14,8 @@ use std::io;
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
@@ -36,6 +36,12 @@ const PIECES_A_TURN: u32 = 32;
 /// A worker's buffer. Between a read and the write that follows nothing else runs on a worker, so one serves all its
 /// connections, and the lock is never waited for.
 pub struct Scratch(Mutex<Box<[u8]>>);
+
+impl Scratch {
+    pub fn lock(&self) -> MutexGuard<'_, Box<[u8]>> {
+        lock(&self.0)
+    }
+}
 
 impl Default for Scratch {
     fn default() -> Self {
@@ -161,7 +167,7 @@ impl<'a> Direction<'a> {
     /// Moves one piece through the buffer; answers its size.
     fn copy(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         ready!(self.flush(cx))?;
-        let mut scratch = lock(&self.scratch.0);
+        let mut scratch = self.scratch.lock();
         let mut buffer = ReadBuf::new(&mut scratch);
         ready!(Pin::new(&mut self.from).poll_read(cx, &mut buffer))?;
         let read = buffer.filled();

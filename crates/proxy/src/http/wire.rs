@@ -47,7 +47,7 @@ pub struct Wire {
 /// A request without a body, as it is sent.
 pub struct Plain {
     pub method: Method,
-    head: Vec<u8>,
+    pub head: Vec<u8>,
 }
 
 /// An answer's body and what it comes over.

@@ -4,8 +4,9 @@
 use super::{rules, wire};
 use crate::http::headers::{self, Hop};
 use crate::http::request_body::RequestBody;
+use crate::http::wire::Plain;
 use crate::listener::Rules;
-use http::header::HeaderValue;
+use http::header::{self, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Empty;
 use hyper::body::{Bytes, Incoming};
@@ -110,8 +111,11 @@ async fn take(
     let (body, _progress) = RequestBody::new(body, None, Duration::from_secs(60));
     let io = Memory::member();
     let output = io.output.clone();
-    heard.lock().unwrap_or_else(PoisonError::into_inner).push(output);
-    if let Ok((mut sender, connection)) = hyper::client::conn::http1::handshake(io).await {
+    heard.lock().unwrap_or_else(PoisonError::into_inner).push(output.clone());
+    if body.is_empty() && parts.headers.contains_key(header::HOST) {
+        let sent = Plain::new(&parts).head;
+        output.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(&sent);
+    } else if let Ok((mut sender, connection)) = hyper::client::conn::http1::handshake(io).await {
         let mut connection = std::pin::pin!(connection);
         let mut answer = std::pin::pin!(sender.try_send_request(Request::from_parts(parts, body)));
         // Until the answer is there; then until nothing moves any more, as the body may go on after it.

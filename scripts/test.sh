@@ -57,7 +57,8 @@ step_web() {
 step_build() { cargo build --workspace --bins --tests --examples --locked; }
 step_tests() {
   if cargo nextest --version >/dev/null 2>&1; then
-    cargo nextest run --workspace --locked --no-fail-fast --status-level fail --final-status-level fail
+    # Most of them wait: for a clock, a process, an answer.
+    cargo nextest run --workspace --locked --no-fail-fast --test-threads $((3 * $(nproc))) --status-level fail --final-status-level fail
   else
     cargo test --workspace --locked --no-fail-fast --bins --lib --tests
   fi
@@ -79,7 +80,7 @@ run_program() {
 # busy machine may not keep, or looks at all that the machine has.
 LANES=3
 BESIDE=(
-  "browser databases jobs cluster_faults backups schemathesis acme far_backups scaling control_backup fleet proxy bad_input"
+  "browser databases recovery jobs cluster_faults backups schemathesis acme far_backups scaling control_backup fleet proxy bad_input"
   "fault:database fault:packet_loss"
 )
 ON_ENGINE="browser control_backup bad_input"

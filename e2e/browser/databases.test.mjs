@@ -20,7 +20,7 @@ before(async () => {
 });
 after(async () => {
   await api?.removeAll();
-  for (const id of volumes) await api.raw("DELETE", `/api/volumes/nm-${id}?nodeId=${node.id}`);
+  for (const id of volumes) for (const name of [`nm-${id}`, `nm-${id}-archive`]) await api.raw("DELETE", `/api/volumes/${name}?nodeId=${node.id}`);
   await browser?.close();
 });
 const it = (name, run) => test(name, { timeout: 360_000 }, pictured(() => browser, run));
@@ -255,7 +255,7 @@ it("from the form to its end: wrong fields, passwords, a change, removed", async
     await ready(NAME);
     await page.getByRole("button", { name: "More actions" }).click();
     await page.getByRole("menuitem", { name: "Remove…" }).click();
-    await dialog.getByText(`nm-${id}`).waitFor();
+    for (const volume of [`nm-${id}`, `nm-${id}-archive`]) await dialog.getByText(volume, { exact: true }).waitFor();
     await dialog.getByLabel(/^Type its name/).fill(NAME);
     await dialog.getByRole("button", { name: "Remove the cluster" }).click();
     await page.getByRole("heading", { level: 1, name: "Clusters" }).waitFor({ timeout: 60_000 });

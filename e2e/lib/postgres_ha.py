@@ -247,9 +247,20 @@ class Base:
         body = {"name": PREFIX + name, "type": "database", "servers": list(servers), "database": {"name": "shop"} | database}
         body |= {"loadBalancer": load_balancer} if load_balancer else {}
         self.made = fleet.client.post(CLUSTERS, body).expect(201)
-        self.id = self.made.data["id"]
+        self._know(self.made.data["id"])
+
+    @classmethod
+    def of(cls, fleet, key):
+        """One that is there, by its id or name."""
+        base = cls.__new__(cls)
+        base.fleet = fleet
+        base._know(fleet.client.get(f"{CLUSTERS}/{key}").expect(200).data["id"])
+        return base
+
+    def _know(self, cluster):
+        self.id = cluster
         self.path = f"{CLUSTERS}/{self.id}"
-        self._names = {row["id"]: name for name, row in fleet.rows().items()}
+        self._names = {row["id"]: name for name, row in self.fleet.rows().items()}
         self._credentials = None
 
     # ---- looking -----------------------------------------------------------------------------------------------------

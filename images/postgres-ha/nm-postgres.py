@@ -4,11 +4,17 @@
     nm-postgres run                  everything this member runs, as the document in $NM_POSTGRES_SECRET says; the container's own program
     nm-postgres status               the whole cluster as one line of JSON, from any member
     nm-postgres switchover [MEMBER]  makes MEMBER (or whoever is fit) the primary
-    nm-postgres configure DOCUMENT   {"parameters": {...}, "synchronous": true, "extensions": [...]}: for all members, as they run
+    nm-postgres configure DOCUMENT   {"parameters": {...}, "synchronous": true, "extensions": [...],
+                                     "archive": {"limitBytes": N} or null}: for all members, as they run
     nm-postgres restart MEMBER       PostgreSQL's restart there
     nm-postgres reinitialize MEMBER  throws its data away and copies it anew from the primary
     nm-postgres etcd-add NAME ADDRESS, etcd-promote NAME, etcd-remove NAME
-    nm-postgres forget MEMBER        drops what a member that is gone left behind: its slot and its key
+    nm-postgres forget MEMBER        drops what a member that is gone left behind: its slot and its keys
+    nm-postgres archive-flush        brings all that is committed into the archive of the log; where the primary is
+    nm-postgres archive-trim SEGMENT removes this member's part of it up to there
+    nm-postgres archive-reset        ends a gap in this member's part, and removes what was before it
+    nm-postgres base-backup          this member's data as a tar to standard output
+    nm-postgres restore-status       how far a member is that is to begin with an archive's data
 
 Patroni decides who is primary, by a lease in etcd. What is this program's own: the order in which things start and end; a watchdog,
 which kills PostgreSQL when Patroni has not renewed the lease in time (a Patroni that hangs can't demote itself, and the others make a
@@ -37,16 +43,16 @@ import threading
 import time
 from pathlib import Path
 
+import nm_archive
+import nm_restore
 import psycopg2
 import psycopg2.extras
+from nm_common import (
+    ARCHIVE, BIN, CA, CERTIFICATE, DATA, KEY, RUN, SOCKETS, Refused, connect, connect_local, one_row, position, private, say,
+)  # fmt: skip
 
-RUN = Path("/run/nm-postgres")  # secrets and keys: never in the volume
-DATA = Path("/var/lib/nm-postgres")
-SOCKETS = "/run/postgresql"
-BIN = "/usr/lib/postgresql/15/bin"
 EXTENSIONS = Path("/usr/share/postgresql/15/extension")
 DOCUMENT, FIFO = RUN / "document.json", RUN / "watchdog"
-CA, CERTIFICATE, KEY = RUN / "ca.pem", RUN / "certificate.pem", RUN / "key.pem"
 
 # Whoever is asked by a command answers within this, so that the command itself ends within ten seconds.
 ANSWER_SECONDS, COMMAND_SECONDS = 2.0, 9.5
@@ -84,15 +90,12 @@ FIXED_PARAMETERS = {
     "tcp_keepalives_interval": 2,
     "tcp_keepalives_count": 3,
     "tcp_user_timeout": 10000,
+    # Always and on replicas, too, as it can't be changed while PostgreSQL runs. What is kept the command decides.
+    "archive_mode": "always",
+    "archive_library": "",
 }
-
-
-class Refused(Exception):
-    """What a command could not do, as one sentence."""
-
-
-def say(text):
-    print(f"nm-postgres: {text}", file=sys.stderr, flush=True)
+# The cluster's own, by `configure`: nobody sets them as parameters.
+RESERVED = FIXED_PARAMETERS.keys() | {"archive_command", "restore_command", "archive_cleanup_command", "recovery_end_command"}
 
 
 # ---- the document ----------------------------------------------------------------------------------------------------
@@ -109,6 +112,8 @@ class Document:
         self.timing = {"ttl": 5, "loopWait": 1, "retryTimeout": 2} | told.get("timing", {})
         self.pooler = {"enabled": False, "mode": "transaction", "size": 20} | told.get("pooler", {})
         self.read_lag_limit = float(told.get("readLagLimit", 30))
+        self.restore = told.get("restore")  # what to begin with instead of with nothing
+        self.joins = bool(told.get("joins"))  # begins no database, whoever is first
         self.runs_etcd = self.member in self.etcd_members
         self.prefix = f"/service/{self.cluster}/"
 
@@ -124,6 +129,7 @@ class Document:
         missing = [e for e in self.database.get("extensions", []) if not (EXTENSIONS / f"{e}.control").exists()]
         if missing:
             raise Refused(f"There is no extension called {', '.join(missing)} in this image.")
+        nm_restore.target(self)
         timing = self.timing
         if timing["ttl"] < timing["loopWait"] + 2 * timing["retryTimeout"]:
             raise Refused(f"The time to live of {timing['ttl']} s is shorter than loopWait + 2 * retryTimeout: a good primary would be demoted.")
@@ -140,7 +146,7 @@ class Document:
         return math.ceil(max(1, self.timing["retryTimeout"] / 3))
 
     def parameters(self, wanted):
-        return DEFAULT_PARAMETERS | {key: value for key, value in (wanted or {}).items() if key not in FIXED_PARAMETERS}
+        return DEFAULT_PARAMETERS | {key: value for key, value in (wanted or {}).items() if key not in RESERVED}
 
     def write(self):
         """Everything that programs here are told by files."""
@@ -179,7 +185,14 @@ class Document:
                 "parameters": self.parameters(self.database.get("parameters")),
             },
         }
-        return {
+        begin = {
+            "dcs": dynamic,
+            "initdb": [{"encoding": "UTF8"}, {"locale": "C.UTF-8"}, "data-checksums"],
+            "restore": {"command": "/usr/local/bin/nm-postgres restore", "no_params": True},
+            "method": "initdb" if self.restore is None else "restore",
+            "post_bootstrap": "/usr/local/bin/nm-postgres bootstrap",
+        }
+        return ({} if self.joins else {"bootstrap": begin}) | {
             "scope": self.cluster,
             "namespace": "/service/",
             "name": self.member,
@@ -199,11 +212,6 @@ class Document:
                 "cacert": str(CA),
                 "cert": str(CERTIFICATE),
                 "key": str(KEY),
-            },
-            "bootstrap": {
-                "dcs": dynamic,
-                "initdb": [{"encoding": "UTF8"}, {"locale": "C.UTF-8"}, "data-checksums"],
-                "post_bootstrap": "/usr/local/bin/nm-postgres bootstrap",
             },
             "postgresql": {
                 "listen": f"0.0.0.0:{ports['postgres']}",
@@ -297,15 +305,6 @@ class Document:
         return ["/usr/bin/etcd", *(f"--{key}={value}" for key, value in flags.items())]
 
 
-def private(path, text):
-    """Written whole or not at all, readable for this user alone."""
-    fresh = path.with_name(path.name + ".new")
-    fresh.unlink(missing_ok=True)
-    with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
-        out.write(text)
-    fresh.rename(path)
-
-
 # ---- asking others ---------------------------------------------------------------------------------------------------
 
 
@@ -358,8 +357,16 @@ class Etcd:
         found = {base64.b64decode(row["key"]).decode(): base64.b64decode(row.get("value", "")).decode() for row in rows.get("kvs", [])}
         return {key[len(prefix) :]: value for key, value in found.items()}, sure
 
+    def value(self, key):
+        """Of a key of another name than the cluster's."""
+        rows = self.call("/kv/range", {"key": b64(key)}).get("kvs", [])
+        return base64.b64decode(rows[0].get("value", "")).decode() if rows else None
+
+    def put(self, key, value):
+        self.call("/kv/put", {"key": b64(key), "value": b64(value)})
+
     def delete(self, key):
-        self.call("/kv/deleterange", {"key": b64(self.document.prefix + key)})
+        self.call("/kv/deleterange", {"key": b64(self.document.prefix + key if not key.startswith("/") else key)})
 
     def members(self):
         """Rows of name, address, id; one that never started has no name of its own yet."""
@@ -382,34 +389,6 @@ class Etcd:
 
 def b64(text):
     return base64.b64encode(text.encode()).decode()
-
-
-def connect(document, address, role, database="postgres", **more):
-    """PostgreSQL over TLS, its certificate verified, autocommit."""
-    name, password = {"rewinder": ("rewinder", "rewind"), "replicator": ("replicator", "replication")}.get(role) or (document.database["admin"], "admin")
-    host, _, port = address.rpartition(":")
-    made = psycopg2.connect(
-        host=host, port=port, dbname=database, user=name, password=document.passwords[password], sslmode="verify-ca", sslrootcert=str(CA),
-        connect_timeout=2, tcp_user_timeout=2000, keepalives_idle=2, keepalives_interval=1, keepalives_count=2,
-        application_name="nm-postgres", **({"options": "-c statement_timeout=3000"} | more),
-    )  # fmt: skip
-    if role != "replicator":  # a connection for replication knows nothing else
-        made.autocommit = True
-    return made
-
-
-def connect_local(document, database="postgres"):
-    made = psycopg2.connect(
-        host=SOCKETS, port=document.ports["postgres"], dbname=database, user="postgres", connect_timeout=2, application_name="nm-postgres"
-    )
-    made.autocommit = True
-    return made
-
-
-def one_row(connection, query):
-    with connection.cursor() as cursor:
-        cursor.execute(query)
-        return cursor.fetchone()
 
 
 # ---- run -------------------------------------------------------------------------------------------------------------
@@ -435,11 +414,13 @@ def prepare():
         raise Refused(f"NM_POSTGRES_SECRET can't be understood: {type(e).__name__} {e}.") from None
     document.check()
     user = pwd.getpwnam("postgres")
-    for folder in (RUN, DATA, Path(SOCKETS)):
+    for folder in (RUN, DATA, ARCHIVE, Path(SOCKETS)):
         folder.mkdir(parents=True, exist_ok=True)
         os.chown(folder, user.pw_uid, user.pw_gid)
-    RUN.chmod(0o700)
-    DATA.chmod(0o700)
+    for folder in (RUN, DATA, ARCHIVE):
+        folder.chmod(0o700)
+    for path in ARCHIVE.rglob("*"):  # what is to be restored was put there by somebody else
+        os.chown(path, user.pw_uid, user.pw_gid, follow_symlinks=False)
     become_postgres()
     document.write()
     # A fresh program: what this one began with can be read in /proc.
@@ -618,11 +599,6 @@ class Local:
             time.sleep(1)
 
 
-def position(lsn):
-    high, _, low = lsn.partition("/")
-    return (int(high, 16) << 32) + int(low, 16)
-
-
 class Checks:
     """What load balancers ask, in plain HTTP: no secrets, an answer within a second."""
 
@@ -703,6 +679,8 @@ def supervise():
     document = Document.load()
     os.chdir(RUN)
     etcd = Etcd(document)
+    restoration = nm_restore.Restoration(document, etcd, kill_postgres)
+    facts = nm_archive.Facts(document, etcd)
     wake = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: wake.set())
@@ -736,13 +714,31 @@ def supervise():
         shutil.rmtree(DATA / "etcd", ignore_errors=True)  # of a member that it is no more
     if document.pooler["enabled"]:
         programs.append((Program("pgbouncer", ["/usr/sbin/pgbouncer", "-q", str(RUN / "pgbouncer.ini")]), 3))
-    patroni = Program("Patroni", [sys.executable, sys.argv[0], "patroni"], before=etcd_answers)
+
+    def may_begin(stopping):
+        try:
+            return etcd_answers(stopping) and restoration.may_begin(stopping)
+        except Refused:  # of etcd
+            return False
+
+    patroni = Program("Patroni", [sys.executable, sys.argv[0], "patroni"], before=may_begin)
     programs.append((patroni, STOP_SECONDS))
     local = Local(document)
     Watchdog(patroni, local)
     for program, _ in programs:
         program.start()
     Checks(document, local)
+
+    def tend():
+        """Apart from the rest, as etcd may take its time."""
+        while True:
+            with contextlib.suppress(Refused, OSError, ValueError):
+                restoration.tend()
+                if local.fresh() and not local.replica:
+                    facts.tell()
+            time.sleep(2)
+
+    threading.Thread(target=tend, name="tend", daemon=True).start()
     heard = time.monotonic()
     while not wake.wait(2):
         if answers(document, patroni):
@@ -777,6 +773,7 @@ def patroni():
     longer than its lease (a paused container, a frozen machine) would then take over from the one that was made in its place, and throw
     away what was written there. Here the key is written only where it is still the one that this member had."""
     from patroni import __main__ as program
+    from patroni.config import Config
     from patroni.dcs import Leader, catch_return_false_exception, etcd3
 
     @catch_return_false_exception
@@ -799,6 +796,8 @@ def patroni():
         return bool(self._run_and_handle_exceptions(self._client.put, self.leader_path, self._name, self._lease, **named))
 
     etcd3.Etcd3._update_leader = renew
+    # Without a command PostgreSQL would keep all of its log. Patroni's own configuration would win over the cluster's: its defaults do not.
+    Config._Config__DEFAULT_CONFIG["postgresql"]["parameters"]["archive_command"] = nm_archive.OFF
     sys.argv[:] = ["patroni", str(RUN / "patroni.yml")]
     program.main()
 
@@ -806,6 +805,13 @@ def patroni():
 def bootstrap():
     """Patroni's first primary: roles, the database, its extensions. May run again."""
     document = Document.load()
+    with contextlib.nullcontext() if document.restore is None else nm_restore.reporting():
+        make_roles(document)
+        extend(document, document.database.get("extensions", []))
+    return 0
+
+
+def make_roles(document):
     database, passwords = document.database, document.passwords
     with contextlib.closing(connect_local(document)) as made:
         cursor = made.cursor()
@@ -826,8 +832,6 @@ def bootstrap():
             cursor.execute(f"CREATE DATABASE {quoted(database['name'])} OWNER {quoted(database['owner'])}")
         cursor.execute(f"REVOKE CONNECT, TEMPORARY ON DATABASE {quoted(database['name'])} FROM PUBLIC")
         cursor.execute(f"GRANT CONNECT, TEMPORARY ON DATABASE {quoted(database['name'])} TO {quoted(database['admin'])}")
-    extend(document, database.get("extensions", []))
-    return 0
 
 
 def quoted(name):
@@ -903,6 +907,7 @@ def told_by_primary(cluster, primary):
         told["replicas"] = {name: (state, behind, lag) for name, state, behind, lag in cursor.fetchall()}
         cursor.execute(SLOTS)
         told["slots"] = [{"name": name, "active": active, "retainedBytes": kept} for name, active, kept in cursor.fetchall()]
+        told["archiver"] = one_row(made, nm_archive.ARCHIVER)
         return told
 
 
@@ -920,7 +925,13 @@ def status(document):
                 told = told_by_primary(cluster, primary)
             except psycopg2.Error:
                 primary = None  # the lease alone does not make one that takes writes
-        etcd = [{"name": row["name"] or row["address"], "healthy": well} for row, well in zip(rows, healthy)]
+        # One that learns says that it is well, too, and has no vote.
+        etcd = [{"name": row["name"] or row["address"], "healthy": well and not row.get("learner")} for row, well in zip(rows, healthy)]
+    archives = nm_archive.COMMAND in (cluster.config.get("postgresql", {}).get("parameters", {}).get("archive_command") or "")
+    try:
+        facts = json.loads(primary and cluster.etcd.value(nm_archive.key(document, primary)) or "{}")
+    except Refused:
+        facts = {}
     members = []
     for name, row in sorted(cluster.members.items()):
         streaming, behind, lag = told.get("replicas", {}).get(name, (None, None, None))
@@ -950,6 +961,7 @@ def status(document):
         "slots": told.get("slots", []),
         "etcd": sorted(etcd, key=lambda row: row["name"]),
         "paused": bool(cluster.config.get("pause")),
+        "archive": nm_archive.state(archives, facts, told.get("archiver")),
     }
 
 
@@ -1004,17 +1016,22 @@ def switchover(document, to=None):
 def configure(document, text):
     wanted = json.loads(text)
     cluster = Cluster(document)
-    change = {}
+    change, changed = {}, {}
     if "parameters" in wanted:
-        fixed = sorted(wanted["parameters"].keys() & FIXED_PARAMETERS.keys())
+        fixed = sorted(wanted["parameters"].keys() & RESERVED)
         if fixed:
             raise Refused(f"{', '.join(fixed)} can't be set: the cluster depends on it.")
         now = cluster.config.get("postgresql", {}).get("parameters", {})
         new = document.parameters(wanted["parameters"])
-        change["postgresql"] = {"parameters": {key: None for key in now if key not in new} | new}
+        changed |= {key: None for key in now if key not in new and key not in RESERVED} | new
+    if "archive" in wanted:
+        changed["archive_command"] = nm_archive.command(wanted["archive"])
+    if changed:
+        change["postgresql"] = {"parameters": changed}
     if "synchronous" in wanted:
         change["synchronous_mode"] = bool(wanted["synchronous"])
-    cluster.anybody("PATCH", "/config", change)
+    if change:
+        cluster.anybody("PATCH", "/config", change)
     if wanted.get("extensions"):
         # Only the superuser may make any of them, and it is let in by its own socket alone.
         if cluster.primary() != document.member:
@@ -1073,6 +1090,7 @@ def forget(document, name):
         raise Refused(f"{name} is the primary.")
     if name in cluster.members:
         cluster.etcd.delete(f"members/{name}")
+    cluster.etcd.delete(nm_archive.key(document, name))
     primary = cluster.primary()
     if primary is None:
         raise Refused("There is no primary now, at which its slot could be dropped.")
@@ -1101,6 +1119,11 @@ COMMANDS = {
     "etcd-promote": (etcd_promote, 1, 1),
     "etcd-remove": (etcd_remove, 1, 1),
     "forget": (forget, 1, 1),
+    "archive-flush": (nm_archive.flush, 0, 0),
+    "archive-trim": (nm_archive.trim, 1, 1),
+    "archive-reset": (nm_archive.reset, 0, 0),
+    "base-backup": (nm_archive.base_backup, 0, 0),
+    "restore-status": (nm_restore.told, 0, 0),
 }
 
 
@@ -1117,12 +1140,16 @@ def main(arguments):
             return patroni()
         if name == "bootstrap":
             return bootstrap()
+        if name == "restore":
+            nm_restore.restore(Document.load())
+            return 0
         if name not in COMMANDS:
             raise Refused(f"There is no command {name or 'without a name'}; there are: run, {', '.join(COMMANDS)}.")
         command, least, most = COMMANDS[name]
         if not least <= len(rest) <= most:
             raise Refused(f"{name} takes {least if least == most else f'{least} to {most}'} arguments.")
-        print(json.dumps(command(Document.load(), *rest), separators=(",", ":")))
+        told = json.dumps(command(Document.load(), *rest), separators=(",", ":"))
+        print(told, file=sys.stderr if name == "base-backup" else sys.stdout)  # the backup itself has gone to standard output
         return 0
     except Refused as e:
         print(e, file=sys.stderr)

@@ -210,6 +210,7 @@ impl App {
             servers.clone(),
             outbound.clone(),
             containers.clone(),
+            troubles.clone(),
             config.acme_http_port,
         );
         clusters.load().await?;
@@ -234,6 +235,7 @@ impl App {
             outbound.clone(),
             containers.clone(),
             operations.clone(),
+            clusters.clone(),
             troubles,
         );
         backups.load().await?;

@@ -1,4 +1,4 @@
-import type { ServerKind } from "./health-types";
+import type { ClusterSpec } from "./cluster-types";
 
 // Backups, as crates/types writes them: configs, what was made by them, and what is asked of it.
 
@@ -6,6 +6,8 @@ export const BACKUP_TYPES = ["full", "incremental", "differential"] as const;
 export type BackupType = (typeof BACKUP_TYPES)[number];
 export const CONSISTENCIES = ["auto", "pause", "stop", "dump", "none"] as const;
 export type BackupConsistency = (typeof CONSISTENCIES)[number];
+/** `cluster`: one of type `database`. */
+export type BackupServerKind = "container" | "node" | "cluster";
 export type BackupConfigStatus = "active" | "paused" | "error";
 export type BackupStatus = "in-progress" | "completed" | "partial" | "failed" | "cancelled";
 
@@ -62,6 +64,8 @@ export interface BackupConfigSpec {
   oneFileSystem?: boolean;
   consistency?: BackupConsistency;
   dump?: BackupDump;
+  /** Seconds; of a database cluster. */
+  walInterval?: number;
   appendOnly?: boolean;
   check?: BackupCheck;
   copy?: BackupCopy;
@@ -83,11 +87,31 @@ export interface BackupRepository {
   findings: string[];
 }
 
+/** Moments without a gap in between. */
+export interface RecoveryWindow {
+  from: string;
+  to: string;
+}
+
+/** To which moments a database can be brought back. */
+export interface BackupRecovery {
+  /** Seconds between two shipments of the log. */
+  walInterval: number;
+  /** Oldest first. */
+  windows: RecoveryWindow[];
+  /** The last commit that is in the destination, by the database's clock. */
+  shipped?: string;
+  /** Why the log is not kept now, and what to do. */
+  message?: string;
+  /** Where the log is, as `restic -r` takes it. */
+  repository?: string;
+}
+
 export interface BackupConfig {
   id: string;
   name: string;
   serverId: string;
-  serverKind: ServerKind;
+  serverKind: BackupServerKind;
   schedule?: string;
   timeZone: string;
   jitter: number;
@@ -114,6 +138,8 @@ export interface BackupConfig {
   nextBackup?: string;
   /** None until the first backup was made. */
   repository?: BackupRepository;
+  /** Of a database cluster. */
+  recovery?: BackupRecovery;
   created: string;
   updated: string;
 }
@@ -163,6 +189,8 @@ export interface Backup {
   problems?: FileProblem[];
   problemCount: number;
   verification?: { checked?: string; restored?: string; finding?: string };
+  /** Of a database cluster: from here on it can be brought to any moment of its window. */
+  recoverableFrom?: string;
   /** The snapshot's id in the second repository. */
   copied?: string;
 }
@@ -174,6 +202,10 @@ export interface NewRestore {
   paths?: string[];
   volume?: string;
   replace?: boolean;
+  /** Of a database cluster: what is made of it. */
+  cluster?: ClusterSpec;
+  /** Of a database cluster: as it was at this moment; as new as can be where nothing is said. */
+  to?: string;
   dryRun?: boolean;
   verify?: boolean;
 }
@@ -198,6 +230,8 @@ export interface Restored {
   problemCount: number;
   dumps?: string[];
   containerId?: string;
+  /** The database cluster that was made. */
+  clusterId?: string;
   /** Seconds. */
   duration: number;
 }
@@ -224,6 +258,8 @@ export interface BackupKey {
   repository: string;
   password: string;
   recoveryPassword?: string;
+  /** Of a database cluster: the repository of its log, which `password` opens, too. */
+  logRepository?: string;
 }
 
 export type RetentionReason = "age" | "last" | "hourly" | "daily" | "weekly" | "monthly" | "yearly" | "pinned" | "last-good" | "append-only";

@@ -190,6 +190,7 @@ export const backups = {
   perform: (config: string) => post<T.Backup>(`${BACKUPS}/perform/${id(config)}`),
   list: (query: { configId?: string; status?: string; limit?: number; cursor?: string }, signal?: AbortSignal) =>
     client.page<T.Backup>(BACKUPS, query, signal),
+  completed: (configId: string, signal?: AbortSignal) => client.all<T.Backup>(BACKUPS, { configId, status: "completed" }, signal),
   get: (key: string, signal?: AbortSignal) => client.get<T.Backup>(`${BACKUPS}/${id(key)}`, undefined, signal),
   cancel: (key: string) => post<T.Backup>(`${BACKUPS}/${id(key)}/cancel`),
   pin: (key: string, pinned: boolean) => put<T.Backup>(`${BACKUPS}/${id(key)}/pin`, { pinned }),

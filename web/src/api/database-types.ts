@@ -52,6 +52,23 @@ export interface DatabaseSlot {
   retainedBytes?: number;
 }
 
+/** What a member keeps of the write-ahead log until it is in a destination of backups. */
+export interface DatabaseArchive {
+  /** Whether a backup config asks for it. */
+  enabled: boolean;
+  bytes: number;
+  /** Since when segments were dropped: from there on nothing can be brought back until the next backup. */
+  gap?: { since: string; segment: string };
+  /** Why the last segment could not be kept. */
+  failed?: string;
+}
+
+/** Which backup a database was made of; `to`: of which moment it is. */
+export interface DatabaseOrigin {
+  backupId: string;
+  to?: string;
+}
+
 export interface Database {
   state: DatabaseState;
   /** What it waits for, or what is wrong. */
@@ -75,6 +92,8 @@ export interface Database {
   /** Clients at the primary, and how many it takes. */
   connections?: number;
   maxConnections?: number;
+  archive?: DatabaseArchive;
+  restoredFrom?: DatabaseOrigin;
   /** When this was looked at. */
   seen?: string;
   /** Without passwords; there once the database takes writes. */

@@ -88,6 +88,25 @@ export function absolute(time: string): string {
   return Number.isNaN(at.getTime()) ? time : absoluteFormat.format(at);
 }
 
+const FINE = {
+  year: "numeric",
+  month: "short",
+  day: "numeric",
+  hour: "2-digit",
+  minute: "2-digit",
+  second: "2-digit",
+  fractionalSecondDigits: 3,
+} as const;
+const preciseFormat = new Intl.DateTimeFormat(undefined, FINE);
+const utcFormat = new Intl.DateTimeFormat(undefined, { ...FINE, timeZone: "UTC" });
+export type Zone = "local" | "utc";
+/** Date and time to the millisecond, of this machine's time zone or of UTC, which is named. */
+export function precise(time: string, zone: Zone = "local"): string {
+  const at = new Date(time);
+  if (Number.isNaN(at.getTime())) return time;
+  return zone === "utc" ? `${utcFormat.format(at)} UTC` : preciseFormat.format(at);
+}
+
 /** `14:03:07.123` of this machine's time zone. */
 export function clock(time: string | number, millis = false): string {
   const t = new Date(time);

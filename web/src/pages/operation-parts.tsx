@@ -13,6 +13,7 @@ import { Button } from "../ui/button";
 const KINDS: Record<string, string> = {
   "backup.check": "Check a backup repository",
   "backup.perform": "Make a backup",
+  "backup.recover": "Restore a database",
   "backup.remove": "Remove a backup",
   "backup.restore": "Restore a backup",
   "backup.test": "Restore a backup for a test",

@@ -1,7 +1,7 @@
 import { Check, Copy } from "lucide-react";
 import { type ReactNode, useState } from "react";
 import type { ContainerHealth, ContainerStatus, OperationState } from "../api/types";
-import { absolute, relative } from "../lib/format";
+import { absolute, precise, relative, type Zone } from "../lib/format";
 import { useNow } from "../lib/hooks";
 import type { NodeState } from "../lib/nodes";
 import { IconButton } from "./button";
@@ -14,6 +14,15 @@ export function Time({ at }: { at: string | undefined }) {
   return (
     <time dateTime={at} title={absolute(at)} className="nowrap">
       {relative(at, now)}
+    </time>
+  );
+}
+
+/** A moment to the millisecond; what it is in the other zone is its title. */
+export function Moment({ at, zone = "local" }: { at: string; zone?: Zone }) {
+  return (
+    <time dateTime={at} title={precise(at, zone === "utc" ? "local" : "utc")} className="num">
+      {precise(at, zone)}
     </time>
   );
 }

@@ -144,9 +144,10 @@ pub async fn prepare(docker: &Docker, request: RunJob, scratch: &Path) -> Result
                 }
             }
             for volume in &prepare.restore {
+                let mountpoint = docker.mountpoint(volume.volume.as_str()).await?;
                 task.items.push(RestoreItem {
                     from: volume.from.clone(),
-                    to: docker.mountpoint(volume.volume.as_str()).await?,
+                    to: below(&mountpoint, &volume.at)?,
                     replace: volume.replace,
                 });
             }
@@ -236,6 +237,20 @@ impl Still {
             }
         })
     }
+}
+
+/// A folder of a volume.
+fn below(mountpoint: &str, at: &str) -> Result<String, AgentError> {
+    if at.is_empty() {
+        return Ok(mountpoint.to_owned());
+    }
+    if at.split('/').any(|name| matches!(name, "" | "." | "..") || name.contains('\0')) {
+        return Err(AgentError::new(
+            Code::Invalid,
+            "A folder of a volume is names with slashes between.",
+        ));
+    }
+    Ok(format!("{mountpoint}/{at}"))
 }
 
 async fn seen(docker: &Docker, record: &Record) -> Result<Seen, AgentError> {

@@ -40,7 +40,7 @@ pub async fn operations(app: &App) -> ApiResult<usize> {
             reschedule::RESCHEDULE => app.containers.resume_reschedule(operation, asked.input)?,
             upgrades::UPGRADE => app.upgrades.resume(operation, asked.input)?,
             images::PULL => app.resources.resume_pull(operation, asked.input)?,
-            kind @ (backups::PERFORM | backups::RESTORE | backups::CHECK | backups::TEST | backups::REMOVE) => {
+            kind @ (backups::PERFORM | backups::RESTORE | backups::RECOVER | backups::CHECK | backups::TEST | backups::REMOVE) => {
                 app.backups.resume(kind, operation, asked.input)?;
             }
             other => {

@@ -47,6 +47,17 @@ pub(super) fn write(text: &mut Text, configs: &[Arc<Config>]) {
             text.sample_in(block, &[], size);
         }
     }
+    text.family(
+        "neuralmesh_backup_log_shipped_timestamp_seconds",
+        Kind::Gauge,
+        "Of a database cluster: the last commit that is in the destination, in seconds since 1970",
+    );
+    for (config, block) in configs.iter().zip(blocks.iter()) {
+        let last = config.state.log.as_ref().and_then(|log| log.windows.last());
+        if let Some(window) = last {
+            text.sample_in(block, &[], window.to.as_millis() as f64 / 1e3);
+        }
+    }
     text.family("neuralmesh_backup_successes", Kind::Counter, "Backups that were made");
     for (config, block) in configs.iter().zip(blocks.iter()) {
         text.sample_in(block, &[], config.state.succeeded);

@@ -10,6 +10,7 @@ use crate::service::audit::audit;
 use crate::service::auth::Actor;
 use crate::service::clock::SharedClock;
 use arc_swap::ArcSwap;
+use http::StatusCode;
 use nm_link::ServerTls;
 use nm_link::pki::{Authority, AuthorityPem, CrossCertificate, SERVER_LIFETIME, ServerIdentity, TrustBundle, Validity};
 use nm_store::{Kind, NewResource, Patch, Resource, Secret, Store};
@@ -229,6 +230,18 @@ impl Authorities {
     /// Makes the next authority, or, forced, ends the wait of a succession that is under way.
     pub async fn rotate(&self, actor: &Actor, meta: &Meta, how: RotateAuthority) -> ApiResult<()> {
         let standing = self.refresh().await?;
+        let asked = self.go_on(&standing, actor, meta, how).await;
+        asked.map_err(|error| match error.status {
+            // It went on by itself in the same moment.
+            StatusCode::PRECONDITION_FAILED => ApiError::conflict(
+                "rotation_under_way",
+                "the authority went on to its next stage at this moment: `neuralmesh nodes authority show` says to which; ask again where it is to go on further",
+            ),
+            _ => error,
+        })
+    }
+
+    async fn go_on(&self, standing: &Standing, actor: &Actor, meta: &Meta, how: RotateAuthority) -> ApiResult<()> {
         match (&standing.rotation, how.force) {
             (Rotation::Settled, force) => {
                 let after = if force {
@@ -236,14 +249,14 @@ impl Authorities {
                 } else {
                     how.switch_after.map_or(SWITCH_AFTER_S, |s| s.get())
                 };
-                self.introduce(&standing, actor, meta, after).await
+                self.introduce(standing, actor, meta, after).await
             }
             (Rotation::Introducing { .. } | Rotation::Renewing { .. }, false) => Err(ApiError::conflict(
                 "rotation_under_way",
                 "another authority is on its way already: `neuralmesh nodes authority show` says what it waits for, force=true ends the wait",
             )),
-            (Rotation::Introducing { .. }, true) => self.switch(&standing, Some((actor, meta))).await,
-            (Rotation::Renewing { .. }, true) => self.retire(&standing, Some((actor, meta))).await,
+            (Rotation::Introducing { .. }, true) => self.switch(standing, Some((actor, meta))).await,
+            (Rotation::Renewing { .. }, true) => self.retire(standing, Some((actor, meta))).await,
         }
     }
 

@@ -43,6 +43,9 @@ pub struct RestoreVolume {
     /// A path in the snapshot.
     pub from: String,
     pub volume: VolumeName,
+    /// A folder of the volume, names with slashes between; the volume itself where empty.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub at: String,
     #[serde(default)]
     pub replace: bool,
 }

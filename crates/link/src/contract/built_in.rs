@@ -5,9 +5,14 @@ use std::sync::OnceLock;
 
 /// The version of PostgreSQL in it begins its tag.
 const POSTGRES: &str = "neuralmesh/postgres-ha:15-";
-const POSTGRES_FILES: [(&str, &str); 2] = [
+/// In the order in which they are hashed, as e2e/images/build.sh does.
+const POSTGRES_FILES: [(&str, &str); 6] = [
     ("Dockerfile", include_str!("../../../../images/postgres-ha/Dockerfile")),
     ("nm-postgres.py", include_str!("../../../../images/postgres-ha/nm-postgres.py")),
+    ("nm_common.py", include_str!("../../../../images/postgres-ha/nm_common.py")),
+    ("nm_archive.py", include_str!("../../../../images/postgres-ha/nm_archive.py")),
+    ("nm_restore.py", include_str!("../../../../images/postgres-ha/nm_restore.py")),
+    ("nm-archive.sh", include_str!("../../../../images/postgres-ha/nm-archive.sh")),
 ];
 
 /// The image of a database cluster's members. Its tag tells of what it is made of, so that another one has another name.

@@ -227,7 +227,8 @@ mod tests {
     #[test]
     fn chunks_come_in_pieces_of_any_size() {
         let chunked = || Framing::Chunked(Chunked::default());
-        let cases: [(&[u8], Result<(&[u8], usize), Malformed>); 14] = [
+        type Decoded = Result<(&'static [u8], usize), Malformed>;
+        let cases: [(&[u8], Decoded); 14] = [
             (b"3\r\nabc\r\n0\r\n\r\n", Ok((b"abc", 0))),
             (b"3\r\nabc\r\n2 ;x=\"y\"\r\nde\r\n0\r\n\r\n", Ok((b"abcde", 0))),
             (b"00A\r\n0123456789\r\n00\r\n\r\n", Ok((b"0123456789", 0))),
@@ -267,7 +268,8 @@ mod tests {
     fn heads_say_how_bodies_end() {
         let chunked = || Framing::Chunked(Chunked::default());
         let until_closed = || Framing::Close { closed: false };
-        let cases: [(&str, u16, &[(&str, &str)], Result<Framing, Malformed>); 12] = [
+        type Fields = &'static [(&'static str, &'static str)];
+        let cases: [(&str, u16, Fields, Result<Framing, Malformed>); 12] = [
             ("GET", 200, &[("content-length", "7")], Ok(Framing::Length(7))),
             (
                 "GET",

@@ -51,6 +51,10 @@ struct Judged {
 }
 
 /// Judges and routes a request, or answers it.
+#[expect(
+    clippy::result_large_err,
+    reason = "an answer is moved once either way, and a box would be one more allocation"
+)]
 fn judge(
     client: &Client,
     rules: &Rules,

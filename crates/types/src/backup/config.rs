@@ -151,11 +151,34 @@ pub enum BackupConfigStatus {
     Error,
 }
 
+/// What kind of server is backed up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum BackupServerKind {
+    Container,
+    Node,
+    /// A cluster of type `database`: its backups are base backups, and its write-ahead log is kept between them.
+    Cluster,
+}
+
+impl BackupServerKind {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Container => "container",
+            Self::Node => "node",
+            Self::Cluster => "cluster",
+        }
+    }
+}
+
+/// Seconds between two shipments of a database's write-ahead log where nobody says otherwise.
+pub const WAL_INTERVAL: i64 = 300;
+
 /// What is backed up, when, where to and for how long.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct BackupConfigSpec {
-    /// Id or name of a node or a container.
+    /// Id or name of a node, of a container, or of a cluster of type `database`.
     #[schema(min_length = 1, max_length = 128)]
     pub server_id: String,
     pub name: Title,
@@ -209,6 +232,9 @@ pub struct BackupConfigSpec {
     /// Of a container: a dump of your own in place of the one its image is known for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dump: Option<BackupDump>,
+    /// Of a database cluster: seconds after which what was committed is in the destination, too; 300 by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wal_interval: Option<Bounded<15, 86_400>>,
     /// Nothing is ever removed from the repository; `retention` and `keep` have no effect. False by default.
     #[serde(default)]
     pub append_only: bool,

@@ -9,8 +9,8 @@ mod schedule;
 mod view;
 
 pub use config::{
-    BackupCheck, BackupConfigSpec, BackupConfigStatus, BackupConsistency, BackupCopy, BackupDump, BackupKeep, BackupPath, DumpWord,
-    ExcludePattern, TimeZoneName,
+    BackupCheck, BackupConfigSpec, BackupConfigStatus, BackupConsistency, BackupCopy, BackupDump, BackupKeep, BackupPath, BackupServerKind,
+    DumpWord, ExcludePattern, TimeZoneName, WAL_INTERVAL,
 };
 pub use destination::{BackupCredentials, BackupDestination, DestinationKind, HostKey, S3Region};
 pub use own::OwnBackupView;
@@ -18,7 +18,7 @@ pub use request::{BackupPin, NewRestore, RestoreTarget, TreePath};
 pub use schedule::{CronFields, CronSchedule};
 pub use view::{
     BackupConfigView, BackupKeyView, BackupProblem, BackupStatus, BackupTreeView, BackupVerification, BackupView, DestinationView,
-    RepositoryView, RestoreView, RetentionDecision, RetentionPreview, RetentionReason,
+    RecoveryView, RecoveryWindow, RepositoryView, RestoreView, RetentionDecision, RetentionPreview, RetentionReason,
 };
 
 use serde::{Deserialize, Serialize};

@@ -31,6 +31,14 @@ pub struct NewRestore {
     /// What is at the target and not in the backup goes. False by default for paths, true for volumes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replace: Option<bool>,
+    /// Of a database cluster: the cluster of type `database` that is made of it. `database.name` and `database.version` are those of the
+    /// backup, and so is all else of `database` that is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<Box<crate::cluster::ClusterSpec>>,
+    /// Of a database cluster: as it was at this moment, every transaction that was committed by then and none after. As new as can be
+    /// where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<crate::Timestamp>,
     /// Changes nothing, and answers what would be.
     #[serde(default)]
     pub dry_run: bool,
@@ -48,6 +56,8 @@ impl Default for NewRestore {
             paths: Vec::new(),
             volume: None,
             replace: None,
+            cluster: None,
+            to: None,
             dry_run: false,
             verify: yes(),
         }

@@ -1,9 +1,10 @@
 //! What users see of configs and backups.
 
-use super::config::{BackupCheck, BackupConfigStatus, BackupConsistency, BackupDump, BackupKeep, BackupPath, ExcludePattern, TimeZoneName};
+use super::config::{
+    BackupCheck, BackupConfigStatus, BackupConsistency, BackupDump, BackupKeep, BackupPath, BackupServerKind, ExcludePattern, TimeZoneName,
+};
 use super::job::{FileProblem, JobProgress, Restored, TreeEntry};
 use super::{BackupDestination, BackupType, CronSchedule};
-use crate::server::ServerKind;
 use crate::text::{Title, VolumeName};
 use crate::units::Bounded;
 use crate::{BackupConfigId, BackupId, OperationId, Timestamp};
@@ -16,9 +17,9 @@ use utoipa::ToSchema;
 pub struct BackupConfigView {
     pub id: BackupConfigId,
     pub name: Title,
-    /// The id of the node or container.
+    /// The id of the node, container or cluster.
     pub server_id: String,
-    pub server_kind: ServerKind,
+    pub server_kind: BackupServerKind,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schedule: Option<CronSchedule>,
     pub time_zone: TimeZoneName,
@@ -58,8 +59,38 @@ pub struct BackupConfigView {
     /// None until the first backup was made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repository: Option<RepositoryView>,
+    /// Of a database cluster: how far its write-ahead log is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovery: Option<RecoveryView>,
     pub created: Timestamp,
     pub updated: Timestamp,
+}
+
+/// To which moments a database can be brought back.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RecoveryView {
+    /// Seconds between two shipments of the log.
+    pub wal_interval: i64,
+    /// Every moment in these, oldest first.
+    pub windows: Vec<RecoveryWindow>,
+    /// The last commit that is in the destination: by the database's clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shipped: Option<Timestamp>,
+    /// Why the log is not kept now, and what to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// Where the log is, as `restic -r` takes it; with the passwords of the backups' own repository.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repository: Option<String>,
+}
+
+/// Moments without a gap in between.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RecoveryWindow {
+    pub from: Timestamp,
+    pub to: Timestamp,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -178,6 +209,9 @@ pub struct BackupView {
     /// What proves it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verification: Option<BackupVerification>,
+    /// Of a database cluster: from here on it can be brought to any moment of its window (`recovery` of the config).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recoverable_from: Option<Timestamp>,
     /// The snapshot's id in the second repository.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub copied: Option<String>,
@@ -202,7 +236,7 @@ pub struct BackupVerification {
 #[serde(rename_all = "camelCase")]
 pub struct RestoreView {
     pub backup_id: BackupId,
-    /// The server that it was restored to.
+    /// The server that it was restored to; of a database cluster the new one.
     pub server_id: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
@@ -215,6 +249,9 @@ pub struct RestoreView {
     /// The container that was made again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub container_id: Option<String>,
+    /// The database cluster that was made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster_id: Option<String>,
     pub duration: f64,
 }
 
@@ -237,6 +274,9 @@ pub struct BackupKeyView {
     /// A second password, for the recovery kit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recovery_password: Option<String>,
+    /// Of a database cluster: the repository of its write-ahead log, which `password` opens, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_repository: Option<String>,
 }
 
 /// What retention would do now.

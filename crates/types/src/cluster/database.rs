@@ -4,7 +4,7 @@ use super::{ClusterSpec, ClusterType};
 use crate::envelope::FieldProblem;
 use crate::text::{BadText, ImageRef, string_schema, texts};
 use crate::units::{Bounded, CpuLimit, MemoryLimit, Port};
-use crate::{ContainerId, Timestamp};
+use crate::{BackupId, ContainerId, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -394,6 +394,39 @@ pub struct DatabaseSlot {
     pub retained_bytes: Option<i64>,
 }
 
+/// What a member keeps of the write-ahead log until it is in a destination of backups.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DatabaseArchive {
+    /// Whether a backup config asks for it.
+    pub enabled: bool,
+    #[serde(default)]
+    pub bytes: u64,
+    /// Since when segments were dropped, as there was no room for them: from there on nothing can be brought back until the next backup.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gap: Option<DatabaseArchiveGap>,
+    /// Why the last segment could not be kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DatabaseArchiveGap {
+    pub since: Timestamp,
+    pub segment: String,
+}
+
+/// Which backup a database was made of, and of which moment it is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DatabaseOrigin {
+    pub backup_id: BackupId,
+    /// The newest that there was, where none is named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<Timestamp>,
+}
+
 /// Where clients connect to, without passwords.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -440,6 +473,10 @@ pub struct DatabaseView {
     pub connections: Option<i64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_connections: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub archive: Option<DatabaseArchive>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restored_from: Option<DatabaseOrigin>,
     /// When this was looked at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seen: Option<Timestamp>,

@@ -9,9 +9,9 @@ mod view;
 
 pub use acme::{AcmeDirectory, AcmeEmail, AcmeExternalAccount, AcmeKeyId, AcmeStatus, ClusterAcme, ClusterAcmeView};
 pub use database::{
-    DatabaseConnections, DatabaseCredentials, DatabaseLogin, DatabaseMemberView, DatabaseName, DatabaseParameters, DatabasePool,
-    DatabaseRole, DatabaseSlot, DatabaseSpec, DatabaseState, DatabaseSwitchover, DatabaseView, ExtensionName, POSTGRES_VERSION,
-    ParameterName, ParameterValue, PoolMode,
+    DatabaseArchive, DatabaseArchiveGap, DatabaseConnections, DatabaseCredentials, DatabaseLogin, DatabaseMemberView, DatabaseName,
+    DatabaseOrigin, DatabaseParameters, DatabasePool, DatabaseRole, DatabaseSlot, DatabaseSpec, DatabaseState, DatabaseSwitchover,
+    DatabaseView, ExtensionName, POSTGRES_VERSION, ParameterName, ParameterValue, PoolMode,
 };
 pub use entry::{ClusterEntry, ClusterUpstream};
 pub use server::{ClusterServer, ClusterServerEntry, ClusterServerKey, NewClusterServers};

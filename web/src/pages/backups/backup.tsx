@@ -2,10 +2,10 @@ import { Archive, Ban, Pin, PinOff, RotateCcw, ShieldCheck, Trash2 } from "lucid
 import { useState } from "react";
 import { ApiError } from "../../api";
 import type { Backup } from "../../api/types";
-import { useMayOperate } from "../../lib/data";
+import { useIsAdmin, useMayOperate } from "../../lib/data";
 import { absolute, bytes, duration, plural } from "../../lib/format";
 import { Link, navigate } from "../../lib/router";
-import { Tile, Time } from "../../ui/bits";
+import { Moment, Tile, Time } from "../../ui/bits";
 import { Button } from "../../ui/button";
 import { Card } from "../../ui/card";
 import { Copyable, type Fact, Facts } from "../../ui/facts";
@@ -15,7 +15,9 @@ import { Empty, Failure, Loading, Notice } from "../../ui/states";
 import { useBackup } from "./data";
 import { CancelBackup, RemoveBackup, usePin, useVerify } from "./dialogs";
 import { Files } from "./files";
+import { kindOf } from "./form";
 import { BackupBadge, BackupProgress, FileProblems, PinSign, ServerLink } from "./parts";
+import { RecoverBackup } from "./recover";
 import { RestoreDialog } from "./restore";
 import { isKept, TYPE_NAME } from "./words";
 
@@ -48,10 +50,12 @@ export function BackupPage({ id, tab }: { id: string; tab: string }) {
 
 function Loaded({ backup: b, tab, error }: { backup: Backup; tab: string; error: unknown }) {
   const may = useMayOperate();
+  const admin = useIsAdmin();
   const [asked, setAsked] = useState<"restore" | "remove" | "cancel" | null>(null);
   const [pin, verify] = [usePin(), useVerify()];
   const close = () => setAsked(null);
   const kept = isKept(b);
+  const database = kindOf(b.serverId) === "cluster";
   const home = `/backups/configs/${b.configId}`;
   const known = tab === "files" && kept ? "files" : "overview";
   const items: MenuItem[] = [
@@ -88,7 +92,8 @@ function Loaded({ backup: b, tab, error }: { backup: Backup; tab: string; error:
           </Button>
         ) : (
           <>
-            {kept && (
+            {/* A database becomes a cluster on nodes, which only an admin can name. */}
+            {kept && (admin || !database) && (
               <Button icon={<RotateCcw />} onClick={() => setAsked("restore")}>
                 Restore…
               </Button>
@@ -114,7 +119,8 @@ function Loaded({ backup: b, tab, error }: { backup: Backup; tab: string; error:
       )}
       {error !== null && <Failure what="What is shown may be old." error={error} />}
       {known === "files" ? <Files backup={b} /> : <Overview backup={b} />}
-      {asked === "restore" && <RestoreDialog backup={b} paths={[]} onClose={close} />}
+      {asked === "restore" && database && <RecoverBackup backup={b} onClose={close} />}
+      {asked === "restore" && !database && <RestoreDialog backup={b} paths={[]} onClose={close} />}
       {asked === "remove" && <RemoveBackup backup={b} onClose={close} after={() => navigate(home)} />}
       {asked === "cancel" && <CancelBackup backup={b} onClose={close} />}
     </Page>
@@ -169,6 +175,14 @@ function facts(b: Backup): Fact[] {
     ["Why", b.slot ? <>by schedule, for {absolute(b.slot)}</> : "asked for"],
     ["Where", <Copyable key="where" text={b.location} what="where it is" />],
   ];
+  if (b.recoverableFrom) {
+    rows.push([
+      "Can be brought to",
+      <span key="from">
+        any moment from <Moment at={b.recoverableFrom} /> on, as far as its log is kept without a gap
+      </span>,
+    ]);
+  }
   if (b.snapshot) rows.push(["Snapshot of restic", <Copyable key="snapshot" text={b.snapshot} what="the snapshot's id" />]);
   rows.push(
     ["Encryption", b.encryption ? "with a random password" : "none to speak of"],

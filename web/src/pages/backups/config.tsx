@@ -1,4 +1,4 @@
-import { Archive, CalendarClock, KeyRound, Pause, Pencil, Play, ShieldCheck, Trash2 } from "lucide-react";
+import { Archive, CalendarClock, KeyRound, Pause, Pencil, Play, RotateCcw, ShieldCheck, Trash2 } from "lucide-react";
 import { useState } from "react";
 import { ApiError } from "../../api";
 import type { Backup, BackupConfig, BackupRepository } from "../../api/types";
@@ -18,6 +18,8 @@ import { cronWords } from "./cron";
 import { useBackupsOf, useConfig } from "./data";
 import { KitDialog, RemoveConfig, RetentionDialog, useCheck, usePause, usePerform } from "./dialogs";
 import { BackupBadge, BackupProgress, ConfigBadge, DestinationText, PinSign, ServerLink, Size } from "./parts";
+import { RecoverConfig } from "./recover";
+import { Recovery } from "./recovery";
 import { CONSISTENCY_NAME, isKept, proofWords, retentionWords, scheduleWords, TYPE_NAME, troubleOf } from "./words";
 
 export function ConfigPage({ id }: { id: string }) {
@@ -50,7 +52,7 @@ export function ConfigPage({ id }: { id: string }) {
 function Loaded({ config: c, error }: { config: BackupConfig; error: unknown }) {
   const may = useMayOperate();
   const admin = useIsAdmin();
-  const [asked, setAsked] = useState<"remove" | "retention" | "key" | null>(null);
+  const [asked, setAsked] = useState<"remove" | "retention" | "key" | "recover" | null>(null);
   const [perform, check, pause] = [usePerform(), useCheck(), usePause()];
   const { query, rows, pager } = useBackupsOf(c.id);
   const close = () => setAsked(null);
@@ -82,6 +84,12 @@ function Loaded({ config: c, error }: { config: BackupConfig; error: unknown }) 
             <Button icon={<Archive />} variant="primary" busy={perform.isPending} disabled={running} onClick={() => perform.mutate(c)}>
               Back up now
             </Button>
+            {/* What is made is a cluster on nodes, which only an admin can name. */}
+            {admin && c.recovery && (
+              <Button icon={<RotateCcw />} disabled={!c.repository} onClick={() => setAsked("recover")}>
+                Restore to a moment…
+              </Button>
+            )}
             <Link className="btn" href={`/backups/configs/${c.id}/edit`}>
               <Pencil />
               Edit
@@ -94,6 +102,7 @@ function Loaded({ config: c, error }: { config: BackupConfig; error: unknown }) 
       {error !== null && <Failure what="What is shown may be old." error={error} />}
       <Trouble config={c} />
       <Tiles config={c} newest={rows?.find(isKept)} />
+      {c.recovery && <Recovery config={c} recovery={c.recovery} />}
       {query.error && <Failure what="The backups could not be read." error={query.error} retry={() => void query.refetch()} />}
       {rows?.length === 0 ? (
         <Empty icon={<Archive aria-hidden="true" />} title="No backup was made yet">
@@ -134,6 +143,7 @@ function Loaded({ config: c, error }: { config: BackupConfig; error: unknown }) 
       </div>
       {asked === "remove" && <RemoveConfig config={c} onClose={close} />}
       {asked === "retention" && <RetentionDialog config={c} onClose={close} />}
+      {asked === "recover" && <RecoverConfig config={c} onClose={close} />}
       {asked === "key" && <KitDialog config={c} onClose={close} />}
     </Page>
   );
@@ -219,12 +229,17 @@ function BackupTable({ rows }: { rows: Backup[] | undefined }) {
 
 function ConfigFacts({ config: c, onRetention }: { config: BackupConfig; onRetention: () => void }) {
   const container = c.serverKind === "container";
+  const all = {
+    container: "its volumes, the folders mounted into it, and its spec",
+    node: "its managed volumes and the specs of its containers",
+    cluster: "the whole database, as its primary gives it, and its write-ahead log",
+  };
   const what = [...c.paths, ...c.volumes.map((v) => `volume ${v}`)];
   const rows: Fact[] = [
     ["Server", <ServerLink key="server" id={c.serverId} />],
     [
       "What",
-      what.length > 0 ? <span className="break">{what.join(", ")}</span> : container ? "its volumes, the folders mounted into it, and its spec" : "its managed volumes and the specs of its containers",
+      what.length > 0 ? <span className="break">{what.join(", ")}</span> : all[c.serverKind],
     ],
   ];
   if (c.excludes.length > 0) rows.push(["Left out", <code key="excludes">{c.excludes.join(", ")}</code>]);

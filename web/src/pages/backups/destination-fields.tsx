@@ -3,7 +3,7 @@ import type { BackupCredentials } from "../../api/types";
 import { useNodes } from "../../lib/data";
 import type { Problems } from "../../lib/editing";
 import { Field, Select, Textarea, TextField } from "../../ui/field";
-import { DESTINATION_KINDS, DESTINATIONS, OFFERED, type DestinationForm, type DestinationKind } from "./destination";
+import { DESTINATION_KINDS, DESTINATIONS, SHARED_KINDS, type DestinationForm, type DestinationKind } from "./destination";
 
 interface Part {
   form: DestinationForm;
@@ -16,6 +16,8 @@ interface Part {
   kept: boolean;
   /** It has a repository already, so that it stays where it is. */
   fixed: boolean;
+  /** It is reached from several nodes. */
+  shared: boolean;
 }
 type Text = (key: Exclude<keyof DestinationForm, "kind">, label: string, placeholder: string, hint?: string, optional?: boolean) => ReactNode;
 
@@ -72,7 +74,7 @@ const CREDENTIALS: Record<DestinationKind, (secret: Text, part: Part) => ReactNo
 const COVERED: ReadonlySet<keyof DestinationForm> = new Set<keyof DestinationForm>(["secretKey", "password"]);
 
 export function DestinationFields(part: Part) {
-  const { form, set, problems, at, kept, fixed } = part;
+  const { form, set, problems, at, kept, fixed, shared } = part;
   const kind = DESTINATIONS[form.kind];
   const text: Text = (key, label, placeholder, hint, optional) => (
     <TextField
@@ -110,7 +112,7 @@ export function DestinationFields(part: Part) {
             value={form.kind}
             disabled={fixed}
             onValue={(value) => set({ kind: value }, `${at}destination`, `${at}credentials`)}
-            options={DESTINATION_KINDS.filter((k) => OFFERED.includes(k) || k === form.kind).map((k) => [k, DESTINATIONS[k].label] as const)}
+            options={DESTINATION_KINDS.filter((k) => !shared || SHARED_KINDS.includes(k) || k === form.kind).map((k) => [k, DESTINATIONS[k].label] as const)}
           />
         )}
       </Field>

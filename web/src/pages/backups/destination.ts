@@ -102,7 +102,7 @@ export const DESTINATIONS: Record<DestinationKind, Kind> = {
   },
   node: {
     label: "Folder of a node",
-    says: "Only of the server's own node so far.",
+    says: "Other nodes reach it through the control plane.",
     main: "path",
     write: ({ node, path }, problem) => {
       problem("node", node === "" ? "Choose a node" : undefined);
@@ -168,8 +168,8 @@ export const DESTINATIONS: Record<DestinationKind, Kind> = {
   },
 };
 export const DESTINATION_KINDS = Object.keys(DESTINATIONS) as DestinationKind[];
-/** A node's folder is reached from that node alone so far: what is there already can be shown, and nothing is gained by choosing it. */
-export const OFFERED: readonly DestinationKind[] = ["path", "s3", "sftp", "rest"];
+/** The members of a database cluster are on several nodes, and a folder would be another one on each. */
+export const SHARED_KINDS: readonly DestinationKind[] = DESTINATION_KINDS.filter((kind) => kind !== "path");
 
 /** The form of a destination that is there. Its credentials are never given back. */
 export function destinationForm(text: string): DestinationForm {

@@ -12,10 +12,10 @@ import { Section } from "../../ui/section";
 import { Failure, Loading, Notice } from "../../ui/states";
 import { toast } from "../../ui/toast";
 import { cronWords } from "./cron";
-import { useConfig, useServers } from "./data";
+import { useConfig, useSubjects } from "./data";
 import { DESTINATIONS } from "./destination";
 import { DestinationFields } from "./destination-fields";
-import { backupForm, type BackupForm, emptyBackupForm, isNode, linesOf, patchOf, placeBackupProblems, specOf } from "./form";
+import { backupForm, type BackupForm, emptyBackupForm, kindOf, linesOf, patchOf, placeBackupProblems, specOf, withServer } from "./form";
 import { ServerField } from "./parts";
 import { ScheduleFields } from "./schedule-fields";
 import { CONSISTENCY_NAME, CONSISTENCY_SAYS, TYPE_NAME, TYPE_SAYS } from "./words";
@@ -50,12 +50,13 @@ type TextKey =
   | "testRestore"
   | "dumpCommand"
   | "dumpRestore"
-  | "dumpFile";
+  | "dumpFile"
+  | "walInterval";
 
 const KEEP_LABEL = { last: "Last", hourly: "Hourly", daily: "Daily", weekly: "Weekly", monthly: "Monthly", yearly: "Yearly" } as const;
 
 function Editor({ config }: { config?: BackupConfig }) {
-  const servers = useServers();
+  const servers = useSubjects();
   /** A link from a server's page names it. */
   const [asked] = useQueryValue("server");
   const [form, setForm] = useState<BackupForm>(() => (config ? backupForm(config) : emptyBackupForm(asked)));
@@ -87,10 +88,10 @@ function Editor({ config }: { config?: BackupConfig }) {
   );
 
   const unchanged = config !== undefined && Object.keys(body).length === 0;
-  const container = form.serverId !== "" && !isNode(form.serverId);
+  const kind = kindOf(form.serverId);
+  const [container, cluster] = [kind === "container", kind === "cluster"];
   const made = config?.repository !== undefined;
   const home = config ? `/backups/configs/${config.id}` : "/backups";
-  const kinds = servers.data?.filter((s) => s.kind === "node" || s.kind === "container");
   const named = linesOf(form.paths).length + linesOf(form.volumes).length;
 
   return (
@@ -103,14 +104,14 @@ function Editor({ config }: { config?: BackupConfig }) {
           <fieldset disabled={busy} style={{ display: "contents" }}>
             <section className="card">
               <div className="card-body stack">
-                {servers.error && <Failure what="The servers could not be read." error={servers.error} />}
+                {servers.error !== null && servers.error !== undefined && <Failure what="The servers could not be read." error={servers.error} />}
                 <div className="form-2">
                   {text("name", "Name", { name: "name", placeholder: "Daily production backup", maxLength: 100 })}
                   <ServerField
                     label="Server"
-                    servers={kinds}
+                    servers={servers.data}
                     value={form.serverId}
-                    onValue={(serverId) => set({ serverId }, "consistency", "dump", "paths", "volumes")}
+                    onValue={(serverId) => set(withServer(form, serverId), "dump", "credentials")}
                     problem={problems.serverId}
                     disabled={made}
                     hint={made ? "Its backups are of this server: make another config for another one" : undefined}
@@ -134,6 +135,22 @@ function Editor({ config }: { config?: BackupConfig }) {
               </header>
               <div className="card-body stack">
                 <ScheduleFields form={form} set={set} problems={problems} />
+                {cluster && (
+                  <>
+                    <p className="muted">
+                      Between the backups its write-ahead log goes to the destination, so that it can be restored as it was at any moment, and not
+                      only as it was when a backup was made.
+                    </p>
+                    <div className="form-2">
+                      {text("walInterval", "Ship the log every", {
+                        numeric: true,
+                        suffix: "s",
+                        placeholder: "300",
+                        hint: "15 to 86,400; what is committed is in the destination, too, after so long: with all its nodes no more than that is lost",
+                      })}
+                    </div>
+                  </>
+                )}
               </div>
             </section>
             <section className="card">
@@ -148,6 +165,7 @@ function Editor({ config }: { config?: BackupConfig }) {
                   at=""
                   kept={config?.hasCredentials ?? false}
                   fixed={made}
+                  shared={cluster}
                 />
                 <Check
                   label="Encrypt with a random password"
@@ -211,62 +229,64 @@ function Editor({ config }: { config?: BackupConfig }) {
                 onChecked={(appendOnly) => set({ appendOnly })}
               />
             </Section>
-            <Section
-              title="What"
-              sum={named > 0 ? plural(named, "path or volume", "paths and volumes") : container ? "everything it writes to, and its spec" : "its managed volumes"}
-              problems={count(["paths", "volumes", "excludes", "oneFileSystem", "consistency", "dump"])}
-              open={form.paths !== "" || form.volumes !== ""}
-            >
-              {!container && lines("paths", "Paths", "/etc\n/srv/data", "One a line; in place of its managed volumes and the specs of its containers")}
-              {lines("volumes", "Volumes", "shop-data", container ? "One a line; where none is named, all of the container, and the folders that are mounted into it" : "One a line; all where neither a path nor a volume is named")}
-              {lines("excludes", "Left out", "*.log\n/volumes/cache", "One pattern a line, as .gitignore has them")}
-              <Check
-                label="Stay on one file system"
-                hint="What is mounted below a path is left out."
-                checked={form.oneFileSystem}
-                onChecked={(oneFileSystem) => set({ oneFileSystem })}
-              />
-              {container && (
-                <>
-                  <Field label="While it is read" hint={CONSISTENCY_SAYS[form.consistency]} problem={problems.consistency}>
-                    {(d) => (
-                      <Select
-                        {...d}
-                        value={form.consistency}
-                        onValue={(consistency) => set({ consistency })}
-                        options={CONSISTENCIES.map((c) => [c, CONSISTENCY_NAME[c]] as const)}
-                      />
-                    )}
-                  </Field>
-                  <Check
-                    label="A dump by a command of your own"
-                    hint="In place of the one that its image is known for."
-                    checked={form.ownDump}
-                    onChecked={(ownDump) => set({ ownDump }, "dump")}
-                  />
-                  {problems.dump && <p className="problem">{problems.dump}</p>}
-                  {form.ownDump && (
-                    <>
-                      {text(
-                        "dumpCommand",
-                        "Command",
-                        { mono: true, placeholder: "pg_dump -U app -Fc app", hint: "Run in the container without a shell; what it writes to its standard output is kept" },
-                        "dump.command",
+            {!cluster && (
+              <Section
+                title="What"
+                sum={named > 0 ? plural(named, "path or volume", "paths and volumes") : container ? "everything it writes to, and its spec" : "its managed volumes"}
+                problems={count(["paths", "volumes", "excludes", "oneFileSystem", "consistency", "dump"])}
+                open={form.paths !== "" || form.volumes !== ""}
+              >
+                {!container && lines("paths", "Paths", "/etc\n/srv/data", "One a line; in place of its managed volumes and the specs of its containers")}
+                {lines("volumes", "Volumes", "shop-data", container ? "One a line; where none is named, all of the container, and the folders that are mounted into it" : "One a line; all where neither a path nor a volume is named")}
+                {lines("excludes", "Left out", "*.log\n/volumes/cache", "One pattern a line, as .gitignore has them")}
+                <Check
+                  label="Stay on one file system"
+                  hint="What is mounted below a path is left out."
+                  checked={form.oneFileSystem}
+                  onChecked={(oneFileSystem) => set({ oneFileSystem })}
+                />
+                {container && (
+                  <>
+                    <Field label="While it is read" hint={CONSISTENCY_SAYS[form.consistency]} problem={problems.consistency}>
+                      {(d) => (
+                        <Select
+                          {...d}
+                          value={form.consistency}
+                          onValue={(consistency) => set({ consistency })}
+                          options={CONSISTENCIES.map((c) => [c, CONSISTENCY_NAME[c]] as const)}
+                        />
                       )}
-                      <div className="form-2">
+                    </Field>
+                    <Check
+                      label="A dump by a command of your own"
+                      hint="In place of the one that its image is known for."
+                      checked={form.ownDump}
+                      onChecked={(ownDump) => set({ ownDump }, "dump")}
+                    />
+                    {problems.dump && <p className="problem">{problems.dump}</p>}
+                    {form.ownDump && (
+                      <>
                         {text(
-                          "dumpRestore",
-                          "Command to read it in",
-                          { mono: true, optional: true, placeholder: "pg_restore -U app -d app --clean", hint: "Reads the dump from its standard input when it is restored" },
-                          "dump.restore",
+                          "dumpCommand",
+                          "Command",
+                          { mono: true, placeholder: "pg_dump -U app -Fc app", hint: "Run in the container without a shell; what it writes to its standard output is kept" },
+                          "dump.command",
                         )}
-                        {text("dumpFile", "File name", { mono: true, optional: true, placeholder: "dump" }, "dump.file")}
-                      </div>
-                    </>
-                  )}
-                </>
-              )}
-            </Section>
+                        <div className="form-2">
+                          {text(
+                            "dumpRestore",
+                            "Command to read it in",
+                            { mono: true, optional: true, placeholder: "pg_restore -U app -d app --clean", hint: "Reads the dump from its standard input when it is restored" },
+                            "dump.restore",
+                          )}
+                          {text("dumpFile", "File name", { mono: true, optional: true, placeholder: "dump" }, "dump.file")}
+                        </div>
+                      </>
+                    )}
+                  </>
+                )}
+              </Section>
+            )}
             <Section
               title="Trust"
               sum={form.testRestore.trim() ? "reads data, restores for a test" : "reads data in turn"}
@@ -317,6 +337,7 @@ function Editor({ config }: { config?: BackupConfig }) {
                   at="copy."
                   kept={config?.copy?.hasCredentials ?? false}
                   fixed={config?.copy?.repository !== undefined}
+                  shared={cluster}
                 />
               )}
             </Section>

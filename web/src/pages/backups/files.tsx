@@ -9,6 +9,7 @@ import { Time } from "../../ui/bits";
 import { Button, IconButton } from "../../ui/button";
 import { Empty, Failure } from "../../ui/states";
 import { Pager, Table } from "../../ui/table";
+import { kindOf } from "./form";
 import { RestoreDialog } from "./restore";
 import { trail } from "./trail";
 
@@ -19,7 +20,7 @@ const ICON: Record<TreeEntry["type"], ReactNode> = {
   other: <FileQuestion aria-label="special file" />,
 };
 
-/** What is in a backup, folder by folder; what is chosen can be restored alone. */
+/** What is in a backup, folder by folder; what is chosen can be restored alone, but for a database's, which is one whole. */
 export function Files({ backup }: { backup: Backup }) {
   const may = useMayOperate();
   const [at, setAt] = useQueryValue("path");
@@ -57,7 +58,7 @@ export function Files({ backup }: { backup: Backup }) {
             id={(e) => e.path}
             placeholders={6}
             menuOnly
-            {...(may
+            {...(may && kindOf(backup.serverId) !== "cluster"
               ? {
                   selection: { ids: chosen, onIds: setChosen },
                   selectLabel: (e: TreeEntry) => e.name,

@@ -6,6 +6,7 @@ import {
   type BackupCredentials,
   type BackupDump,
   type BackupKeep,
+  type BackupServerKind,
   type BackupType,
   KEEPS,
 } from "../../api/types";
@@ -52,6 +53,8 @@ export interface BackupForm {
   dumpCommand: string;
   dumpRestore: string;
   dumpFile: string;
+  /** Seconds; of a database cluster. */
+  walInterval: string;
   appendOnly: boolean;
   checkSchedule: string;
   checkParts: string;
@@ -63,8 +66,8 @@ export interface BackupForm {
 
 const NO_KEEP = { last: "", hourly: "", daily: "", weekly: "", monthly: "", yearly: "" };
 
-export const emptyBackupForm = (serverId = ""): BackupForm => ({
-  serverId,
+const empty = (): BackupForm => ({
+  serverId: "",
   name: "",
   preset: "daily",
   schedule: PRESETS.daily[1],
@@ -85,6 +88,7 @@ export const emptyBackupForm = (serverId = ""): BackupForm => ({
   dumpCommand: "",
   dumpRestore: "",
   dumpFile: "",
+  walInterval: "",
   appendOnly: false,
   checkSchedule: "",
   checkParts: "",
@@ -93,6 +97,8 @@ export const emptyBackupForm = (serverId = ""): BackupForm => ({
   copyTo: emptyDestination(),
   paused: false,
 });
+
+export const emptyBackupForm = (serverId = ""): BackupForm => withServer(empty(), serverId);
 
 const text = (n: number | undefined): string => (n === undefined || n === 0 ? "" : String(n));
 
@@ -126,6 +132,7 @@ export function backupForm(c: BackupConfig): BackupForm {
     dumpCommand: joinWords(c.dump?.command ?? []),
     dumpRestore: joinWords(c.dump?.restore ?? []),
     dumpFile: c.dump?.file ?? "",
+    walInterval: text(c.recovery?.walInterval),
     appendOnly: c.appendOnly,
     checkSchedule: c.check.schedule ?? "",
     checkParts: text(c.check.parts),
@@ -136,7 +143,18 @@ export function backupForm(c: BackupConfig): BackupForm {
   };
 }
 
-export const isNode = (serverId: string): boolean => serverId.startsWith("node_");
+/** What kind of server an id is of; nothing where none is chosen. */
+export function kindOf(serverId: string): BackupServerKind | undefined {
+  if (serverId === "") return undefined;
+  return serverId.startsWith("node_") ? "node" : serverId.startsWith("cluster_") ? "cluster" : "container";
+}
+
+/** The form with another server, and with destinations that it can have. */
+export function withServer(form: BackupForm, serverId: string): BackupForm {
+  if (kindOf(serverId) !== "cluster") return { ...form, serverId };
+  const shared = (to: DestinationForm): DestinationForm => (to.kind === "path" ? { ...to, kind: "node" } : to);
+  return { ...form, serverId, destination: shared(form.destination), copyTo: shared(form.copyTo) };
+}
 
 const exclude: check.Check = (line) => (line.length <= 512 ? undefined : "At most 512 characters");
 const anyPath: check.Check = (line) => (line === "/" ? undefined : folder(line));
@@ -188,7 +206,9 @@ export function specOf(form: BackupForm, kept = { own: false, copy: false }): { 
   problem("name", name === "" ? "Give it a name" : check.title(name));
   const main = writeDestination(form.destination, kept.own, problem);
   const body: BackupConfigSpec = { serverId: form.serverId, name, type: form.type, destination: main.destination };
-  const container = form.serverId !== "" && !isNode(form.serverId);
+  const kind = kindOf(form.serverId);
+  const [container, cluster] = [kind === "container", kind === "cluster"];
+  if (cluster && form.destination.kind === "path") problem("destination.path", "A folder is another one on each of its nodes: choose another kind");
 
   if (form.preset !== "none" && form.schedule.trim() === "") problem("schedule", "Say when, or choose to make backups only when asked for");
   const keep: BackupKeep = given(Object.fromEntries(KEEPS.map((k) => [k, number(`keep.${k}`, form.keep[k], 1, 10_000)])) as BackupKeep);
@@ -211,11 +231,12 @@ export function specOf(form: BackupForm, kept = { own: false, copy: false }): { 
       credentials: main.credentials,
       encryption: form.encryption ? undefined : false,
       compression: form.compression ? undefined : false,
-      paths: container ? undefined : lines("paths", form.paths, anyPath),
-      volumes: lines("volumes", form.volumes, check.volumeName),
-      excludes: lines("excludes", form.excludes, exclude),
-      oneFileSystem: form.oneFileSystem || undefined,
+      paths: container || cluster ? undefined : lines("paths", form.paths, anyPath),
+      volumes: cluster ? undefined : lines("volumes", form.volumes, check.volumeName),
+      excludes: cluster ? undefined : lines("excludes", form.excludes, exclude),
+      oneFileSystem: (!cluster && form.oneFileSystem) || undefined,
       consistency: container && form.consistency !== "auto" ? form.consistency : undefined,
+      walInterval: cluster ? number("walInterval", form.walInterval, 15, 86_400) : undefined,
       appendOnly: form.appendOnly || undefined,
       check: Object.keys(own).length > 0 ? own : undefined,
       status: form.paused ? "paused" : undefined,

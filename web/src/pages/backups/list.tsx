@@ -54,8 +54,8 @@ export function BackupsPage() {
       {rows?.length === 0 ? (
         query.data?.length === 0 ? (
           <Empty icon={<Archive aria-hidden="true" />} title="No backups yet" actions={create}>
-            A config says what of a node or a container is backed up, when, where to and for how long it is kept. Each backup is checked once it is
-            made, and any of them restores alone.
+            A config says what of a node, a container or a database cluster is backed up, when, where to and for how long it is kept. Each backup is
+            checked once it is made, and any of them restores alone.
           </Empty>
         ) : (
           <Empty

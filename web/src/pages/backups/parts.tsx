@@ -1,12 +1,13 @@
 import { Pin } from "lucide-react";
-import type { Backup, BackupConfigStatus, BackupStatus, FileProblem, Server } from "../../api/types";
+import type { Backup, BackupConfigStatus, BackupStatus, FileProblem } from "../../api/types";
 import { useNodeName } from "../../lib/data";
 import { bytes, plural } from "../../lib/format";
 import { Link } from "../../lib/router";
 import { Progress } from "../../ui/bits";
 import { Field } from "../../ui/field";
-import { useServerName } from "./data";
+import { type Subject, useServerName } from "./data";
 import { destinationWords } from "./destination";
+import { kindOf } from "./form";
 import { BACKUP_TONE, BACKUP_WORD, CONFIG_TONE, progressWords, share } from "./words";
 
 export function ConfigBadge({ status }: { status: BackupConfigStatus }) {
@@ -35,12 +36,12 @@ export function BackupProgress({ backup }: { backup: Backup }) {
   );
 }
 
+const PAGES = { container: "containers", node: "nodes", cluster: "clusters" } as const;
+
 export function ServerLink({ id }: { id: string }) {
   const name = useServerName()(id);
-  const page = id.startsWith("cont_") ? "containers" : id.startsWith("node_") ? "nodes" : null;
-  if (!page) return <code>{id}</code>;
   return (
-    <Link className="link truncate" href={`/${page}/${id}`}>
+    <Link className="link truncate" href={`/${PAGES[kindOf(id) ?? "container"]}/${id}`}>
       {name}
     </Link>
   );
@@ -78,14 +79,15 @@ export function FileProblems({ problems, count }: { problems: readonly FileProbl
 const GROUPS = [
   ["container", "Containers"],
   ["node", "Nodes"],
+  ["cluster", "Database clusters"],
 ] as const;
 
-/** Chooses a node or a container. */
+/** Chooses a node, a container, or a database cluster. */
 export function ServerField(props: {
   label: string;
   value: string;
   onValue: (value: string) => void;
-  servers: readonly Server[] | undefined;
+  servers: readonly Subject[] | undefined;
   problem?: string | undefined;
   hint?: string | undefined;
   disabled?: boolean;

@@ -3,6 +3,7 @@ import {
   type BackupConfig,
   type BackupConfigStatus,
   type BackupConsistency,
+  type BackupKey,
   type BackupStatus,
   type BackupType,
   type JobProgress,
@@ -140,7 +141,7 @@ export function restoredWords(r: Restored): string {
 }
 
 /** All that opens a repository when neither NeuralMesh nor its store is left. */
-export function recoveryKit(config: BackupConfig, key: { repository: string; password: string; recoveryPassword?: string }, made: string): string {
+export function recoveryKit(config: BackupConfig, key: BackupKey, made: string): string {
   const where =
     config.destination.startsWith("/") || config.destination.startsWith("node:")
       ? "The repository is a folder of a machine: run restic there, or copy the folder elsewhere first."
@@ -152,6 +153,7 @@ export function recoveryKit(config: BackupConfig, key: { repository: string; pas
     `Repository         ${key.repository}`,
     `Password           ${key.password}`,
     ...(key.recoveryPassword ? [`Recovery password  ${key.recoveryPassword}`] : []),
+    ...(key.logRepository ? [`Log repository     ${key.logRepository} (opened by the first password)`] : []),
     "",
     `The repository has restic's format (version 2). ${where}`,
     "Put one of the passwords into a file that only you can read, such as password.txt, and:",

@@ -6,12 +6,12 @@ import { namedServers, serverOf } from "./model";
 /** Figures change all the time, and no event tells of them. A long list is asked for less often. */
 const refresh = (clusters: readonly Cluster[] | undefined): number => ((clusters?.length ?? 0) > 50 ? 20_000 : 5_000);
 
-/** `aside`: they are not what the page is about. */
-export function useClusters(options: { aside?: boolean } = {}) {
+/** `aside`: they are not what the page is about. `names`: nothing of them is shown that changes. */
+export function useClusters(options: { aside?: boolean; names?: boolean } = {}) {
   return useQuery({
     queryKey: ["clusters", "list"],
     queryFn: ({ signal }) => calls.clusters.list(signal),
-    refetchInterval: (query) => refresh(query.state.data) * (options.aside ? 4 : 1),
+    refetchInterval: (query) => !options.names && refresh(query.state.data) * (options.aside ? 4 : 1),
   });
 }
 

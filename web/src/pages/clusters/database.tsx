@@ -1,13 +1,14 @@
 import { sentence } from "../../api/errors";
-import type { Cluster, Database, DatabaseMember } from "../../api/types";
+import type { Cluster, Database, DatabaseArchive, DatabaseMember } from "../../api/types";
 import { useIsAdmin } from "../../lib/data";
 import { bytes } from "../../lib/format";
 import { Link } from "../../lib/router";
-import { Badge, Time } from "../../ui/bits";
+import { Badge, Moment, Time } from "../../ui/bits";
 import { Card } from "../../ui/card";
 import { Copyable, type Fact, Facts } from "../../ui/facts";
 import { Notice } from "../../ui/states";
 import { type Column, Table } from "../../ui/table";
+import { BackupsOf } from "../backups/of";
 import { Credentials } from "./credentials";
 import { ClientsTile, databaseFacts, LagTile } from "./database-parts";
 import { memberOf, memberWhy, primaryOf, seconds, STATE_NAME } from "./database-words";
@@ -54,6 +55,21 @@ export function DatabaseTab({ cluster: c, database: d }: { cluster: Cluster; dat
           <div className="label">Looked at</div>
           <Time at={d.seen} />
         </div>
+        {d.restoredFrom && (
+          <div>
+            <div className="label">Made of</div>
+            <Link className="link" href={`/backups/${d.restoredFrom.backupId}`}>
+              a backup
+            </Link>
+            {d.restoredFrom.to ? (
+              <>
+                , as of <Moment at={d.restoredFrom.to} />
+              </>
+            ) : (
+              ", as new as could be"
+            )}
+          </div>
+        )}
       </section>
       <section className="stack tight">
         <h2 className="row">
@@ -76,6 +92,12 @@ export function DatabaseTab({ cluster: c, database: d }: { cluster: Cluster; dat
           <Card title="Settings">
             <Facts rows={databaseFacts(d)} />
           </Card>
+          <BackupsOf serverId={c.id} />
+          {d.archive && (
+            <Card title="Log for backups">
+              <Facts rows={archiveFacts(d.archive)} />
+            </Card>
+          )}
           <Slots database={d} />
         </div>
       </div>
@@ -178,6 +200,25 @@ function connectFacts(d: Database): Fact[] {
     ["For writes", <Copyable key="w" text={strings.readWrite} what="the address for writes" />],
     ["For reads", <Copyable key="r" text={strings.readOnly} what="the address for reads" />],
   );
+  return rows;
+}
+
+/** What the primary keeps of its log until that is where backups are. */
+function archiveFacts(a: DatabaseArchive): Fact[] {
+  const rows: Fact[] = [
+    ["Kept", a.enabled ? <span className="status tone-green">until it is in the destination</span> : <span className="status tone-grey hollow">no: no backup config asks for it</span>],
+    ["On the primary's disk", bytes(a.bytes)],
+  ];
+  if (a.gap) {
+    rows.push([
+      "Gap",
+      <span key="gap" className="danger-text break">
+        there was no room since <Moment at={a.gap.since} />, from segment <code>{a.gap.segment}</code> on: nothing newer can be brought back until the
+        next backup
+      </span>,
+    ]);
+  }
+  if (a.failed) rows.push(["Failed", <span key="failed" className="danger-text break">{a.failed}</span>]);
   return rows;
 }
 

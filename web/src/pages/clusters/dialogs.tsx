@@ -50,8 +50,8 @@ export function RemoveCluster({ cluster, onClose }: { cluster: Cluster; onClose:
             events go.
           </p>
           <Notice tone="amber">
-            The data stays on each of its nodes, in the volume <code className="break">nm-{cluster.id}</code>. Remove that by hand once nobody
-            needs it.
+            The data stays on each of its nodes, in the volumes <code className="break">nm-{cluster.id}</code> and{" "}
+            <code className="break">nm-{cluster.id}-archive</code>. Remove them by hand once nobody needs them.
           </Notice>
         </>
       ) : cluster.type === "compute" ? (

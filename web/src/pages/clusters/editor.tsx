@@ -15,10 +15,10 @@ import { toast } from "../../ui/toast";
 import { useCluster } from "./data";
 import { DatabaseFields } from "./database-fields";
 import type { DatabaseForm } from "./database-form";
-import { bodyOf, type ClusterForm, clusterForm, emptyClusterForm, patchOf, placeClusterProblems, SURVIVES_FROM, withType } from "./form";
+import { bodyOf, type ClusterForm, clusterForm, emptyClusterForm, patchOf, placeClusterProblems, withType } from "./form";
 import { RouteRows } from "./routes";
 import { QueueFields, ScalingFields } from "./scaling-fields";
-import { ServerRows, useChoices } from "./servers";
+import { Fragile, ServerRows, useChoices } from "./servers";
 import { TLS_WAYS } from "./tls";
 import { TlsFields } from "./tls-fields";
 import { ALGORITHM_NAME, ALGORITHM_SAYS, becomes, isOfNodes, TYPE_NAME, TYPE_SAYS } from "./words";
@@ -90,8 +90,6 @@ function Editor({ cluster }: { cluster?: Cluster }) {
   const http = form.protocol === "http" && !isOfNodes(form.type);
   // A database's servers are nodes, which only an admin can name.
   const types = cluster ? becomes(cluster.type) : CLUSTER_TYPES.filter((t) => t !== "database" || admin);
-  const named = form.servers.filter((s) => s.id !== "").length;
-  const few = named > 0 && named < SURVIVES_FROM;
   const isNode = (id: string) => choices?.find((c) => c.value === id)?.kind === "node";
   const home = cluster ? `/clusters/${cluster.id}` : "/clusters";
   /** A field of text whose key in the form is `key`, and whose path at the server is `field`. */
@@ -148,7 +146,7 @@ function Editor({ cluster }: { cluster?: Cluster }) {
               <div className="card-body stack">
                 {unread !== null && unread !== undefined && <Failure what="The servers could not be read." error={unread} />}
                 <ServerRows form={form} onRows={(servers) => set({ servers })} problems={problems} choices={choices} />
-                {database && few && <Notice tone="amber">Fewer than three nodes do not survive the loss of one.</Notice>}
+                <Fragile form={form} />
                 {!standby && !isOfNodes(form.type) && (
                   <Field label="Algorithm" hint={ALGORITHM_SAYS[form.algorithm]} problem={problems["loadBalancer.algorithm"]}>
                     {(d) => (

@@ -228,6 +228,12 @@ const QUEUE_LENGTH = 10;
 /** How many nodes a database is on where it survives the loss of one. */
 export const SURVIVES_FROM = 3;
 
+/** A database on so few nodes is lost with one of them. */
+export function isFragile(form: ClusterForm): boolean {
+  const named = form.servers.filter(chosen).length;
+  return form.type === "database" && named > 0 && named < SURVIVES_FROM;
+}
+
 /** The form with another type. Only nodes are a database's servers, and those of a queue of jobs: others that were chosen go. */
 export function withType(form: ClusterForm, type: ClusterType, isNode: (id: string) => boolean): ClusterForm {
   if (type === form.type) return form;

@@ -6,8 +6,9 @@ import type { Cluster, ClusterType, Container, Server, ServerKind } from "../../
 import { useIsAdmin, useNodeName, useNodes } from "../../lib/data";
 import { Button, IconButton } from "../../ui/button";
 import { Cell, Check, Input } from "../../ui/field";
+import { Notice } from "../../ui/states";
 import type { Problems } from "../containers/form";
-import { type ClusterForm, type KnownPorts, type ServerRow, serverRow, showsWeights } from "./form";
+import { type ClusterForm, isFragile, type KnownPorts, type ServerRow, serverRow, showsWeights } from "./form";
 import { isOfNodes } from "./words";
 
 export interface Choice {
@@ -69,6 +70,11 @@ export function useChoices(cluster: Cluster | undefined, type: ClusterType): { c
   }, [servers.data, containers.data, nodes, cluster, withNodes, nodeName]);
   const ports = useCallback((value: string) => choices?.find((c) => c.value === value)?.ports, [choices]);
   return { choices, ports, error: servers.error ?? containers.error };
+}
+
+/** Says that a database on these nodes does not survive the loss of one. */
+export function Fragile({ form }: { form: ClusterForm }) {
+  return isFragile(form) ? <Notice tone="amber">Fewer than three nodes do not survive the loss of one.</Notice> : null;
 }
 
 function moved(rows: ServerRow[], from: number, to: number): ServerRow[] {

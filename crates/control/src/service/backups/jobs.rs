@@ -149,10 +149,15 @@ impl Backups {
 
     /// A job that changes nothing, for somebody who waits.
     pub(super) async fn look(&self, node: &NodeId, repository: Reached, step: &str, task: Task) -> ApiResult<Outcome> {
-        let agent = self.fleet.agent(node)?;
         let now: Timestamp = self.clock.now();
         let asking = self.ask(repository, key(&OperationId::fresh(now.0), step)?, Prepare::default(), task);
-        self.far_arrived(&asking, Duration::ZERO).await?;
+        self.alone(node, &asking, SHORT).await
+    }
+
+    /// A job of no operation. Where it does not end in time it is ended.
+    pub(super) async fn alone(&self, node: &NodeId, asking: &Ask, within: Duration) -> ApiResult<Outcome> {
+        let agent = self.fleet.agent(node)?;
+        self.far_arrived(asking, Duration::ZERO).await?;
         let ask = &asking.run;
         let body = serde_json::to_vec(ask).unwrap_or_default();
         let looking = async {
@@ -170,21 +175,21 @@ impl Backups {
         let looked = async {
             tokio::select! {
                 ended = looking => ended,
-                unreached = self.joined(node, &asking) => {
+                unreached = self.joined(node, asking) => {
                     drop(end(&agent, ask).await);
                     Err(CallError::Link { sent: true, error: unreached })
                 }
             }
         };
-        match tokio::time::timeout(SHORT, looked).await {
+        match tokio::time::timeout(within, looked).await {
             Ok(Ok(ended)) => ended.map_err(|error| failed(&error)),
             Ok(Err(error)) => Err(error.into()),
             Err(_) => {
                 // Nobody waits for it any more.
                 drop(end(&agent, ask).await);
                 let text = format!(
-                    "node {node} did not look into the repository within {} seconds: retry in a moment",
-                    SHORT.as_secs()
+                    "node {node} did not end its work on the repository within {} seconds: retry in a moment",
+                    within.as_secs()
                 );
                 Err(ApiError::unavailable("node_timeout", text))
             }

@@ -8,7 +8,7 @@ use crate::service::privileges;
 use crate::service::servers::ServerKey;
 use jiff::tz::TimeZone;
 use nm_types::NodeId;
-use nm_types::backup::{BackupConfigSpec, BackupConfigStatus, BackupConsistency, BackupDestination, DestinationKind};
+use nm_types::backup::{BackupConfigSpec, BackupConfigStatus, BackupConsistency, BackupDestination, BackupServerKind, DestinationKind};
 use nm_types::envelope::FieldProblem;
 use nm_types::server::ServerKind;
 
@@ -58,7 +58,7 @@ fn credentials(destination: &BackupDestination, given: &StoredCredentials, at: &
 }
 
 /// Fields that can't stand beside each other.
-fn clashes(spec: &BackupConfigSpec, kind: ServerKind) -> Vec<FieldProblem> {
+fn clashes(spec: &BackupConfigSpec, kind: BackupServerKind) -> Vec<FieldProblem> {
     let mut out = Vec::new();
     let schedules = [
         ("schedule", spec.schedule.as_ref()),
@@ -76,16 +76,46 @@ fn clashes(spec: &BackupConfigSpec, kind: ServerKind) -> Vec<FieldProblem> {
             "`error` is what is seen, and not asked for: say `active` or `paused`",
         ));
     }
+    if kind != BackupServerKind::Cluster && spec.wal_interval.is_some() {
+        out.push(problem("walInterval", "a write-ahead log is of a cluster of type `database`"));
+    }
     match kind {
-        ServerKind::Container if !spec.paths.is_empty() => {
+        BackupServerKind::Cluster => {
+            let none = [
+                ("paths", !spec.paths.is_empty()),
+                ("volumes", !spec.volumes.is_empty()),
+                ("excludes", !spec.excludes.is_empty()),
+                ("oneFileSystem", spec.one_file_system),
+                ("dump", spec.dump.is_some()),
+            ];
+            for (field, _) in none.into_iter().filter(|(_, given)| *given) {
+                out.push(problem(
+                    field,
+                    "of a database cluster all of it is backed up, as its primary gives it: leave this out",
+                ));
+            }
+            if !matches!(spec.consistency, BackupConsistency::Auto | BackupConsistency::Dump) {
+                out.push(problem(
+                    "consistency",
+                    "a base backup is taken while the database serves: leave this out",
+                ));
+            }
+            if matches!(spec.destination.kind(), DestinationKind::Path { .. }) {
+                out.push(problem(
+                    "destination",
+                    "a folder is another one on each of the cluster's nodes: name one node's by `node:NODE:/path`, or a destination that all nodes reach",
+                ));
+            }
+        }
+        BackupServerKind::Container if !spec.paths.is_empty() => {
             out.push(problem("paths", "paths are of a node: of a container its volumes are backed up"));
         }
-        ServerKind::Container => {
+        BackupServerKind::Container => {
             if spec.dump.is_some() && !matches!(spec.consistency, BackupConsistency::Auto | BackupConsistency::Dump) {
                 out.push(problem("dump", "a dump is made only where `consistency` is `auto` or `dump`"));
             }
         }
-        ServerKind::Node | ServerKind::Address | ServerKind::Instance => {
+        BackupServerKind::Node => {
             if spec.dump.is_some() {
                 out.push(problem("dump", "a dump is of a container: make a config for it"));
             }
@@ -139,18 +169,8 @@ impl Backups {
         let same = old.filter(|row| row.stored.spec.server_id == spec.server_id);
         let (server, kind) = match same {
             Some(row) => (row.stored.server.clone(), row.stored.server_kind),
-            None => {
-                let server = self.servers.resolve(&spec.server_id).await?;
-                (server.key.to_string(), server.key.kind())
-            }
+            None => self.named(&spec.server_id).await?,
         };
-        if !matches!(kind, ServerKind::Node | ServerKind::Container) {
-            let text = format!(
-                "{} {server} has no agent that could read its files: name a node or a container",
-                kind.as_str()
-            );
-            return Err(ApiError::conflict("server_unsupported", text).field("serverId"));
-        }
         let given = spec.credentials.take().map(|c| StoredCredentials::of(&c));
         let copy_given = spec
             .copy
@@ -207,6 +227,32 @@ impl Backups {
         };
         (secrets.credentials, secrets.copy_credentials) = (given, copy_given);
         Ok(Judged { stored, secrets })
+    }
+
+    /// What can be backed up under that id or name.
+    async fn named(&self, key: &str) -> ApiResult<(String, BackupServerKind)> {
+        let server = match self.servers.resolve(key).await {
+            Ok(server) => server.key,
+            Err(missing) => {
+                return match self.clusters.database_named(key) {
+                    Ok(id) => Ok((id.to_string(), BackupServerKind::Cluster)),
+                    Err(error) if error.status == http::StatusCode::NOT_FOUND => Err(missing),
+                    Err(error) => Err(error.field("serverId")),
+                };
+            }
+        };
+        let kind = match server.kind() {
+            ServerKind::Node => BackupServerKind::Node,
+            ServerKind::Container => BackupServerKind::Container,
+            ServerKind::Address | ServerKind::Instance => {
+                let text = format!(
+                    "{} {server} has no agent that could read its files: name a node or a container",
+                    server.kind().as_str()
+                );
+                return Err(ApiError::conflict("server_unsupported", text).field("serverId"));
+            }
+        };
+        Ok((server.to_string(), kind))
     }
 
     /// The node that is named in a destination. It has to be there, unless it was named before.

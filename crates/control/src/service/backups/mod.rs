@@ -3,7 +3,7 @@
 //!
 //! - [`write`], [`judge`]: what users say of configs, and what of it can't be. [`view`]: what they see.
 //! - [`slots`], [`schedule`]: what is due, and that it is done once.
-//! - [`jobs`]: a job on a node. [`reach`]: repositories in folders of other nodes. [`subject`]: what a backup is made of. [`perform`], [`upkeep`], [`restore`]: the operations.
+//! - [`jobs`]: a job on a node. [`reach`]: repositories in folders of other nodes. [`subject`]: what a backup is made of. [`perform`], [`upkeep`], [`restore`], [`recover`]: the operations. [`logs`]: the write-ahead log of database clusters.
 //! - [`catalogue`]: what there is of a config, and what retention says. [`rows`]: how it is kept.
 //!
 //! Invariants: one operation works on a config's repository at a time, named in the config's row in the transaction that makes it. A
@@ -12,8 +12,10 @@
 mod catalogue;
 mod jobs;
 mod judge;
+mod logs;
 mod perform;
 mod reach;
+mod recover;
 mod restore;
 mod rows;
 mod schedule;
@@ -26,6 +28,7 @@ mod write;
 
 pub use jobs::failed;
 pub use perform::PERFORM;
+pub use recover::RECOVER;
 pub use restore::RESTORE;
 pub use rows::{Config, LastBackup, StoredCredentials, location_of, place_of};
 pub use trouble::Troubles;
@@ -35,6 +38,7 @@ pub use view::{BackupFilter, Found};
 use crate::api::error::{ApiError, ApiResult};
 use crate::service::auth::Actor;
 use crate::service::clock::SharedClock;
+use crate::service::clusters::Clusters;
 use crate::service::containers::Containers;
 use crate::service::fleet::Fleet;
 use crate::service::idempotency::Fingerprints;
@@ -48,7 +52,7 @@ use nm_store::{Kind, Patch, Resource, Store, StoreError, Tx};
 use nm_types::backup::job::JobProgress;
 use nm_types::backup::{BackupStatus, BackupView};
 use nm_types::operation::OperationView;
-use nm_types::{BackupConfigId, BackupId, NodeId, Timestamp};
+use nm_types::{BackupConfigId, BackupId, ClusterId, NodeId, Timestamp};
 use rows::{ConfigRow, ConfigState};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, RwLock};
@@ -69,6 +73,7 @@ pub struct Backups {
     guard: Guard,
     containers: Containers,
     operations: Operations,
+    clusters: Clusters,
     fingerprints: Fingerprints,
     started: Timestamp,
     /// Configs as they are now, for those who can't wait for the store.
@@ -76,6 +81,10 @@ pub struct Backups {
     /// How far those are that are being made.
     progress: Arc<Mutex<HashMap<BackupId, JobProgress>>>,
     places: Arc<Mutex<HashMap<NodeId, Arc<Semaphore>>>>,
+    /// Held by whoever ships a database's log.
+    shipping: Locks<BackupConfigId>,
+    /// When the log of each is to be shipped next.
+    shipped: Arc<Mutex<HashMap<BackupConfigId, Timestamp>>>,
     /// Held from retention's decision until it is carried out, so that no pin comes in between.
     deciding: Locks<BackupConfigId>,
 }
@@ -92,6 +101,7 @@ impl Backups {
         guard: Guard,
         containers: Containers,
         operations: Operations,
+        clusters: Clusters,
         troubles: Troubles,
     ) -> Self {
         Self {
@@ -106,7 +116,10 @@ impl Backups {
             guard,
             containers,
             operations,
+            clusters,
             known: troubles.0,
+            shipping: Locks::default(),
+            shipped: Arc::default(),
             progress: Arc::default(),
             places: Arc::default(),
             deciding: Locks::default(),
@@ -197,6 +210,9 @@ impl Backups {
     /// The node that a config's server is on now; none where the server is gone.
     fn node_of_server(&self, config: &Config) -> Option<NodeId> {
         let server = config.stored.server.as_str();
+        if let Ok(id) = ClusterId::parse(server) {
+            return self.clusters.database_primary(&id).map(|primary| primary.node);
+        }
         match nm_types::ContainerId::parse(server) {
             Ok(id) => self.index.get(&id).map(|record| record.node.clone()),
             Err(_) => NodeId::parse(server).ok().filter(|id| self.nodes.knows(id)),
@@ -232,6 +248,7 @@ impl Backups {
         match kind {
             PERFORM => self.resume_perform(operation, input),
             RESTORE => self.resume_restore(operation, input),
+            RECOVER => self.resume_recover(operation, input),
             _ => self.resume_upkeep(kind, operation, input),
         }
     }

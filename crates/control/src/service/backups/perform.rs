@@ -183,6 +183,7 @@ impl Backups {
             problems: Vec::new(),
             problem_count: 0,
             verification: None,
+            recoverable_from: None,
             copied: None,
         };
         let stored = StoredBackup {
@@ -190,6 +191,8 @@ impl Backups {
             actor: actor.label(),
             volumes: Default::default(),
             paths: Vec::new(),
+            database: None,
+            log: None,
         };
         (view, stored)
     }
@@ -260,7 +263,9 @@ impl Backups {
             let made = self.snapshot(running, input, &config, mine, &others, again).await?;
             running.step("check");
             let checked = self.checked(running, input, &made, again).await?;
-            self.completed(input, &made, &checked).await?
+            let status = self.completed(input, &made, &checked).await?;
+            self.end_log(running, &input.config).await?;
+            status
         } else {
             // A crash cut short what follows.
             mine.status
@@ -293,6 +298,7 @@ impl Backups {
             (kind, _) => kind,
         };
         self.arrived(&input.node, running, again).await?;
+        self.begin_log(input).await?;
         let subject = self.subject(config, &input.node).await?;
         let once = format!("backup:{}", input.backup);
         let mut tags = vec![once.clone()];
@@ -328,6 +334,7 @@ impl Backups {
         };
         let location = rows::location(&spec.destination, &config.id);
         let (volumes, paths) = (subject.volumes, subject.paths);
+
         let sealed = subject.spec.as_ref().map(Secret::json).transpose()?;
         // Before anything else can fail: without the repository's id a missing one would be made anew, and without the snapshot's
         // retention would meet one that nobody knows of.
@@ -350,6 +357,24 @@ impl Backups {
         .await?;
         tx.commit().await?;
         Ok(made)
+    }
+
+    /// Before a base backup of a database: where it stands in the log, written down before it is begun.
+    async fn begin_log(&self, input: &Input) -> ApiResult<()> {
+        let row = self.backup_row(input.backup.as_str()).await?;
+        let mut stored: StoredBackup = row.spec()?;
+        if stored.log.is_some() {
+            return Ok(());
+        }
+        let Some(place) = self.open_window(&input.config).await? else {
+            return Ok(());
+        };
+        let config = self.opened(&input.config).await?;
+        (stored.database, stored.log) = (self.database_spec(&config), Some(place));
+        let mut tx = self.store.begin(self.clock.now()).await?;
+        tx.update(Kind::Backup, input.backup.as_str(), Patch::new().spec(&stored)?).await?;
+        tx.commit().await?;
+        Ok(())
     }
 
     async fn checked(&self, running: &Running, input: &Input, made: &BackedUp, again: bool) -> ApiResult<Checked> {
@@ -419,6 +444,9 @@ impl Backups {
                     size: made.bytes,
                     new_bytes: made.added,
                 });
+                if let Some(log) = &mut state.log {
+                    log.unsettled.push(view.id.clone());
+                }
                 state.succeeded += 1;
                 state.jump = jump(&state.sizes, made.bytes);
                 state.sizes.push(made.bytes);

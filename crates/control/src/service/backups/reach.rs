@@ -57,7 +57,14 @@ impl Backups {
     /// How `worker` opens a config's repository.
     pub(super) fn access(&self, config: &ConfigRow, worker: &NodeId) -> ApiResult<Reached> {
         let (spec, node) = (&config.stored.spec, config.stored.destination_node.as_ref());
-        self.reached(config, &spec.destination, node, worker, config.access()?)
+        self.reached(config.id.as_str(), &spec.destination, node, worker, config.access()?)
+    }
+
+    /// How `worker` opens the repository of a database's log.
+    pub(super) fn log_access(&self, config: &ConfigRow, worker: &NodeId) -> ApiResult<Reached> {
+        let (spec, node) = (&config.stored.spec, config.stored.destination_node.as_ref());
+        let folder = rows::log_folder(&config.id);
+        self.reached(&folder, &spec.destination, node, worker, config.log_access()?)
     }
 
     /// How `worker` opens the second repository; none where there is to be none.
@@ -65,7 +72,7 @@ impl Backups {
         match (&config.stored.spec.copy, config.copy_access()?) {
             (Some(copy), Some(access)) => {
                 let node = config.stored.copy_node.as_ref();
-                self.reached(config, &copy.destination, node, worker, access).map(Some)
+                self.reached(config.id.as_str(), &copy.destination, node, worker, access).map(Some)
             }
             _ => Ok(None),
         }
@@ -73,7 +80,7 @@ impl Backups {
 
     fn reached(
         &self,
-        config: &ConfigRow,
+        folder: &str,
         destination: &BackupDestination,
         known: Option<&NodeId>,
         worker: &NodeId,
@@ -86,7 +93,7 @@ impl Backups {
         if node == *worker {
             return Ok(Reached { access, far: None });
         }
-        let path = rows::location(destination, &config.id);
+        let path = rows::location_of(destination, folder);
         access.place = RepositoryPlace::Socket {
             // Which one, the agent says.
             socket: String::new(),

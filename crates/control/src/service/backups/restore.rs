@@ -15,10 +15,9 @@ use crate::service::{idempotency, privileges};
 use nm_link::contract::{CreateVolume, Prepare, RestoreVolume, path};
 use nm_store::Tx;
 use nm_types::backup::job::{self, RestoreItem, RestoreTask, Restored, SendTask, Task, TreeEntryKind, TreeTask};
-use nm_types::backup::{BackupView, NewRestore, RestoreView};
+use nm_types::backup::{BackupServerKind, BackupView, NewRestore, RestoreView};
 use nm_types::container::ContainerSpec;
 use nm_types::operation::OperationView;
-use nm_types::server::ServerKind;
 use nm_types::text::{Labels, VolumeName};
 use nm_types::volume::VolumeView;
 use nm_types::{BackupConfigId, BackupId, ContainerId, NodeId};
@@ -87,6 +86,16 @@ impl Backups {
             return Err(ApiError::invalid("paths", "has at most 1,000 entries"));
         }
         let (config, view) = self.kept(id).await?;
+        if config.stored.server_kind == BackupServerKind::Cluster {
+            let operation = self.recover(actor, meta, &config, &view, request, body).await?;
+            return self.restored(operation, meta).await;
+        }
+        for (field, given) in [("cluster", request.cluster.is_some()), ("to", request.to.is_some())] {
+            if given {
+                let text = format!("`{field}` is for backups of database clusters: leave it out");
+                return Err(ApiError::conflict("conflicting_fields", text).field(field));
+            }
+        }
         let (server, node, anew) = self.where_to(actor, &config, &request).await?;
         if config.is_local() && config.state.node.as_ref().is_some_and(|home| *home != node) {
             let home = config.state.node.as_ref().map(|n| self.nodes.name(n)).unwrap_or_default();
@@ -132,7 +141,7 @@ impl Backups {
         self.restored(operation, meta).await
     }
 
-    async fn restored(&self, operation: OperationView, meta: &Meta) -> ApiResult<Result<RestoreView, OperationView>> {
+    pub(super) async fn restored(&self, operation: OperationView, meta: &Meta) -> ApiResult<Result<RestoreView, OperationView>> {
         let id = operation.id.clone();
         if let Some(operation) = self.waited(operation, meta).await? {
             return Ok(Err(operation));
@@ -143,7 +152,7 @@ impl Backups {
 
     /// The server that it goes to, its node, and whether its container is made again.
     async fn where_to(&self, actor: &Actor, config: &Config, request: &NewRestore) -> ApiResult<(String, NodeId, bool)> {
-        let of_container = config.stored.server_kind == ServerKind::Container;
+        let of_container = config.stored.server_kind == BackupServerKind::Container;
         let key = match &request.server_id {
             Some(named) => self.servers.resolve(named).await?.key,
             None => ServerKey::parse(&config.stored.server).ok_or_else(ApiError::internal)?,
@@ -296,6 +305,7 @@ impl Backups {
             restored,
             dumps,
             container_id: container.filter(|_| input.anew).map(|id| id.to_string()),
+            cluster_id: None,
             duration: now.since(began).max(0) as f64 / 1e3,
         };
         if view.restored.problem_count > 0 {
@@ -344,7 +354,7 @@ impl Backups {
     }
 
     /// Volumes that are not there yet: those of a container that was removed with them, or of another node.
-    async fn make_volumes(&self, node: &NodeId, wanted: &[RestoreVolume]) -> ApiResult<()> {
+    pub(super) async fn make_volumes(&self, node: &NodeId, wanted: &[RestoreVolume]) -> ApiResult<()> {
         if wanted.is_empty() {
             return Ok(());
         }
@@ -412,6 +422,7 @@ impl Backups {
             Ok::<_, ApiError>(RestoreVolume {
                 from: format!("/volumes/{from}"),
                 volume,
+                at: String::new(),
                 replace: request.replace.unwrap_or(true),
             })
         };

@@ -2,11 +2,13 @@
 
 use crate::api::error::{ApiError, ApiResult};
 use nm_store::{Resource, Secret, Store};
-use nm_types::backup::job::{Hidden, RepositoryAccess, RepositoryPlace};
-use nm_types::backup::{BackupConfigSpec, BackupCredentials, BackupDestination, BackupView, DestinationKind, RepositoryView};
-use nm_types::server::ServerKind;
+use nm_types::backup::job::{Hidden, JobKey, RepositoryAccess, RepositoryPlace};
+use nm_types::backup::{
+    BackupConfigSpec, BackupCredentials, BackupDestination, BackupServerKind, BackupView, DestinationKind, RepositoryView,
+};
+use nm_types::cluster::DatabaseSpec;
 use nm_types::text::SecretText;
-use nm_types::{BackupConfigId, NodeId, OperationId, Timestamp};
+use nm_types::{BackupConfigId, BackupId, NodeId, OperationId, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -23,7 +25,7 @@ pub struct StoredConfig {
     pub spec: BackupConfigSpec,
     /// The id of `spec.serverId`.
     pub server: String,
-    pub server_kind: ServerKind,
+    pub server_kind: BackupServerKind,
     /// The nodes that `node:` destinations mean, whatever they are called later.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub destination_node: Option<NodeId>,
@@ -115,6 +117,90 @@ pub struct ConfigState {
     pub marked: Option<Timestamp>,
     /// Snapshots of the second repository whose backup is gone.
     pub copy_remove: Vec<String>,
+    /// Of a database cluster.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log: Option<LogState>,
+}
+
+/// The write-ahead log of a database cluster, as far as it is in the repository that is for it alone.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LogState {
+    /// restic's id of that repository.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub repository: Option<String>,
+    /// Oldest first.
+    pub sets: Vec<LogSet>,
+    /// Oldest first; the last one goes on while there is no gap.
+    pub windows: Vec<LogWindow>,
+    /// The segment up to which the last window is shipped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last: Option<String>,
+    /// The shipment that was begun, and of which no end was heard.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pending: Option<Shipment>,
+    /// Snapshots that are no longer needed.
+    pub gone: Vec<String>,
+    /// Backups after which nothing was shipped yet.
+    pub unsettled: Vec<BackupId>,
+    /// Why the last shipment failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
+    /// Since when data waits for the second phase of its removal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub marked: Option<Timestamp>,
+}
+
+/// A snapshot of a member's archive.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LogSet {
+    pub snapshot: String,
+    pub node: NodeId,
+    /// What was committed before is in it, or in one before it. By the database's clock, as all times of the log.
+    pub until: Timestamp,
+    /// What is in it was dropped at the member, so that the next one does not hold it.
+    #[serde(default)]
+    pub closed: bool,
+}
+
+/// A time in which no segment is missing.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LogWindow {
+    pub from: Timestamp,
+    pub to: Timestamp,
+    /// The first moment that can be brought back: with a window in which no backup was made nothing can be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<Timestamp>,
+    /// A segment is missing after it.
+    #[serde(default)]
+    pub ended: bool,
+}
+
+/// A snapshot of a member's archive that is being made.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Shipment {
+    pub key: JobKey,
+    pub node: NodeId,
+    pub volume: String,
+    pub until: Timestamp,
+    pub last: String,
+    pub bytes: u64,
+}
+
+/// Where a backup of a database stands in its log.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LogPlace {
+    /// Where its window begins.
+    pub window: Timestamp,
+    /// What was committed before is in it.
+    pub begun: Timestamp,
+    /// From here on it can be brought to any moment of its window.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<Timestamp>,
 }
 
 /// What metrics tell of the last backup that ended well.
@@ -181,7 +267,8 @@ impl Config {
     pub fn troubles(&self) -> impl Iterator<Item = &str> {
         let state = &self.state;
         let finding = state.repository.iter().flat_map(|r| r.findings.first());
-        let all = [&state.failure, &state.missed, &state.upkeep].into_iter().flatten();
+        let log = state.log.as_ref().and_then(|log| log.failure.as_ref());
+        let all = [&state.failure, &state.missed, &state.upkeep].into_iter().flatten().chain(log);
         all.take(1).chain(finding).map(String::as_str)
     }
 }
@@ -206,6 +293,17 @@ impl ConfigRow {
             place: place(&spec.destination, &self.id, self.secrets.credentials.as_ref())?,
             password: Hidden(self.secrets.password.clone()),
             id: self.state.repository.as_ref().map(|r| r.id.clone()),
+            append_only: spec.append_only,
+        })
+    }
+
+    /// How a worker opens the repository of a database's log.
+    pub fn log_access(&self) -> ApiResult<RepositoryAccess> {
+        let spec = &self.stored.spec;
+        Ok(RepositoryAccess {
+            place: place_of(&spec.destination, &log_folder(&self.id), self.secrets.credentials.as_ref())?,
+            password: Hidden(self.secrets.password.clone()),
+            id: self.state.log.as_ref().and_then(|log| log.repository.clone()),
             append_only: spec.append_only,
         })
     }
@@ -236,6 +334,11 @@ pub struct StoredBackup {
     pub volumes: BTreeMap<String, String>,
     #[serde(default)]
     pub paths: Vec<String>,
+    /// Of a database cluster: what it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub database: Option<DatabaseSpec>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<LogPlace>,
 }
 
 pub fn view_of(row: &Resource) -> ApiResult<BackupView> {
@@ -276,6 +379,11 @@ fn random() -> ApiResult<String> {
     let mut bytes = [0; 32];
     getrandom::fill(&mut bytes).map_err(|_| ApiError::internal())?;
     Ok(hex::encode(bytes))
+}
+
+/// The folder of a database's log, beside that of its backups.
+pub fn log_folder(id: &BackupConfigId) -> String {
+    format!("{id}-log")
 }
 
 /// Where a config's repository is, as `restic -r` takes it.

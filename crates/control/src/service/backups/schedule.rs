@@ -29,7 +29,7 @@ impl Backups {
                 next = next.into_iter().chain(at).min();
             }
         }
-        next
+        next.into_iter().chain(self.turn_logs(now)).min()
     }
 
     async fn look_at(&self, config: &Config, work: Work, now: Timestamp) -> ApiResult<Option<Timestamp>> {

@@ -7,15 +7,19 @@ use crate::service::fleet::{container_key, keyed};
 use crate::service::index::Record;
 use nm_link::contract::{Prepare, path};
 use nm_types::backup::job::Source;
+use nm_types::backup::{BackupConsistency, BackupDump, DumpWord};
+use nm_types::cluster::DatabaseSpec;
 use nm_types::container::{ContainerSpec, MountSource};
 use nm_types::text::{Environment, VolumeName};
 use nm_types::volume::VolumeView;
-use nm_types::{ContainerId, NodeId};
+use nm_types::{ClusterId, ContainerId, NodeId};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
 /// Where a container's spec stands in its backup.
 pub(super) const SPEC: &str = "/spec";
+/// What a base backup is called below `/dumps`.
+const BASE: &str = "base.tar";
 
 pub(super) struct Subject {
     pub prepare: Prepare,
@@ -55,10 +59,46 @@ pub(super) struct Mounted {
 
 impl Backups {
     pub(super) async fn subject(&self, config: &Config, node: &NodeId) -> ApiResult<Subject> {
-        match ContainerId::parse(&config.stored.server) {
-            Ok(id) => self.container(config, &id).await,
+        let server = config.stored.server.as_str();
+        if let Ok(id) = ContainerId::parse(server) {
+            return self.container(config, &id).await;
+        }
+        match ClusterId::parse(server) {
+            Ok(id) => self.database(config, &id, node),
             Err(_) => self.node(config, node).await,
         }
+    }
+
+    /// What a database is that is backed up; nothing of other servers.
+    pub(super) fn database_spec(&self, config: &Config) -> Option<DatabaseSpec> {
+        let id = ClusterId::parse(&config.stored.server).ok()?;
+        self.clusters.database_primary(&id).map(|primary| primary.database)
+    }
+
+    /// A base backup of a database's member on that node, as one stream.
+    fn database(&self, config: &Config, id: &ClusterId, node: &NodeId) -> ApiResult<Subject> {
+        let member = self.clusters.database_member(id, node).ok_or_else(|| super::server_gone(config))?;
+        let record = self.index.get(&member).ok_or_else(|| super::server_gone(config))?;
+        let words = ["nm-postgres", "base-backup"]
+            .map(DumpWord::parse)
+            .into_iter()
+            .collect::<Result<_, _>>();
+        Ok(Subject {
+            prepare: Prepare {
+                container: Some(container_key(&record).as_str().to_owned()),
+                consistency: BackupConsistency::Dump,
+                dump: Some(BackupDump {
+                    command: words.map_err(|_| ApiError::internal())?,
+                    restore: Vec::new(),
+                    file: Some(VolumeName::parse(BASE).map_err(|_| ApiError::internal())?),
+                }),
+                ..Prepare::default()
+            },
+            sources: Vec::new(),
+            volumes: BTreeMap::new(),
+            paths: Vec::new(),
+            spec: None,
+        })
     }
 
     async fn container(&self, config: &Config, id: &ContainerId) -> ApiResult<Subject> {

@@ -57,6 +57,12 @@ impl Backups {
         if let Err(error) = self.copy(running, id, node, again).await {
             trouble = Some(format!("the copy could not be made: {}", error.message));
         }
+        if let Err(error) = self.tidy_log(running, id, node, again).await {
+            trouble = Some(format!(
+                "the write-ahead log could not be cleaned up and checked: {}",
+                error.message
+            ));
+        }
         if running.cancelled().is_cancelled() {
             trouble = None;
         }

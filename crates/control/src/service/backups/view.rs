@@ -2,7 +2,7 @@
 
 use super::rows::{self, Config, ConfigRow};
 use super::slots::{self, Work};
-use super::{Backups, catalogue};
+use super::{Backups, catalogue, logs};
 use crate::api::error::{ApiError, ApiResult};
 use crate::api::extract::Meta;
 use crate::service::audit::audit;
@@ -83,6 +83,7 @@ pub(super) fn config_view(config: &ConfigRow, now: Timestamp) -> ApiResult<Backu
         last_backup: state.last_backup,
         next_backup: due.due.or(due.next).map(|slot| slot.starts.max(now)),
         repository: state.repository.clone(),
+        recovery: logs::view(config),
         created: config.created,
         updated: config.updated,
     })
@@ -125,6 +126,7 @@ impl Backups {
     pub async fn server_id(&self, key: &str) -> ApiResult<String> {
         match self.servers.resolve(key).await {
             Ok(server) => Ok(server.key.to_string()),
+            Err(_) if let Ok(id) = self.clusters.database_named(key) => Ok(id.to_string()),
             Err(error) => match self.all().iter().find(|c| c.stored.server == key) {
                 Some(config) => Ok(config.stored.server.clone()),
                 None => Err(error),
@@ -206,6 +208,7 @@ impl Backups {
         Ok(BackupKeyView {
             repository: rows::location(&config.stored.spec.destination, &config.id),
             password: config.secrets.password.clone(),
+            log_repository: logs::view(&config).and_then(|log| log.repository),
             recovery_password: config.state.recovery_added.then(|| config.secrets.recovery.clone()),
         })
     }

@@ -148,6 +148,13 @@ impl Backups {
         if resumed || before.check != after.check || before.time_zone != after.time_zone {
             (state.check_taken, state.test_taken) = (now, now);
         }
+        if before.status != after.status
+            && after.status == BackupConfigStatus::Paused
+            && let Some(log) = &mut state.log
+        {
+            // Members keep nothing from here on.
+            log.end_window();
+        }
         if before.copy.is_some() && after.copy.is_none() {
             state.copy = None;
             state.copy_remove.clear();

@@ -149,6 +149,7 @@ impl Clusters {
             Some(port) => port,
             None => give()?,
         };
+        let before_origin = before.as_ref().and_then(|b| b.origin.clone());
         let ports = match before {
             Some(before) => before.ports,
             None => MemberPorts {
@@ -160,7 +161,11 @@ impl Clusters {
                 pooler: give()?,
             },
         };
-        stored.database = Some(StoredDatabase { read_only_port, ports });
+        stored.database = Some(StoredDatabase {
+            read_only_port,
+            ports,
+            origin: before_origin,
+        });
         // It stays what it is now, like a name.
         let database = stored.spec.database.get_or_insert_default();
         database.read_only_port = Port::new(read_only_port);

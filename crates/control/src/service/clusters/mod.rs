@@ -27,11 +27,13 @@ mod view;
 mod write;
 
 pub use compute::Compute;
+pub use database::{Flushed, Primary};
 pub use edges::Wanted;
 pub use rows::{ClusterRow, ClusterState, ScaledPhase};
 pub use write::bad_patch;
 
 use crate::api::error::{ApiError, ApiResult};
+use crate::service::backups::Troubles;
 use crate::service::clock::SharedClock;
 use crate::service::containers::Containers;
 use crate::service::fleet::Fleet;
@@ -65,6 +67,7 @@ pub struct Clusters {
     servers: Servers,
     guard: Guard,
     containers: Containers,
+    troubles: Troubles,
     fingerprints: Fingerprints,
     known: Arc<RwLock<BTreeMap<ClusterId, Arc<ClusterRow>>>>,
     /// Whoever changes what clusters ask for holds this, so that no two are given the same port.
@@ -95,6 +98,7 @@ impl Clusters {
         servers: Servers,
         guard: Guard,
         containers: Containers,
+        troubles: Troubles,
         acme_http_port: u16,
     ) -> Self {
         Self {
@@ -107,6 +111,7 @@ impl Clusters {
             servers,
             guard,
             containers,
+            troubles,
             known: Arc::default(),
             changing: Arc::default(),
             edges: Edges::default(),

@@ -1,5 +1,6 @@
 //! Clusters as users make, change and remove them.
 
+use super::database::RestorePhase;
 use super::judge::Judged;
 use super::rows::{ClusterState, ScaledPhase};
 use super::seen::event;
@@ -13,7 +14,7 @@ use crate::service::idempotency;
 use crate::service::refusals::{if_match, not_an_id};
 use nm_store::{Kind, NewResource, Patch, StoreError, Tx};
 use nm_types::cluster::{
-    ClusterEventKind, ClusterServer, ClusterServerKey, ClusterSpec, ClusterUpdate, NewClusterServers, SERVERS_AT_MOST,
+    ClusterEventKind, ClusterServer, ClusterServerKey, ClusterSpec, ClusterUpdate, DatabaseOrigin, NewClusterServers, SERVERS_AT_MOST,
 };
 use nm_types::envelope::FieldProblem;
 use nm_types::text::Title;
@@ -26,13 +27,14 @@ const MOST: i64 = 500;
 /// How long an answer waits for the entry nodes to take what was asked for.
 const TAKE: Duration = Duration::from_secs(3);
 
+pub(super) fn name_taken(name: &Title) -> ApiError {
+    let text = format!("there is a cluster `{name}` already: choose another name, or change that one");
+    ApiError::conflict("name_taken", text).field("name")
+}
+
 fn taken(error: StoreError, name: &Title) -> ApiError {
     match error {
-        StoreError::Conflict { .. } => ApiError::conflict(
-            "name_taken",
-            format!("there is a cluster `{name}` already: choose another name, or change that one"),
-        )
-        .field("name"),
+        StoreError::Conflict { .. } => name_taken(name),
         other => other.into(),
     }
 }
@@ -58,6 +60,18 @@ fn read_merged(document: &serde_json::Value) -> ApiResult<ClusterSpec> {
 impl Clusters {
     /// `body` is the request's, to tell a repeated one from another.
     pub async fn create(&self, actor: &Actor, meta: &Meta, spec: ClusterSpec, body: &[u8]) -> ApiResult<Versioned> {
+        self.create_of(actor, meta, spec, body, None).await
+    }
+
+    /// `origin`: the backup that a database is made of.
+    pub(super) async fn create_of(
+        &self,
+        actor: &Actor,
+        meta: &Meta,
+        spec: ClusterSpec,
+        body: &[u8],
+        origin: Option<DatabaseOrigin>,
+    ) -> ApiResult<Versioned> {
         not_an_id(&spec.name, ClusterId::PREFIX)?;
         let changing = self.changing.lock().await;
         let now = self.clock.now();
@@ -72,7 +86,12 @@ impl Clusters {
                 return self.get(done.as_str());
             }
         }
-        let judged = self.judge(actor, &id, spec, None).await?;
+        let mut judged = self.judge(actor, &id, spec, None).await?;
+        let mut state = ClusterState::default();
+        if let Some(database) = judged.stored.database.as_mut().filter(|_| origin.is_some()) {
+            database.origin = origin;
+            state.database.restore = Some(RestorePhase::Fetching);
+        }
         let mut tx = self.store.begin(now).await?;
         let done: Option<ClusterId> = idempotency::answered(&mut tx, actor, key, || self.fingerprints.of(meta, &[body])).await?;
         if let Some(done) = done {
@@ -89,7 +108,7 @@ impl Clusters {
         let mut row = NewResource::new(Kind::Cluster, id.as_str())
             .uniquely_named(name.as_str())
             .spec(&judged.stored)?
-            .status(&ClusterState::default())?;
+            .status(&state)?;
         if let Some(secret) = judged.secrets.seal()? {
             row = row.secret(secret);
         }

@@ -98,7 +98,9 @@ async fn until_ended(api: &Client, config: impl AsRef<str>, count: usize) -> Vec
                 return None;
             }
         }
-        (all.len() >= count).then_some(all)
+        // One that ended after it was listed is listed anew.
+        let ended = all.iter().all(|b| b.status != BackupStatus::InProgress);
+        (ended && all.len() >= count).then_some(all)
     })
     .await
 }

@@ -1,6 +1,7 @@
 //! `neuralmesh backups …`
 
 mod configs;
+mod restore;
 mod show;
 
 use super::operations::{begun, interruptible};
@@ -11,7 +12,8 @@ use anyhow::Context as _;
 use clap::{Args, Subcommand, ValueEnum};
 use nm_types::backup::{BackupKeyView, BackupTreeView, BackupView, OwnBackupView, RetentionDecision, RetentionPreview};
 use nm_types::operation::OperationView;
-use serde_json::{Map, Value, json};
+use restore::RestoreArgs;
+use serde_json::{Value, json};
 
 #[derive(Debug, Subcommand)]
 pub enum BackupsCommand {
@@ -30,7 +32,7 @@ pub enum BackupsCommand {
     /// Show what is in a folder of a backup
     Files(FilesArgs),
     /// Restore a backup, all of it or some, in its place or elsewhere
-    Restore(RestoreArgs),
+    Restore(Box<RestoreArgs>),
     /// Restore a backup into a scratch folder and compare
     Verify(WaitArgs),
     /// Check the repository of a config
@@ -162,44 +164,6 @@ pub struct FilesArgs {
     pub path: String,
 }
 
-#[derive(Debug, Clone, Args)]
-#[command(after_help = "\
-Without options everything goes back to where it came from: containers that use its volumes are stopped meanwhile.
-
-Examples:
-  neuralmesh backups restore backup_1_abcdefghi --dry-run
-  neuralmesh backups restore backup_1_abcdefghi --to /srv/restored
-  neuralmesh backups restore backup_1_abcdefghi --path /volumes/shop/images
-  neuralmesh backups restore backup_1_abcdefghi --server node-2 --name shop-2")]
-pub struct RestoreArgs {
-    /// Change nothing, and show what would be
-    #[arg(long)]
-    pub dry_run: bool,
-    /// A folder of the server's node
-    #[arg(long, value_name = "FOLDER")]
-    pub to: Option<String>,
-    /// Another node or container; a node gets the container made anew
-    #[arg(long, value_name = "SERVER")]
-    pub server: Option<String>,
-    /// What a container that is made anew is called
-    #[arg(long, value_name = "NAME")]
-    pub name: Option<String>,
-    /// A path in the backup, with all that is below; may be repeated [default: everything]
-    #[arg(long = "path", value_name = "PATH")]
-    pub paths: Vec<String>,
-    /// The volume that a volume of the backup goes into
-    #[arg(long, value_name = "VOLUME")]
-    pub volume: Option<String>,
-    /// Whether what is not in the backup goes [default: true for whole volumes, false otherwise]
-    #[arg(long, value_name = "BOOL")]
-    pub replace: Option<bool>,
-    /// Don't read back what was written
-    #[arg(long)]
-    pub no_verify: bool,
-    #[command(flatten)]
-    pub what: WaitArgs,
-}
-
 /// The area's paths begin with these.
 const AREA: [&str; 2] = ["capabilities", "backups"];
 
@@ -217,7 +181,7 @@ pub async fn run(command: BackupsCommand, cx: &Context) -> anyhow::Result<()> {
             cx.out.card(&view, view.value.id.as_str(), &show::backup(&view.value, now()))?;
         }
         BackupsCommand::Files(args) => files(args, cx).await?,
-        BackupsCommand::Restore(args) => restore(args, cx).await?,
+        BackupsCommand::Restore(args) => restore::run(*args, cx).await?,
         BackupsCommand::Verify(args) => follow(Call::post(&path(&[&args.backup, "verify"])), args.no_wait, &args.backup, cx).await?,
         BackupsCommand::Check(args) => {
             follow(
@@ -348,47 +312,6 @@ async fn files(args: FilesArgs, cx: &Context) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn restore(args: RestoreArgs, cx: &Context) -> anyhow::Result<()> {
-    let mut body = Map::new();
-    let texts = [
-        ("target", args.to),
-        ("serverId", args.server),
-        ("name", args.name),
-        ("volume", args.volume),
-    ];
-    for (field, value) in texts {
-        if let Some(value) = value {
-            body.insert(field.into(), value.into());
-        }
-    }
-    if !args.paths.is_empty() {
-        body.insert("paths".into(), args.paths.into());
-    }
-    if let Some(replace) = args.replace {
-        body.insert("replace".into(), replace.into());
-    }
-    body.insert("dryRun".into(), args.dry_run.into());
-    body.insert("verify".into(), (!args.no_verify).into());
-    let id = args.what.backup;
-    let call = Call::create(&path(&[&id, "restore"])).json(&body)?;
-    let mut progress = cx.out.progress();
-    let outcome = interruptible(cx.client.submit::<Value>(call, !args.what.no_wait, &mut progress)).await;
-    drop(progress);
-    match outcome? {
-        Outcome::Begun(operation) => begun(&operation, cx)?,
-        Outcome::Done(done) if cx.out.is_json() => cx.out.result(&done, &id)?,
-        Outcome::Done(done) => cx.out.lines(show::restored(&done.value))?,
-        Outcome::Ended(operation) => {
-            let done = cx.client.result::<Value>(&operation)?;
-            match cx.out.is_json() {
-                true => cx.out.result(&done, &id)?,
-                false => cx.out.lines(show::restored(&done.value))?,
-            }
-        }
-    }
-    Ok(())
-}
-
 async fn pin(args: ManyArgs, pinned: bool, cx: &Context) -> anyhow::Result<()> {
     for id in &args.backups {
         let call = Call::put(&path(&[id, "pin"])).json(&json!({ "pinned": pinned }))?;
@@ -407,7 +330,9 @@ async fn key(config: &str, cx: &Context) -> anyhow::Result<()> {
         ("Repository", view.value.repository.clone()),
         ("Password", view.value.password.clone()),
         ("Recovery password", view.value.recovery_password.clone().unwrap_or_default()),
+        ("Log", view.value.log_repository.clone().unwrap_or_default()),
     ];
+    let rows: Vec<_> = rows.into_iter().filter(|(_, text)| !text.is_empty()).collect();
     cx.out.card(&view, config, &rows)?;
     note("whoever has this reads all backups of this config: keep it where only you can");
     Ok(())

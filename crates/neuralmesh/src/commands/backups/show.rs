@@ -45,6 +45,7 @@ pub fn backup(view: &BackupView, now: Timestamp) -> Vec<(&'static str, String)> 
         ("Location", view.location.clone()),
         ("Snapshot", view.snapshot.clone().unwrap_or_default()),
         ("Pinned", if view.pinned { "yes" } else { "no" }.to_owned()),
+        ("Recoverable from", moment(view.recoverable_from)),
     ];
     if let Some(proof) = &view.verification {
         rows.push(("Checked", moment(proof.checked)));
@@ -94,6 +95,16 @@ pub fn config(view: &BackupConfigView, now: Timestamp) -> Vec<(&'static str, Str
         rows.push(("Data read", moment(repository.last_read)));
         rows.push(("Test restore", moment(repository.last_test_restore)));
         rows.extend(repository.findings.iter().map(|finding| ("Finding", finding.clone())));
+    }
+    if let Some(recovery) = &view.recovery {
+        rows.push(("Log", recovery.repository.clone().unwrap_or_default()));
+        rows.push((
+            "Shipped",
+            format!("up to {}, every {} s", moment(recovery.shipped), recovery.wal_interval),
+        ));
+        let windows = recovery.windows.iter();
+        rows.extend(windows.map(|window| ("Recoverable", format!("{} to {}", window.from, window.to))));
+        rows.push(("Log message", recovery.message.clone().unwrap_or_default()));
     }
     rows.retain(|(_, text)| !text.is_empty());
     rows

@@ -2,6 +2,7 @@
 
 use super::look::WORK;
 use super::making::{ADMIN, APPLICATION};
+use super::rows::RestorePhase;
 use crate::api::error::{ApiError, ApiResult};
 use crate::api::extract::Meta;
 use crate::service::audit::audit;
@@ -65,7 +66,12 @@ impl Clusters {
         let trouble = members
             .iter()
             .find_map(|m| Some(format!("node {}: {}", m.name, m.message.as_ref()?)));
-        let message = trouble.or_else(|| match state {
+        let restoring = status.restore.as_ref().map(|phase| match phase {
+            RestorePhase::Fetching => "what it is made of is brought from the backup to the first of its nodes".to_owned(),
+            RestorePhase::Recovering => "its first member makes its data of the backup".to_owned(),
+            RestorePhase::Failed(why) => format!("it could not be made of the backup: {why}. Remove the cluster, and restore again"),
+        });
+        let message = restoring.or(trouble).or_else(|| match state {
             DatabaseState::Creating => Some("its members start and choose who takes the writes".into()),
             DatabaseState::Failing => Some("no member takes writes now; a replica takes over as soon as one can".into()),
             DatabaseState::Ready => None,
@@ -97,6 +103,8 @@ impl Clusters {
             slots: topology.map(|t| t.slots.clone()).unwrap_or_default(),
             connections: topology.and_then(|t| t.connections),
             max_connections: topology.and_then(|t| t.max_connections),
+            archive: topology.and_then(|t| t.archive.clone()),
+            restored_from: stored.origin.clone(),
             seen: seen.as_ref().map(|(at, _)| *at),
             connection_strings: strings,
         })

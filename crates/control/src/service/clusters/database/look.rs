@@ -4,7 +4,7 @@ use crate::api::error::{ApiError, ApiResult};
 use crate::service::clusters::{ClusterRow, Clusters};
 use crate::service::fleet::keyed;
 use nm_link::contract::{Exec, path};
-use nm_types::cluster::{DatabaseRole, DatabaseSlot};
+use nm_types::cluster::{DatabaseArchive, DatabaseRole, DatabaseSlot};
 use nm_types::container::{ContainerStatus, ExecCommand, ExecResult};
 use nm_types::units::Bounded;
 use nm_types::{ClusterId, ContainerId, NodeId, Timestamp};
@@ -38,6 +38,8 @@ pub struct Topology {
     pub slots: Vec<DatabaseSlot>,
     #[serde(default)]
     pub etcd: Vec<EtcdTold>,
+    #[serde(default)]
+    pub archive: Option<DatabaseArchive>,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -75,6 +77,10 @@ pub struct EtcdTold {
 impl Topology {
     pub fn of(&self, node: &NodeId) -> Option<&Told> {
         self.members.iter().find(|m| m.name == node.as_str())
+    }
+    /// Whether its etcd runs there, and votes.
+    pub fn takes_part(&self, node: &NodeId) -> bool {
+        self.etcd.iter().any(|t| t.name == node.as_str() && t.healthy)
     }
     pub fn primary(&self) -> Option<NodeId> {
         let told = self.members.iter().find(|m| m.role == DatabaseRole::Primary && m.is_well())?;
@@ -116,7 +122,7 @@ fn no_member(row: &ClusterRow) -> ApiError {
 
 impl Clusters {
     /// Members whose containers run where an agent answers; `first` before the others.
-    fn running(&self, row: &ClusterRow, first: Option<&NodeId>) -> Vec<(NodeId, ContainerId)> {
+    pub(super) fn running(&self, row: &ClusterRow, first: Option<&NodeId>) -> Vec<(NodeId, ContainerId)> {
         let mut all: Vec<(NodeId, ContainerId)> = row
             .state
             .database
@@ -133,7 +139,7 @@ impl Clusters {
     }
 
     /// Runs the members' own program in one of their containers; what it printed.
-    async fn run_in(&self, id: &ContainerId, words: &[&str], seconds: i64) -> ApiResult<String> {
+    pub(super) async fn run_in(&self, id: &ContainerId, words: &[&str], seconds: i64) -> ApiResult<String> {
         let record = self.index.get(id).ok_or_else(|| ApiError::not_found("container", id.as_str()))?;
         let agent = self.fleet.agent(&record.node)?;
         let command = std::iter::once(PROGRAM)

@@ -16,6 +16,8 @@ use std::net::IpAddr;
 
 /// Where members keep everything, in their containers.
 const DATA: &str = "/var/lib/nm-postgres";
+/// Where they keep segments of the log until those are in a destination, and what a database is made of that is restored.
+const ARCHIVE: &str = "/var/lib/nm-archive";
 /// The variable that says what a member is to be. Its name says that it is a secret.
 const DOCUMENT: &str = "NM_POSTGRES_SECRET";
 /// The label of a member's container that says whose it is.
@@ -129,11 +131,17 @@ impl Clusters {
         let pool = database
             .pool
             .map(|pool| json!({ "enabled": true, "mode": pool.mode, "size": pool.size }));
+        let restore = status
+            .restore
+            .is_some()
+            .then(|| json!({ "to": stored.origin.as_ref().and_then(|o| o.to) }));
         let document = json!({
             "cluster": row.id, "member": member.node, "address": address, "ports": stored.ports,
             "etcd": { "members": etcd, "state": if own_etcd.is_some_and(|e| e.added) { "existing" } else { "new" } },
             "timing": { "ttl": ttl, "loopWait": loop_wait, "retryTimeout": retry_timeout },
-            "readLagLimit": database.read_lag_limit(),
+            "readLagLimit": database.read_lag_limit(), "restore": restore,
+            // Whoever comes later copies what there is.
+            "joins": status.primary.is_some(),
             "pooler": pool.unwrap_or_else(|| json!({ "enabled": false, "mode": "transaction", "size": 20 })),
             "database": {
                 "name": database.name(), "owner": APPLICATION, "admin": ADMIN, "synchronous": database.is_synchronous(),
@@ -182,11 +190,7 @@ impl Clusters {
             "environment": { DOCUMENT: document.to_string() },
             "labels": { OF_CLUSTER: row.id, "app": format!("database-{}", row.id) },
             "ports": ports(&stored.ports, database.pool.is_some(), etcd)?,
-            "volumes": [VolumeMount {
-                container: DATA.parse().map_err(|_| bad("path"))?,
-                host: Some(volume(row).try_into().map_err(|_| bad("volume"))?),
-                mode: Default::default(),
-            }],
+            "volumes": [mount(DATA, volume(row))?, mount(ARCHIVE, archive_volume(row))?],
             "cpuLimit": database.cpu_limit, "memoryLimit": database.memory_limit, "stopGrace": GRACE,
         });
         let spec = without_nulls(spec);
@@ -209,9 +213,20 @@ impl Clusters {
     }
 }
 
-/// The volume that a cluster's members have, each on its node; it stays when they go.
-pub(super) fn volume(row: &ClusterRow) -> String {
+fn mount(place: &str, volume: String) -> ApiResult<VolumeMount> {
+    Ok(VolumeMount {
+        container: place.parse().map_err(|_| bad("path"))?,
+        host: Some(volume.try_into().map_err(|_| bad("volume"))?),
+        mode: Default::default(),
+    })
+}
+
+/// The volumes that a cluster's members have, each on its node; they stay when they go.
+fn volume(row: &ClusterRow) -> String {
     format!("nm-{}", row.id)
+}
+pub(super) fn archive_volume(row: &ClusterRow) -> String {
+    format!("nm-{}-archive", row.id)
 }
 
 fn without_nulls(mut value: serde_json::Value) -> serde_json::Value {

@@ -1,6 +1,7 @@
 //! What is kept of a database cluster beside what every cluster has.
 
 use crate::api::error::{ApiError, ApiResult};
+use nm_types::cluster::DatabaseOrigin;
 use nm_types::{ContainerId, NodeId, Timestamp};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
@@ -50,6 +51,9 @@ impl MemberPorts {
 pub struct StoredDatabase {
     pub read_only_port: u16,
     pub ports: MemberPorts,
+    /// The backup that it is made of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<DatabaseOrigin>,
 }
 
 /// A member, as far as it was made.
@@ -67,6 +71,9 @@ pub struct DatabaseMember {
     /// Its container goes, and comes anew.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub replacing: bool,
+    /// It leaves while its node is away, and what the others kept for it is dropped.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub forgotten: bool,
     /// Why it could not be made, when last tried.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
@@ -82,6 +89,7 @@ impl DatabaseMember {
             container: None,
             made_of: String::new(),
             replacing: false,
+            forgotten: false,
             trouble: None,
         }
     }
@@ -97,6 +105,18 @@ pub struct EtcdMember {
     pub added: bool,
 }
 
+/// How far a database is that is made of a backup.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum RestorePhase {
+    /// What it is made of is on its way to the first member's node.
+    Fetching,
+    /// It is there; the first member makes its data of it.
+    Recovering,
+    /// It ended, and why.
+    Failed(String),
+}
+
 /// The database's part of a cluster's status column.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -107,6 +127,9 @@ pub struct DatabaseStatus {
     /// The last one that was seen to take writes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub primary: Option<NodeId>,
+    /// Of one that is made of a backup, until it takes writes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub restore: Option<RestorePhase>,
     /// Whether it has none now, though it had one.
     pub failing: bool,
     /// Parameters and the like that the members were last given.

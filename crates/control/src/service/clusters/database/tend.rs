@@ -1,9 +1,10 @@
 //! Brings a database cluster to what is asked for. One step at a time, each written down, so that a crash at any moment is gone on
 //! from.
 
+use super::archive::ARCHIVE_LIMIT;
 use super::look::{Seen, Topology, WORK};
 use super::making::Made;
-use super::rows::{DatabaseMember, DatabaseStatus, EtcdMember};
+use super::rows::{DatabaseMember, DatabaseStatus, EtcdMember, RestorePhase};
 use crate::api::error::{ApiError, ApiResult};
 use crate::api::extract::Meta;
 use crate::service::auth::Actor;
@@ -31,12 +32,12 @@ fn etcd_wanted(nodes: usize) -> usize {
     if nodes >= ETCD_FOR_SAFETY { ETCD_FOR_SAFETY } else { 1 }
 }
 
-/// What members are told while they run, and how it is known again.
-fn configuration(row: &ClusterRow) -> (String, String) {
+/// What members are told while they run, and how it is known again. `archive`: whether the log is to be kept for backups.
+fn configuration(row: &ClusterRow, archive: bool) -> (String, String) {
     let database = row.stored.spec.database();
     let text = json!({
         "parameters": database.parameters, "synchronous": database.is_synchronous(), "extensions": database.extensions,
-        "name": database.name(),
+        "name": database.name(), "archive": archive.then(|| json!({ "limitBytes": ARCHIVE_LIMIT })),
     })
     .to_string();
     let known = hex::encode(&Sha256::digest(&text)[..8]);
@@ -71,7 +72,11 @@ impl Clusters {
             let status = &row.state.database;
             let settled = |m: &DatabaseMember| m.container.is_some() && row.stored.members.iter().any(|id| id == m.node.as_str());
             let all_there = status.members.len() == row.stored.members.len() && status.members.iter().all(settled);
-            Self::is_database(row) && (!all_there || status.primary.is_none() || status.failing)
+            // Until it has a vote its member waits.
+            let topology = self.topologies.get(&row.id);
+            let takes_part = |e: &EtcdMember| topology.as_ref().is_some_and(|(_, t)| t.takes_part(&e.node));
+            let learning = status.etcd.iter().any(|e| e.added && !takes_part(e));
+            Self::is_database(row) && (!all_there || learning || status.primary.is_none() || status.failing)
         };
         self.all().iter().any(under_way)
     }
@@ -86,6 +91,7 @@ impl Clusters {
             Ok(topology) => topology,
             Err(error) => {
                 tracing::debug!(cluster.id = %id, error = %error.message, "a database cluster could not be looked at");
+                self.look_at_recovery(&row).await?;
                 return self.part_with_lost(&row).await;
             }
         };
@@ -93,7 +99,7 @@ impl Clusters {
         let Some(row) = self.row(id) else { return Ok(()) };
         if topology.primary().is_none() {
             // What is failing is for Patroni to mend first.
-            return Ok(());
+            return self.look_at_recovery(&row).await;
         }
         if self.part(&row, &topology).await? || self.grow_etcd(&row, &topology).await? || self.replace(&row, &topology).await? {
             self.database_wake.notify_one();
@@ -116,12 +122,17 @@ impl Clusters {
     /// Writes down the members that are wanted, before any of them is made.
     async fn begin_members(&self, id: &ClusterId) -> ApiResult<()> {
         let Some(row) = self.row(id) else { return Ok(()) };
-        let (wanted, now) = (nodes_of(&row), self.clock.now());
+        let (mut wanted, now) = (nodes_of(&row), self.clock.now());
+        if row.state.database.restore.is_some() {
+            // Whoever came first would make an empty one: the others come once there is something to copy.
+            wanted.truncate(1);
+        }
         let missing = |status: &DatabaseStatus, node: &NodeId| !status.members.iter().any(|m| m.node == *node);
         if !wanted.iter().any(|node| missing(&row.state.database, node)) {
             return Ok(());
         }
-        let (_, configured) = configuration(&row);
+        // What they are made of says nothing of an archive.
+        let (_, configured) = configuration(&row, false);
         self.change_database(id, |status| {
             if status.etcd.is_empty() {
                 let first = wanted.iter().take(etcd_wanted(wanted.len()));
@@ -146,6 +157,9 @@ impl Clusters {
     /// Has the containers made that are not there.
     async fn make_members(&self, id: &ClusterId) -> ApiResult<()> {
         let Some(row) = self.row(id) else { return Ok(()) };
+        if matches!(row.state.database.restore, Some(RestorePhase::Fetching | RestorePhase::Failed(_))) {
+            return Ok(());
+        }
         let wanted = nodes_of(&row);
         for member in row.state.database.members.iter().filter(|m| wanted.contains(&m.node)) {
             let there = member.container.as_ref().is_some_and(|c| self.index.get(c).is_some());
@@ -303,6 +317,7 @@ impl Clusters {
         self.change_database(id, |status| {
             if let Some(primary) = primary {
                 status.primary = Some(primary);
+                status.restore = None;
             }
             (status.failing, status.down) = (failing, down);
             Some(events)
@@ -340,6 +355,14 @@ impl Clusters {
         if row.state.database.etcd.iter().any(|e| e.node == *node) {
             // The only one that knows who is the primary: another one has to, first.
             return self.add_etcd(row, topology, Some(node)).await;
+        }
+        if self.nodes.knows(node) && !self.fleet.is_connected(node) {
+            // Its container goes once its node is back. Until then nobody keeps a log for it.
+            if !member.forgotten {
+                self.ask_members(row, Some(stays), &["forget", node.as_str()], WORK).await?;
+                self.change_member(&row.id, member, |m| m.forgotten = true).await?;
+            }
+            return Ok(false);
         }
         if self.nodes.knows(node)
             && let Err(error) = self.take_down(member).await
@@ -379,9 +402,8 @@ impl Clusters {
     /// Has as many members of etcd as are safe. Says whether something was done.
     async fn grow_etcd(&self, row: &ClusterRow, topology: &Topology) -> ApiResult<bool> {
         let (etcd, wanted) = (&row.state.database.etcd, etcd_wanted(row.stored.members.len()));
-        // One that was added takes part once it runs.
-        let takes_part = |node: &NodeId| topology.etcd.iter().any(|t| t.name == node.as_str() && t.healthy);
-        if let Some(learns) = etcd.iter().find(|e| e.added && !takes_part(&e.node)) {
+        // One that was added takes part once it runs and was made one that votes.
+        if let Some(learns) = etcd.iter().find(|e| e.added && !topology.takes_part(&e.node)) {
             let words = ["etcd-promote", learns.node.as_str()];
             if let Err(error) = self.ask_members(row, topology.primary().as_ref(), &words, WORK).await {
                 tracing::debug!(cluster.id = %row.id, error = %error.message, "a member of etcd does not take part yet");
@@ -478,8 +500,8 @@ impl Clusters {
     }
 
     /// Gives members the parameters that are asked for now. Says whether something was done.
-    async fn configure(&self, row: &ClusterRow) -> ApiResult<bool> {
-        let (text, known) = configuration(row);
+    pub(super) async fn configure(&self, row: &ClusterRow) -> ApiResult<bool> {
+        let (text, known) = configuration(row, self.is_backed_up(row));
         if row.state.database.configured.as_ref() == Some(&known) {
             return Ok(false);
         }

@@ -215,10 +215,12 @@ def certificate(folder):
 MILLISECONDS = {"us": 1e-3, "ms": 1, "s": 1e3, "m": 60e3}
 
 
-def load(side, kind, path, connections, seconds):
+def load(side, kind, path, connections, seconds, script=None):
     """One run of wrk: what it saw and what it cost the proxy."""
     url = f"{'https' if kind == 'https' else 'http'}://127.0.0.1:{side.ports[kind]}{path}"
     wrk = ["wrk", "-t2", f"-c{connections}", f"-d{seconds}s", "--timeout", f"{TIMEOUT_SECONDS}s", "--latency", url]
+    if script:
+        wrk[1:1] = ["-s", str(script)]
     before, peak = cpu_nanoseconds(side.process.pid), 0
     running = subprocess.Popen(pinned(OTHER_CORE, *wrk), stdout=subprocess.PIPE, text=True)
     while running.poll() is None:
@@ -246,10 +248,13 @@ def load(side, kind, path, connections, seconds):
     }
 
 
+# Requests that carry a body, by their scenario; all others have none.
+BODIES = {"http-post-100B": SMALL}
 SCENARIOS = {
     # name: kind, path, connections, CPU's column, goal for CPU, goal for memory
     "http-100B": ("http", "/small", 64, "cpu_s_100k", 1.15, 10),
     "http-10KB": ("http", "/medium", 64, "cpu_s_100k", 1.15, 10),
+    "http-post-100B": ("http", "/small", 64, "cpu_s_100k", 1.15, None),
     "http-100B-2000": ("http", "/small", 2000, "cpu_s_100k", 1.15, 45),
     "https-100B": ("https", "/small", 64, "cpu_s_100k", 1.15, None),
     "https-10KB": ("https", "/medium", 64, "cpu_s_100k", 1.15, None),
@@ -261,10 +266,14 @@ SCENARIOS = {
 def measure(name, sides, rounds, seconds):
     kind, path, connections, cpu, cpu_goal, memory_goal = SCENARIOS[name]
     sides = [side for side in sides if kind in side.kinds]
+    script = None
+    if name in BODIES:
+        script = sides[0].folder / f"{name}.lua"
+        script.write_text(f'wrk.method = "POST"\nwrk.body = string.rep("x", {BODIES[name]})\n')
     seen = {side.name: [] for side in sides}
     for round_ in range(rounds):
         for side in sides if round_ % 2 else reversed(sides):
-            seen[side.name].append(load(side, kind, path, connections, seconds))
+            seen[side.name].append(load(side, kind, path, connections, seconds, script))
     rows = []
     for side in sides:
         runs = seen[side.name]

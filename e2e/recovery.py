@@ -159,6 +159,9 @@ def _():
     refused(409, "cluster.database.name", cluster=cluster | {"database": {"name": "other"}})
     refused(409, "cluster.name", cluster=cluster | {"name": PREFIX + "shop"})
     refused(404, "cluster.servers[0]", cluster=cluster | {"servers": ["nowhere"]})
+    token = fleet.client.post("/api/tokens", {"name": "backups only", "role": "operator", "scopes": ["backups:write"]}).expect(201).data["token"]
+    limited = fleet.client.post(f"{BACKUPS}/{backup['id']}/restore", {"cluster": cluster}, token=token).expect(403)
+    assert "clusters:write" in limited.error, limited
     other = world.config("n1", paths=[world.folder("source")]).completed()
     reply = world.begin_restore(other, cluster=cluster).expect(409)
     assert reply.json["details"][0]["field"] == "cluster", reply

@@ -11,7 +11,7 @@ use crate::service::operations::Running;
 use http::StatusCode;
 use nm_link::contract::Prepare;
 use nm_store::{Kind, Patch, Tx};
-use nm_types::backup::job::{self, BackedUp, BackupTask, CheckTask, ForgetTask, JobKey, Task};
+use nm_types::backup::job::{self, BackedUp, BackupTask, CheckTask, ForgetTask, Task};
 use nm_types::backup::{BackupConfigStatus, BackupType, BackupView, RecoveryView, RecoveryWindow, WAL_INTERVAL};
 use nm_types::text::VolumeName;
 use nm_types::{BackupConfigId, BackupId, ClusterId, NodeId, OperationId, Timestamp};
@@ -23,6 +23,8 @@ use std::time::Duration;
 const CUT: u64 = 1 << 30;
 /// How long a shipment may take.
 const SHIPMENT: Duration = Duration::from_secs(3_600);
+/// Snapshots that others stand for go once there are so many, and after each backup.
+const GONE: usize = 50;
 /// One that failed is tried again after so long.
 const AGAIN_MS: i64 = 15_000;
 /// What of a member's archive is no segment: what a database was made of, and files that are being written.
@@ -37,6 +39,11 @@ fn interval(config: &Config) -> i64 {
     config.stored.spec.wal_interval.map_or(WAL_INTERVAL, |s| s.get())
 }
 
+fn kept_sets(config: &Config) -> Vec<String> {
+    let sets = config.state.log.iter().flat_map(|log| &log.sets);
+    sets.map(|set| set.snapshot.clone()).collect()
+}
+
 /// What users see of a config's log; nothing of one that has none.
 pub(super) fn view(config: &Config) -> Option<RecoveryView> {
     database(config)?;
@@ -47,7 +54,7 @@ pub(super) fn view(config: &Config) -> Option<RecoveryView> {
     };
     let last = log.windows.last();
     let message = log.failure.clone().or_else(|| match last {
-        None => Some("its log is not kept yet: it is from the first backup on".to_owned()),
+        None => Some("its log was not shipped yet".to_owned()),
         Some(window) if window.base.is_none() => Some(format!(
             "its log is kept without a gap since {}, and no backup was made since: nothing newer can be brought back until one is",
             window.from
@@ -66,7 +73,7 @@ pub(super) fn view(config: &Config) -> Option<RecoveryView> {
 }
 
 impl LogState {
-    /// Takes in what was shipped. `gap`: a segment before it is missing.
+    /// Takes in what was shipped. `cut`: the member drops it now.
     fn shipped(&mut self, shipment: &Shipment, made: &BackedUp, cut: bool) {
         self.repository = Some(made.repository.clone());
         self.pending = None;
@@ -189,14 +196,12 @@ impl Backups {
     async fn ship_one(&self, id: &BackupConfigId) -> ApiResult<LogWindow> {
         let config = self.opened(id).await?;
         let cluster = database(&config).ok_or_else(ApiError::internal)?;
-        let log = config.state.log.clone().unwrap_or_default();
+        let mut log = config.state.log.clone().unwrap_or_default();
         let shipment = match log.pending.clone() {
             Some(pending) => pending,
-            None => self.begin_shipment(id, &cluster).await?,
+            None => self.begin_shipment(id, &cluster, &mut log).await?,
         };
         let access = self.log_access(&config, &shipment.node)?;
-        // What began a new window may have changed what there is.
-        let log = self.opened(id).await?.config.state.log.unwrap_or_default();
         let parent = log.sets.last().filter(|last| last.node == shipment.node && !last.closed);
         let once = format!("log:{}", shipment.key);
         let task = Task::Backup(BackupTask {
@@ -226,12 +231,16 @@ impl Backups {
             self.change_log(id, |log| log.gone.push(made.snapshot.clone())).await?;
             return Err(ApiError::conflict("log_incomplete", text));
         }
-        let cut = shipment.bytes > CUT;
+        let (cut, append_only) = (shipment.bytes > CUT, config.stored.spec.append_only);
         let mut window = None;
         let mut tx = self.store.begin(self.clock.now()).await?;
         change_state(&mut tx, id, |state| {
             let log = state.log.get_or_insert_default();
             log.shipped(&shipment, &made, cut);
+            if append_only {
+                // Nothing ever goes.
+                log.gone.clear();
+            }
             window = log.window().cloned();
         })
         .await?;
@@ -240,30 +249,37 @@ impl Backups {
         if cut {
             self.clusters.trim_archives(&cluster, &shipment.last).await;
         }
+        let now = self.opened(id).await?;
+        // Whoever works on the repositories may still need them.
+        let many = now.state.log.as_ref().is_some_and(|log| log.gone.len() >= GONE) && now.state.running.is_none();
+        if many && let Err(error) = self.clean_log(&now, &shipment.node).await {
+            tracing::warn!(backup.config = %id, error = %error.message, "snapshots of a log that are no longer needed could not be removed; trying again");
+        }
         window.ok_or_else(ApiError::internal)
     }
 
-    /// Has the primary finish its segment, and writes down what is shipped before it is.
-    async fn begin_shipment(&self, id: &BackupConfigId, cluster: &ClusterId) -> ApiResult<Shipment> {
+    /// Has the primary finish its segment, and writes down what is shipped before it is. `log` is what was read of it.
+    async fn begin_shipment(&self, id: &BackupConfigId, cluster: &ClusterId, log: &mut LogState) -> ApiResult<Shipment> {
         self.clusters.keep_log(cluster).await?;
         let mut flushed = self.clusters.flush_archive(cluster).await?;
+        let mut whole = true;
         if let Some(gap) = flushed.gap.take() {
             tracing::warn!(cluster.id = %cluster, since = %gap.since, segment = %gap.segment, "a database's log has a gap");
+            whole = false;
+            // Before the members forget that there is one.
             self.change_log(id, LogState::end_window).await?;
             self.clusters.reset_archives(cluster).await?;
             flushed = self.clusters.flush_archive(cluster).await?;
-        }
-        let log = self.opened(id).await?.config.state.log.unwrap_or_default();
-        if log.last.as_deref().is_some_and(|last| !continues(last, &flushed.first)) {
+        } else if log.last.as_deref().is_some_and(|last| !continues(last, &flushed.first)) {
             // It was away while others kept what came between, and those were lost before that was shipped.
             tracing::warn!(cluster.id = %cluster, shipped = ?log.last, first = %flushed.first, "segments of a database's log are missing");
-            self.change_log(id, LogState::end_window).await?;
+            whole = false;
         }
         let primary = self.clusters.database_primary(cluster);
         let primary = primary.ok_or_else(|| ApiError::unavailable("no_primary", "no member takes writes now"))?;
         let operation = OperationId::fresh(self.clock.now().0);
         let shipment = Shipment {
-            key: JobKey::new(&operation, "log").ok_or_else(ApiError::internal)?,
+            key: jobs::key(&operation, "log")?,
             node: primary.node,
             volume: primary.volume,
             until: flushed.until,
@@ -271,7 +287,14 @@ impl Backups {
             bytes: flushed.bytes,
         };
         let kept = shipment.clone();
-        self.change_log(id, |log| log.pending = Some(kept)).await?;
+        let begun = move |log: &mut LogState| {
+            if !whole {
+                log.end_window();
+            }
+            log.pending = Some(kept);
+        };
+        begun.clone()(log);
+        self.change_log(id, begun).await?;
         Ok(shipment)
     }
 
@@ -315,12 +338,12 @@ impl Backups {
         Ok(())
     }
 
-    /// Before a base backup: the window that it is made in, and a moment that lies before it.
-    pub(super) async fn open_window(&self, id: &BackupConfigId) -> ApiResult<Option<rows::LogPlace>> {
-        if database(&Config::read(&self.find(id.as_str()).await?)?).is_none() {
+    /// Before a base backup: the window that it is made in, and a moment that lies before it. Nothing of other servers.
+    pub(super) async fn open_window(&self, config: &Config) -> ApiResult<Option<rows::LogPlace>> {
+        if database(config).is_none() {
             return Ok(None);
         }
-        let window = self.ship(id).await?;
+        let window = self.ship(&config.id).await?;
         Ok(Some(rows::LogPlace {
             window: window.from,
             begun: window.to,
@@ -329,60 +352,38 @@ impl Backups {
     }
 
     /// After a base backup: without what was written while it was made nothing newer can be brought back.
-    pub(super) async fn end_log(&self, running: &Running, id: &BackupConfigId) -> ApiResult<()> {
-        if database(&Config::read(&self.find(id.as_str()).await?)?).is_none() {
-            return Ok(());
+    pub(super) async fn end_log(&self, running: &Running, config: &Config) {
+        if database(config).is_none() {
+            return;
         }
         running.step("log");
-        if let Err(error) = self.ship(id).await {
+        if let Err(error) = self.ship(&config.id).await {
             running.log(format!(
                 "the log after it could not be shipped, and is tried again: {}",
                 error.message
             ));
         }
-        Ok(())
     }
 
     /// After a base backup: what of the log no backup needs any more goes, and the rest is checked.
-    pub(super) async fn tidy_log(&self, running: &Running, id: &BackupConfigId, node: &NodeId, again: bool) -> ApiResult<()> {
+    pub(super) async fn tidy_log(&self, running: &Running, id: &BackupConfigId, node: &NodeId) -> ApiResult<()> {
         let config = self.opened(id).await?;
         if database(&config).is_none() {
             return Ok(());
         }
         let _one = self.shipping.hold(id.clone()).await;
+        running.step("log");
         self.drop_sets(&config).await?;
         let config = self.opened(id).await?;
-        let Some(log) = config.state.log.clone().filter(|log| log.repository.is_some()) else {
+        if config.state.log.as_ref().is_none_or(|log| log.repository.is_none()) {
             return Ok(());
-        };
-        running.step("log");
-        let expect: Vec<String> = log.sets.iter().map(|set| set.snapshot.clone()).collect();
-        let prune = catalogue::grace_is_over(log.marked, self.clock.now());
-        if !config.stored.spec.append_only && (prune || !log.gone.is_empty()) {
-            let mut gone = log.gone.clone();
-            let forgotten = match self.forget_log(running, &config, node, "logforget", &expect, &gone, again).await {
-                Err(error) if error.code == "catalogue_disagrees" => {
-                    // Snapshots of shipments whose end was never heard of: others hold what is in them.
-                    gone = self.unknown_sets(running, &config, node, &expect, again).await?;
-                    self.forget_log(running, &config, node, "logagain", &expect, &gone, again).await?
-                }
-                ended => ended?,
-            };
-            let now = self.clock.now();
-            self.change_log(id, |log| {
-                log.gone.retain(|snapshot| !gone.contains(snapshot));
-                log.marked = (forgotten.marked > 0).then_some(now);
-            })
-            .await?;
         }
-        let check = CheckTask { read: None, expect };
-        let ask = self.ask(
-            self.log_access(&config, node)?,
-            jobs::key(running.id(), "logcheck")?,
-            Prepare::default(),
-            Task::Check(check),
-        );
-        let job::Outcome::Checked(checked) = self.job(node, running, &ask, again, |_| {}).await? else {
+        self.clean_log(&config, node).await?;
+        let check = CheckTask {
+            read: None,
+            expect: kept_sets(&config),
+        };
+        let job::Outcome::Checked(checked) = self.on_log(&config, node, Task::Check(check)).await? else {
             return Err(super::perform::unexpected(node));
         };
         match checked.findings.first() {
@@ -392,6 +393,54 @@ impl Backups {
             )),
             None => Ok(()),
         }
+    }
+
+    /// Removes snapshots that are no longer needed. `shipping` is held by the caller.
+    async fn clean_log(&self, config: &ConfigRow, node: &NodeId) -> ApiResult<()> {
+        let log = config.state.log.clone().unwrap_or_default();
+        let due = !log.gone.is_empty() || catalogue::grace_is_over(log.marked, self.clock.now());
+        if config.stored.spec.append_only || !due {
+            return Ok(());
+        }
+        let (keep, mut gone) = (kept_sets(config), log.gone);
+        let forgotten = match self.forget_sets(config, node, &keep, &gone).await {
+            Err(error) if error.code == "catalogue_disagrees" => {
+                // Snapshots of shipments whose end was never heard of: others hold what is in them.
+                let job::Outcome::Snapshots(seen) = self.on_log(config, node, Task::List).await? else {
+                    return Err(super::perform::unexpected(node));
+                };
+                let ours = seen.snapshots.into_iter().filter(|s| s.label == config.id.as_str());
+                gone = ours.map(|s| s.id).filter(|id| !keep.contains(id)).collect();
+                self.forget_sets(config, node, &keep, &gone).await?
+            }
+            ended => ended?,
+        };
+        let now = self.clock.now();
+        self.change_log(&config.id, |log| {
+            log.gone.clear();
+            log.marked = (forgotten.marked > 0).then_some(now);
+        })
+        .await
+    }
+
+    async fn forget_sets(&self, config: &ConfigRow, node: &NodeId, keep: &[String], gone: &[String]) -> ApiResult<job::Forgotten> {
+        let task = Task::Forget(ForgetTask {
+            remove: gone.to_vec(),
+            keep: keep.to_vec(),
+            prune: true,
+            grace: catalogue::GRACE,
+        });
+        match self.on_log(config, node, task).await? {
+            job::Outcome::Forgotten(forgotten) => Ok(forgotten),
+            _ => Err(super::perform::unexpected(node)),
+        }
+    }
+
+    /// A job on the repository of the log.
+    async fn on_log(&self, config: &ConfigRow, node: &NodeId, task: Task) -> ApiResult<job::Outcome> {
+        let key = jobs::key(&OperationId::fresh(self.clock.now().0), "log")?;
+        let asking = self.ask(self.log_access(config, node)?, key, Prepare::default(), task);
+        self.alone(node, &asking, SHIPMENT).await
     }
 
     /// Sets and windows from before the first backup that is left.
@@ -428,61 +477,12 @@ impl Backups {
         })
         .await
     }
-
-    #[expect(clippy::too_many_arguments, reason = "what stays, what goes, where, and by whom")]
-    async fn forget_log(
-        &self,
-        running: &Running,
-        config: &ConfigRow,
-        node: &NodeId,
-        step: &str,
-        keep: &[String],
-        gone: &[String],
-        again: bool,
-    ) -> ApiResult<job::Forgotten> {
-        let task = Task::Forget(ForgetTask {
-            remove: gone.to_vec(),
-            keep: keep.to_vec(),
-            prune: true,
-            grace: catalogue::GRACE,
-        });
-        let ask = self.ask(
-            self.log_access(config, node)?,
-            jobs::key(running.id(), step)?,
-            Prepare::default(),
-            task,
-        );
-        match self.job(node, running, &ask, again, |_| {}).await? {
-            job::Outcome::Forgotten(forgotten) => Ok(forgotten),
-            _ => Err(super::perform::unexpected(node)),
-        }
-    }
-
-    async fn unknown_sets(
-        &self,
-        running: &Running,
-        config: &ConfigRow,
-        node: &NodeId,
-        keep: &[String],
-        again: bool,
-    ) -> ApiResult<Vec<String>> {
-        let ask = self.ask(
-            self.log_access(config, node)?,
-            jobs::key(running.id(), "loglist")?,
-            Prepare::default(),
-            Task::List,
-        );
-        let job::Outcome::Snapshots(seen) = self.job(node, running, &ask, again, |_| {}).await? else {
-            return Err(super::perform::unexpected(node));
-        };
-        let ours = seen.snapshots.into_iter().filter(|s| s.label == config.id.as_str());
-        Ok(ours.map(|s| s.id).filter(|id| !keep.contains(id)).collect())
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nm_types::backup::job::JobKey;
 
     fn shipment(node: &NodeId, until: i64) -> Shipment {
         Shipment {

@@ -36,16 +36,19 @@ pub use upkeep::{CHECK, REMOVE, TEST};
 pub use view::{BackupFilter, Found};
 
 use crate::api::error::{ApiError, ApiResult};
+use crate::api::extract::Meta;
+use crate::service::audit::audit;
 use crate::service::auth::Actor;
 use crate::service::clock::SharedClock;
 use crate::service::clusters::Clusters;
 use crate::service::containers::Containers;
 use crate::service::fleet::Fleet;
+use crate::service::idempotency;
 use crate::service::idempotency::Fingerprints;
 use crate::service::index::Index;
 use crate::service::locks::Locks;
 use crate::service::nodes::Nodes;
-use crate::service::operations::Operations;
+use crate::service::operations::{Failure, Finish, Operations, Outcome, written};
 use crate::service::outbound::Guard;
 use crate::service::servers::Servers;
 use nm_store::{Kind, Patch, Resource, Store, StoreError, Tx};
@@ -243,6 +246,42 @@ impl Backups {
         Ok(operation)
     }
 
+    /// The operation that a request with this key began before.
+    async fn begun_before(&self, tx: &mut Tx, asked: &Asked<'_>) -> ApiResult<Option<OperationView>> {
+        let Some(key) = &asked.meta.idempotency_key else {
+            return Ok(None);
+        };
+        let fingerprint = self.fingerprints.of(asked.meta, &[asked.body]);
+        match idempotency::claimed(tx, asked.actor, key, &fingerprint).await? {
+            Some(operation) => self.operations.get(operation.as_str()).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Begins what is asked for of a backup; false beside it where the same request began it before.
+    async fn begin(
+        &self,
+        asked: &Asked<'_>,
+        config: &Config,
+        backup: &BackupId,
+        kind: &'static str,
+        input: serde_json::Value,
+        detail: serde_json::Value,
+    ) -> ApiResult<(OperationView, bool)> {
+        let mut tx = self.store.begin(self.clock.now()).await?;
+        if let Some(operation) = self.begun_before(&mut tx, asked).await? {
+            return Ok((operation, false));
+        }
+        let operation = self.occupy(&mut tx, asked.actor, config, kind, input).await?;
+        if let Some(key) = &asked.meta.idempotency_key {
+            idempotency::carried_by(&mut tx, asked.actor, key, &operation.id).await?;
+        }
+        tx.audit(audit(asked.actor, asked.meta, kind, Some(backup.as_str()), detail))
+            .await?;
+        tx.commit().await?;
+        Ok((operation, true))
+    }
+
     /// Begins again what a crash cut short.
     pub fn resume(&self, kind: &str, operation: OperationView, input: serde_json::Value) -> ApiResult<()> {
         match kind {
@@ -284,6 +323,27 @@ impl Backups {
             view.progress = self.progress.lock().unwrap_or_else(|e| e.into_inner()).get(&view.id).copied();
         }
         view
+    }
+}
+
+/// Who asks for something, and how.
+struct Asked<'a> {
+    actor: &'a Actor,
+    meta: &'a Meta,
+    /// The request's, to tell a repeated one from another.
+    body: &'a [u8],
+}
+
+/// How an operation on a config's repository ends: the next one may begin.
+fn freed(config: &BackupConfigId, done: ApiResult<serde_json::Value>) -> Finish {
+    let config = config.clone();
+    let end = written(move |tx: &mut Tx| {
+        let config = config.clone();
+        Box::pin(async move { change_state(tx, &config, |state| state.running = None).await })
+    });
+    match done {
+        Ok(result) => Ok(Outcome { result, end: Some(end) }),
+        Err(error) => Err(Failure { error, end: Some(end) }),
     }
 }
 

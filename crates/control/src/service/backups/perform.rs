@@ -264,7 +264,7 @@ impl Backups {
             running.step("check");
             let checked = self.checked(running, input, &made, again).await?;
             let status = self.completed(input, &made, &checked).await?;
-            self.end_log(running, &input.config).await?;
+            self.end_log(running, &config).await;
             status
         } else {
             // A crash cut short what follows.
@@ -298,7 +298,7 @@ impl Backups {
             (kind, _) => kind,
         };
         self.arrived(&input.node, running, again).await?;
-        self.begin_log(input).await?;
+        self.begin_log(input, config).await?;
         let subject = self.subject(config, &input.node).await?;
         let once = format!("backup:{}", input.backup);
         let mut tags = vec![once.clone()];
@@ -334,7 +334,6 @@ impl Backups {
         };
         let location = rows::location(&spec.destination, &config.id);
         let (volumes, paths) = (subject.volumes, subject.paths);
-
         let sealed = subject.spec.as_ref().map(Secret::json).transpose()?;
         // Before anything else can fail: without the repository's id a missing one would be made anew, and without the snapshot's
         // retention would meet one that nobody knows of.
@@ -360,17 +359,17 @@ impl Backups {
     }
 
     /// Before a base backup of a database: where it stands in the log, written down before it is begun.
-    async fn begin_log(&self, input: &Input) -> ApiResult<()> {
+    async fn begin_log(&self, input: &Input, config: &Config) -> ApiResult<()> {
         let row = self.backup_row(input.backup.as_str()).await?;
         let mut stored: StoredBackup = row.spec()?;
         if stored.log.is_some() {
             return Ok(());
         }
-        let Some(place) = self.open_window(&input.config).await? else {
+        let Some(place) = self.open_window(config).await? else {
             return Ok(());
         };
-        let config = self.opened(&input.config).await?;
-        (stored.database, stored.log) = (self.database_spec(&config), Some(place));
+        let database = self.database_spec(config).ok_or_else(|| server_gone(config))?;
+        (stored.database, stored.log) = (Some(database), Some(place));
         let mut tx = self.store.begin(self.clock.now()).await?;
         tx.update(Kind::Backup, input.backup.as_str(), Patch::new().spec(&stored)?).await?;
         tx.commit().await?;

@@ -2,15 +2,13 @@
 
 use super::perform::unexpected;
 use super::rows::{Config, LogPlace, LogState, StoredBackup};
-use super::{Backups, change_state, jobs};
+use super::{Asked, Backups, freed, jobs};
 use crate::api::error::{ApiError, ApiResult};
 use crate::api::extract::Meta;
-use crate::service::audit::audit;
 use crate::service::auth::Actor;
-use crate::service::idempotency;
-use crate::service::operations::{Failure, Finish, Outcome, Running, written};
+use crate::service::clusters::archive_volume;
+use crate::service::operations::Running;
 use nm_link::contract::{Prepare, RestoreVolume};
-use nm_store::Tx;
 use nm_types::backup::job::{self, RestoreTask, Restored, Task};
 use nm_types::backup::{BackupView, NewRestore, RestoreView};
 use nm_types::cluster::{ClusterSpec, ClusterType, DatabaseOrigin, DatabaseSpec};
@@ -119,12 +117,10 @@ impl Backups {
     /// Begins to make a database cluster of a backup.
     pub(super) async fn recover(
         &self,
-        actor: &Actor,
-        meta: &Meta,
+        asked: &Asked<'_>,
         config: &Config,
         view: &BackupView,
         request: NewRestore,
-        body: &[u8],
     ) -> ApiResult<OperationView> {
         let unfit = [
             ("target", request.target.is_some()),
@@ -151,34 +147,26 @@ impl Backups {
             return Err(conflicting("cluster", text));
         };
         let stored: StoredBackup = self.backup_row(view.id.as_str()).await?.spec()?;
-        let cluster = Box::new(completed(*cluster, &stored.database.unwrap_or_default())?);
+        // Written down before the base backup was begun.
+        let was = stored.database.ok_or_else(ApiError::internal)?;
+        let cluster = Box::new(completed(*cluster, &was)?);
         if let Some(to) = request.to {
             reaches(config, view, stored.log.as_ref(), to)?;
         }
         self.destination_is_there(config)?;
-        self.clusters.try_out(actor, (*cluster).clone()).await.map_err(of_cluster)?;
+        self.clusters.try_out(asked.actor, (*cluster).clone()).await.map_err(of_cluster)?;
         let input = Input {
             config: config.id.clone(),
             backup: view.id.clone(),
             cluster,
             to: request.to,
         };
-        let mut tx = self.store.begin(self.clock.now()).await?;
-        if let Some(key) = &meta.idempotency_key
-            && let Some(operation) = idempotency::claimed(&mut tx, actor, key, &self.fingerprints.of(meta, &[body])).await?
-        {
-            drop(tx);
-            return self.operations.get(operation.as_str()).await;
-        }
-        let asked = serde_json::to_value(&input).map_err(|_| ApiError::internal())?;
-        let operation = self.occupy(&mut tx, actor, config, RECOVER, asked).await?;
-        if let Some(key) = &meta.idempotency_key {
-            idempotency::carried_by(&mut tx, actor, key, &operation.id).await?;
-        }
         let detail = json!({ "cluster": input.cluster.name, "servers": input.cluster.servers, "to": input.to });
-        tx.audit(audit(actor, meta, RECOVER, Some(view.id.as_str()), detail)).await?;
-        tx.commit().await?;
-        self.run_recover(operation.clone(), input, false);
+        let kept = serde_json::to_value(&input).map_err(|_| ApiError::internal())?;
+        let (operation, new) = self.begin(asked, config, &view.id, RECOVER, kept, detail).await?;
+        if new {
+            self.run_recover(operation.clone(), input, false);
+        }
         Ok(operation)
     }
 
@@ -192,15 +180,7 @@ impl Backups {
         let this = self.clone();
         self.operations.run(operation, move |running| async move {
             let done = this.recover_now(&running, &input, again).await;
-            let config = input.config.clone();
-            let end = written(move |tx: &mut Tx| {
-                let config = config.clone();
-                Box::pin(async move { change_state(tx, &config, |state| state.running = None).await })
-            });
-            match done {
-                Ok(result) => Finish::Ok(Outcome { result, end: Some(end) }),
-                Err(error) => Err(Failure { error, end: Some(end) }),
-            }
+            freed(&input.config, done)
         });
     }
 
@@ -269,7 +249,7 @@ impl Backups {
         };
         running.step("log");
         for (n, snapshot) in needed(log, place, input.to).iter().enumerate() {
-            let from = format!("/volumes/{}", self.log_volume(&config));
+            let from = format!("/volumes/{}", archive_volume(&config.stored.server));
             let access = self.log_access(&config, &node)?;
             let step = format!("log{}", letters(n));
             let more = self
@@ -280,11 +260,6 @@ impl Backups {
             whole.verified &= more.verified;
         }
         Ok(whole)
-    }
-
-    /// As the members of the cluster that was backed up had it.
-    fn log_volume(&self, config: &Config) -> String {
-        format!("nm-{}-archive", config.stored.server)
     }
 
     #[expect(clippy::too_many_arguments, reason = "what is brought, from where, to where")]

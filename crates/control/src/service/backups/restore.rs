@@ -2,18 +2,16 @@
 
 use super::perform::unexpected;
 use super::rows::{self, Config, StoredBackup};
-use super::{Backups, change_state, jobs, server_gone};
+use super::{Asked, Backups, freed, jobs, server_gone};
 use crate::api::error::{ApiError, ApiResult};
 use crate::api::extract::Meta;
-use crate::service::audit::audit;
 use crate::service::auth::Actor;
 use crate::service::containers::Created;
 use crate::service::fleet::container_key;
-use crate::service::operations::{Failure, Finish, Outcome, Running, written};
+use crate::service::operations::Running;
+use crate::service::privileges;
 use crate::service::servers::ServerKey;
-use crate::service::{idempotency, privileges};
 use nm_link::contract::{CreateVolume, Prepare, RestoreVolume, path};
-use nm_store::Tx;
 use nm_types::backup::job::{self, RestoreItem, RestoreTask, Restored, SendTask, Task, TreeEntryKind, TreeTask};
 use nm_types::backup::{BackupServerKind, BackupView, NewRestore, RestoreView};
 use nm_types::container::ContainerSpec;
@@ -73,21 +71,19 @@ impl Backups {
         request: NewRestore,
         body: &[u8],
     ) -> ApiResult<Result<RestoreView, OperationView>> {
+        let asked = Asked { actor, meta, body };
         let mut tx = self.store.begin(self.clock.now()).await?;
-        if let Some(key) = &meta.idempotency_key
-            && let Some(operation) = idempotency::claimed(&mut tx, actor, key, &self.fingerprints.of(meta, &[body])).await?
-        {
-            drop(tx);
-            let view = self.operations.get(operation.as_str()).await?;
-            return self.restored(view, meta).await;
-        }
+        let before = self.begun_before(&mut tx, &asked).await?;
         drop(tx);
+        if let Some(operation) = before {
+            return self.restored(operation, meta).await;
+        }
         if request.paths.len() > 1000 {
             return Err(ApiError::invalid("paths", "has at most 1,000 entries"));
         }
         let (config, view) = self.kept(id).await?;
         if config.stored.server_kind == BackupServerKind::Cluster {
-            let operation = self.recover(actor, meta, &config, &view, request, body).await?;
+            let operation = self.recover(&asked, &config, &view, request).await?;
             return self.restored(operation, meta).await;
         }
         for (field, given) in [("cluster", request.cluster.is_some()), ("to", request.to.is_some())] {
@@ -118,26 +114,15 @@ impl Backups {
             request,
             anew,
         };
-        let mut tx = self.store.begin(self.clock.now()).await?;
-        if let Some(key) = &meta.idempotency_key
-            && let Some(operation) = idempotency::claimed(&mut tx, actor, key, &self.fingerprints.of(meta, &[body])).await?
-        {
-            drop(tx);
-            let view = self.operations.get(operation.as_str()).await?;
-            return self.restored(view, meta).await;
-        }
-        let asked = serde_json::to_value(&input).map_err(|_| ApiError::internal())?;
-        let operation = self.occupy(&mut tx, actor, &config, RESTORE, asked).await?;
-        if let Some(key) = &meta.idempotency_key {
-            idempotency::carried_by(&mut tx, actor, key, &operation.id).await?;
-        }
         let detail = json!({
             "server": input.server, "target": input.request.target, "paths": input.request.paths, "volume": input.request.volume,
             "dryRun": input.request.dry_run, "anew": input.anew,
         });
-        tx.audit(audit(actor, meta, RESTORE, Some(id), detail)).await?;
-        tx.commit().await?;
-        self.run_restore(operation.clone(), input, false);
+        let kept = serde_json::to_value(&input).map_err(|_| ApiError::internal())?;
+        let (operation, new) = self.begin(&asked, &config, &view.id, RESTORE, kept, detail).await?;
+        if new {
+            self.run_restore(operation.clone(), input, false);
+        }
         self.restored(operation, meta).await
     }
 
@@ -211,15 +196,7 @@ impl Backups {
         let this = self.clone();
         self.operations.run(operation, move |running| async move {
             let done = this.carry_out(&running, &input, again).await;
-            let config = input.config.clone();
-            let end = written(move |tx: &mut Tx| {
-                let config = config.clone();
-                Box::pin(async move { change_state(tx, &config, |state| state.running = None).await })
-            });
-            match done {
-                Ok(result) => Finish::Ok(Outcome { result, end: Some(end) }),
-                Err(error) => Err(Failure { error, end: Some(end) }),
-            }
+            freed(&input.config, done)
         });
     }
 

@@ -3,15 +3,15 @@
 use super::perform::unexpected;
 use super::rows::{Config, ConfigRow, ConfigState};
 use super::slots::{self, Work};
-use super::{Backups, catalogue, change_backup, change_state, jobs, rows};
+use super::{Backups, catalogue, change_backup, change_state, freed, jobs, rows};
 use crate::api::error::{ApiError, ApiResult};
 use crate::api::extract::Meta;
 use crate::service::audit::audit;
 use crate::service::auth::Actor;
-use crate::service::operations::{Failure, Finish, Outcome, Running, WAIT, written};
+use crate::service::operations::{Finish, Running, WAIT};
 use nm_link::contract::Prepare;
 use nm_plan::schedule::Slot;
-use nm_store::{Kind, Patch, StoreError, Tx};
+use nm_store::{Kind, Patch, StoreError};
 use nm_types::backup::job::{self, CheckTask, CopyTask, ForgetTask, Forgotten, Hidden, ReadPart, RestoreItem, RestoreTask, Task};
 use nm_types::backup::{BackupStatus, BackupVerification, BackupView, RepositoryView};
 use nm_types::operation::OperationView;
@@ -57,7 +57,7 @@ impl Backups {
         if let Err(error) = self.copy(running, id, node, again).await {
             trouble = Some(format!("the copy could not be made: {}", error.message));
         }
-        if let Err(error) = self.tidy_log(running, id, node, again).await {
+        if let Err(error) = self.tidy_log(running, id, node).await {
             trouble = Some(format!(
                 "the write-ahead log could not be cleaned up and checked: {}",
                 error.message
@@ -470,15 +470,7 @@ impl Backups {
             }
         };
         let done: ApiResult<Value> = done.await;
-        let config = input.config.clone();
-        let end = written(move |tx: &mut Tx| {
-            let config = config.clone();
-            Box::pin(async move { change_state(tx, &config, |state| state.running = None).await })
-        });
-        match done {
-            Ok(result) => Ok(Outcome { result, end: Some(end) }),
-            Err(error) => Err(Failure { error, end: Some(end) }),
-        }
+        freed(&input.config, done)
     }
 
     async fn read_part(&self, running: &Running, config: &ConfigRow, node: &NodeId, again: bool) -> ApiResult<Value> {

@@ -27,7 +27,7 @@ mod view;
 mod write;
 
 pub use compute::Compute;
-pub use database::{Flushed, Primary};
+pub use database::{Flushed, Primary, archive_volume};
 pub use edges::Wanted;
 pub use rows::{ClusterRow, ClusterState, ScaledPhase};
 pub use write::bad_patch;
@@ -54,7 +54,7 @@ use seen::Sights;
 use std::collections::BTreeMap;
 use std::sync::{Arc, RwLock};
 use targets::Names;
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::{Mutex, Notify, watch};
 
 /// All clusters. Cheap to clone; clones are the same.
 #[derive(Clone)]
@@ -83,6 +83,8 @@ pub struct Clusters {
     scaling: Locks<ClusterId>,
     /// Told when nodes' documents may have to be made anew.
     wake: Arc<Notify>,
+    /// Told after what is known of any cluster has changed.
+    learned: watch::Sender<()>,
     topologies: database::Topologies,
     database_wake: Arc<Notify>,
 }
@@ -123,6 +125,7 @@ impl Clusters {
             acme: Acme::new(acme_http_port),
             scaling: Locks::default(),
             wake: Arc::default(),
+            learned: watch::Sender::new(()),
             topologies: database::Topologies::default(),
             database_wake: Arc::default(),
         }
@@ -150,6 +153,7 @@ impl Clusters {
             *newest = row;
         }
         self.acme.cluster_changed();
+        self.learned.send_replace(());
         newest.clone()
     }
 
@@ -160,6 +164,7 @@ impl Clusters {
         self.decisions.forget(id);
         self.topologies.forget(id);
         self.acme.cluster_changed();
+        self.learned.send_replace(());
     }
 
     /// Rereads one cluster after it was changed, here or by another replica.

@@ -10,7 +10,7 @@ use crate::api::extract::Meta;
 use crate::service::auth::Actor;
 use crate::service::clusters::write::name_taken;
 use crate::service::clusters::{ClusterRow, Clusters};
-use nm_store::{Kind, Subject};
+use nm_types::auth::Role;
 use nm_types::cluster::{ClusterSpec, DatabaseArchiveGap, DatabaseOrigin, DatabaseSpec};
 use nm_types::{ClusterId, ContainerId, NodeId, Timestamp};
 use serde::Deserialize;
@@ -72,7 +72,7 @@ impl Clusters {
             name: row.stored.spec.name.to_string(),
             container: member.container.clone()?,
             node,
-            volume: archive_volume(&row),
+            volume: archive_volume(row.id.as_str()),
             database: row.stored.spec.database(),
         })
     }
@@ -92,6 +92,11 @@ impl Clusters {
 
     /// Whether such a cluster could be made by that user.
     pub async fn try_out(&self, actor: &Actor, spec: ClusterSpec) -> ApiResult<()> {
+        if !actor.may(Role::Operator, "clusters", true) {
+            return Err(ApiError::forbidden(
+                "a database is restored into a new cluster: that takes the scope clusters:write",
+            ));
+        }
         let _changing = self.changing.lock().await;
         let id = ClusterId::fresh(self.clock.now().0);
         if self.all().iter().any(|row| row.stored.spec.name == spec.name) {
@@ -152,7 +157,7 @@ impl Clusters {
     pub fn recovery_place(&self, id: &ClusterId) -> ApiResult<(NodeId, String)> {
         let row = self.find(id.as_str())?;
         let first = row.stored.members.first().and_then(|m| NodeId::parse(m).ok());
-        Ok((first.ok_or_else(ApiError::internal)?, archive_volume(&row)))
+        Ok((first.ok_or_else(ApiError::internal)?, archive_volume(row.id.as_str())))
     }
 
     /// What a database is made of is there, or could not be fetched.
@@ -218,23 +223,16 @@ impl Clusters {
     }
 
     async fn takes_writes(&self, id: &ClusterId) -> ApiResult<()> {
-        let mut feed = self.store.watch();
+        let mut learned = self.learned.subscribe();
         loop {
+            learned.mark_unchanged();
             let row = self.row(id).ok_or_else(|| ApiError::not_found("cluster", id.as_str()))?;
             match &row.state.database.restore {
                 None => return Ok(()),
                 Some(RestorePhase::Failed(why)) => return Err(ApiError::conflict("recovery_failed", why.clone())),
                 Some(RestorePhase::Fetching | RestorePhase::Recovering) => {}
             }
-            loop {
-                match feed.next().await {
-                    Ok(change) if change.subject == Subject::Resource(Kind::Cluster) && *change.id == *id.as_str() => break,
-                    Ok(_) => {}
-                    // What was missed is looked at.
-                    Err(nm_store::WatchError::Lagged { .. }) => break,
-                    Err(nm_store::WatchError::Closed) => return Err(ApiError::internal()),
-                }
-            }
+            learned.changed().await.map_err(|_| ApiError::internal())?;
         }
     }
 }

@@ -66,12 +66,15 @@ impl Clusters {
         let trouble = members
             .iter()
             .find_map(|m| Some(format!("node {}: {}", m.name, m.message.as_ref()?)));
+        // What ended says why; until then what keeps a member from being made matters more.
+        let failed = matches!(status.restore, Some(RestorePhase::Failed(_)));
+        let trouble = trouble.filter(|_| !failed);
         let restoring = status.restore.as_ref().map(|phase| match phase {
             RestorePhase::Fetching => "what it is made of is brought from the backup to the first of its nodes".to_owned(),
             RestorePhase::Recovering => "its first member makes its data of the backup".to_owned(),
             RestorePhase::Failed(why) => format!("it could not be made of the backup: {why}. Remove the cluster, and restore again"),
         });
-        let message = restoring.or(trouble).or_else(|| match state {
+        let message = trouble.or(restoring).or_else(|| match state {
             DatabaseState::Creating => Some("its members start and choose who takes the writes".into()),
             DatabaseState::Failing => Some("no member takes writes now; a replica takes over as soon as one can".into()),
             DatabaseState::Ready => None,

@@ -190,7 +190,7 @@ impl Clusters {
             "environment": { DOCUMENT: document.to_string() },
             "labels": { OF_CLUSTER: row.id, "app": format!("database-{}", row.id) },
             "ports": ports(&stored.ports, database.pool.is_some(), etcd)?,
-            "volumes": [mount(DATA, volume(row))?, mount(ARCHIVE, archive_volume(row))?],
+            "volumes": [mount(DATA, volume(row))?, mount(ARCHIVE, archive_volume(row.id.as_str()))?],
             "cpuLimit": database.cpu_limit, "memoryLimit": database.memory_limit, "stopGrace": GRACE,
         });
         let spec = without_nulls(spec);
@@ -225,8 +225,8 @@ fn mount(place: &str, volume: String) -> ApiResult<VolumeMount> {
 fn volume(row: &ClusterRow) -> String {
     format!("nm-{}", row.id)
 }
-pub(super) fn archive_volume(row: &ClusterRow) -> String {
-    format!("nm-{}-archive", row.id)
+pub fn archive_volume(cluster: &str) -> String {
+    format!("nm-{cluster}-archive")
 }
 
 fn without_nulls(mut value: serde_json::Value) -> serde_json::Value {

@@ -15,4 +15,5 @@ mod tend;
 
 pub use archive::{Flushed, Primary};
 pub use look::Topologies;
+pub use making::archive_volume;
 pub use rows::{DatabaseSecrets, DatabaseStatus, MemberPorts, RestorePhase, StoredDatabase};

@@ -56,6 +56,7 @@ pub const AREAS: &[&str] = &[
     "system",
     "alerts",
     "clusters",
+    "backups",
 ];
 
 impl Scope {

@@ -1,9 +1,10 @@
 //! Who may do what: one table, written by hand, beside what the control plane says and beside what it does.
 
 use http::Method;
+use nm_control::api::route::Policy;
 use nm_testing::{Call, Client, FakeAgent, TestControlPlane, eventually};
 use nm_types::Timestamp;
-use nm_types::auth::Role;
+use nm_types::auth::{AREAS, Role};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
@@ -181,6 +182,16 @@ fn the_table_has_every_route() {
     assert_eq!(there, in_the_table());
 }
 
+/// A token can be limited to what any route asks for.
+#[test]
+fn every_area_can_be_named_in_a_scope() {
+    for route in nm_control::api::routes() {
+        if let Policy::Needs { area, .. } = route.policy {
+            assert!(AREAS.contains(&area), "{} {}: {area}", route.method, route.path);
+        }
+    }
+}
+
 /// The request of a row. What it names is not there and what it says is not taken, so that nothing is done where it is
 /// let in.
 fn call(client: &Client, method: &str, path: &str, verdict: char) -> Call {
@@ -274,6 +285,12 @@ async fn scopes() {
         (&["*:read"], Role::Admin, "/api/users", ""),
         (&["*:read"], Role::Viewer, "/api/nodes", "/api/users"),
         (&["users:write"], Role::Operator, "", "/api/users"),
+        (
+            &["backups:read"],
+            Role::Viewer,
+            "/api/capabilities/backups/configs",
+            "/api/capabilities/clusters",
+        ),
         (&[], Role::Viewer, "/api/containers", "/api/audit"),
     ] {
         let token = plane.token(role, scopes).await;

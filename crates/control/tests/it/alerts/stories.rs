@@ -88,8 +88,12 @@ async fn what_fails_is_tried_again_and_in_order(database: Database) {
     // It is over before anybody heard that it began.
     agent.report(host(10.0));
     let over = until(&api, &busy, AlertState::Resolved).await;
-    let waiting = detail(&api, &over).await.deliveries;
-    assert!(waiting[0].attempts >= 1 && waiting[0].last_error.is_some(), "{waiting:?}");
+    // The receiver has the word a moment before it is written down how that went.
+    eventually("the first attempt has failed", async || {
+        let waiting = detail(&api, &over).await.deliveries;
+        (waiting[0].attempts >= 1 && waiting[0].last_error.is_some()).then_some(())
+    })
+    .await;
     let hits = receiver.until(4).await;
     let told: Vec<(String, String)> = hits.iter().map(|h| (h.event(), h.delivery())).collect();
     let events: Vec<&str> = told.iter().map(|(event, _)| event.as_str()).collect();

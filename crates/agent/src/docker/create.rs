@@ -491,7 +491,7 @@ pub(super) fn body(request: &CreateContainer, judged: Judged) -> CreateBody {
         working_dir: spec.working_dir.as_ref().map(ToString::to_string),
         hostname: spec.hostname.as_ref().map(ToString::to_string),
         healthcheck: spec.health_check.as_ref().map(health),
-        stop_timeout: spec.stop_grace.map(|g| g.get()),
+        stop_timeout: spec.stop_grace.map(|g| engine_grace(g.get())),
         tty: spec.tty,
         host_config: HostConfig {
             port_bindings,
@@ -538,4 +538,11 @@ fn health(check: &HealthCheck) -> Healthcheck {
         retries: check.retries.map(|n| n.get()),
         start_period: check.start_period.map(|s| nanos(s.get())),
     }
+}
+
+/// The grace written into the engine's own record of the container; how long is really waited, each stop says itself. Never 0 there:
+/// an engine that finds the process gone when it kills it waits this long for the news of its end, and, where the news is not
+/// there yet, cleans up twice: the container then starts on a root that is unmounted, and nothing can be run in it.
+fn engine_grace(grace: i64) -> i64 {
+    grace.max(1)
 }

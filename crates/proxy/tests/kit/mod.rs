@@ -24,8 +24,17 @@ use tokio::net::{TcpStream, UnixStream};
 
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
+/// A port that nobody has, and that no connection gets as its own end meanwhile: from below what the kernel gives out, another stretch
+/// for each process of tests.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    loop {
+        let n = u64::from(std::process::id()) * 61 + NEXT.fetch_add(1, SeqCst);
+        let port = u16::try_from(12_000 + n % 20_000).unwrap();
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 pub fn local(port: u16) -> SocketAddr {

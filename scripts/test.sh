@@ -164,7 +164,8 @@ tell() { # NAME KIND STATUS SECONDS: the rest of its line, and of its log the en
   else
     printf 'FAILED  %5s passed, %s failed %10s s\n' "$passed" "$failed" "$took"
     TABLE+=("$(printf '%-28s %-7s %6s %6s %8s' "$name" FAILED "$passed" "$failed" "$took")")
-    printf -- '--- the last lines of %s\n' "$log"
+    printf -- '--- of %s: what panicked, then its last lines\n' "$log"
+    grep -aA 3 'panicked at' "$log" | head -n 60 || true
     tail -n 60 "$log"
     printf -- '---\n'
     [ "$name" != build ] || BUILD_FAILED=1

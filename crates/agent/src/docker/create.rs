@@ -7,7 +7,7 @@ use super::wire::{
     ConnectBody, CreateBody, Created, Device, Empty, EndpointConfig, Healthcheck, HostConfig, Mount, NetworkingConfig, PortBinding,
     RestartPolicy,
 };
-use super::{Docker, explain};
+use super::{Docker, explain, grace};
 use crate::fence::Desired;
 use crate::privileges::Asked;
 use crate::progress::Reporter;
@@ -464,6 +464,9 @@ pub(super) fn body(request: &CreateContainer, judged: Judged) -> CreateBody {
     all_labels.insert(labels::ID.to_owned(), request.id.to_string());
     all_labels.insert(labels::OPERATION.to_owned(), request.operation.to_string());
     all_labels.insert(labels::NAME.to_owned(), spec.name.to_string());
+    if let Some(grace) = spec.stop_grace {
+        all_labels.insert(labels::STOP_GRACE.to_owned(), grace.get().to_string());
+    }
     let mut exposed_ports = BTreeMap::new();
     let mut port_bindings: BTreeMap<String, Vec<PortBinding>> = BTreeMap::new();
     for port in &spec.ports {
@@ -491,7 +494,7 @@ pub(super) fn body(request: &CreateContainer, judged: Judged) -> CreateBody {
         working_dir: spec.working_dir.as_ref().map(ToString::to_string),
         hostname: spec.hostname.as_ref().map(ToString::to_string),
         healthcheck: spec.health_check.as_ref().map(health),
-        stop_timeout: spec.stop_grace.map(|g| engine_grace(g.get())),
+        stop_timeout: spec.stop_grace.map(|g| grace::kept(g.get())),
         tty: spec.tty,
         host_config: HostConfig {
             port_bindings,
@@ -538,11 +541,4 @@ fn health(check: &HealthCheck) -> Healthcheck {
         retries: check.retries.map(|n| n.get()),
         start_period: check.start_period.map(|s| nanos(s.get())),
     }
-}
-
-/// The grace written into the engine's own record of the container; how long is really waited, each stop says itself. Never 0 there:
-/// an engine that finds the process gone when it kills it waits this long for the news of its end, and, where the news is not
-/// there yet, cleans up twice: the container then starts on a root that is unmounted, and nothing can be run in it.
-fn engine_grace(grace: i64) -> i64 {
-    grace.max(1)
 }

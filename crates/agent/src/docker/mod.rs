@@ -14,6 +14,7 @@ pub mod create;
 pub mod exec;
 pub mod explain;
 pub mod frames;
+mod grace;
 pub mod hub;
 pub mod images;
 pub mod logs;

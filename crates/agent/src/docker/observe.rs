@@ -1,5 +1,6 @@
 //! Docker's inspect document, read as what we say of a container. Pure.
 
+use super::grace;
 use super::wire::{Endpoint, Inspect, PortBinding};
 use crate::privileges::Asked;
 use nm_link::contract::labels;
@@ -151,7 +152,7 @@ pub fn observe(doc: Inspect, known: &Known<'_>) -> (ObservedContainer, Detail) {
             .filter_map(|m| m.name.clone())
             .collect(),
         stop_signal: doc.config.stop_signal.unwrap_or_else(|| "SIGTERM".to_owned()),
-        stop_timeout: doc.config.stop_timeout.unwrap_or(10),
+        stop_timeout: grace::asked(doc.config.stop_timeout, &doc.config.labels),
         host_network: doc.host_config.network_mode == "host",
         privileges: Asked {
             privileged: doc.host_config.privileged,

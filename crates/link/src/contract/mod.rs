@@ -43,6 +43,8 @@ pub mod labels {
     pub const OPERATION: &str = "io.neuralmesh.operation";
     /// The name users gave it.
     pub const NAME: &str = "io.neuralmesh.name";
+    /// The seconds between its stop signal and the kill that were asked for, where they were.
+    pub const STOP_GRACE: &str = "io.neuralmesh.stop-grace";
     /// The attempt at a job's task that it is.
     pub const TASK: &str = "io.neuralmesh.task";
     /// The agent that has the task: another one on the same engine leaves it alone.

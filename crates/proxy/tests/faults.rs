@@ -149,6 +149,8 @@ async fn a_request_that_may_have_been_carried_out_is_not_sent_again() {
     assert_eq!((broken, counter.load(SeqCst), well.seen()), (5, 5, 5), "each was sent once");
     for _ in 0..10 {
         assert_eq!(connection.get("/").await.text(), "well", "a GET is tried at the other");
+        let put = connection.send(request(Method::PUT, "/", &[], "again")).await.unwrap();
+        assert_eq!(put.text(), "well", "so is a PUT whose body is at hand");
     }
 }
 

@@ -129,6 +129,53 @@ async fn bodies_pass_in_both_directions_and_connections_are_used_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_small_body_arrives_however_it_is_cut() {
+    let member = Member::http("m", 0, |request| async {
+        let lengths = request.headers().get_all("content-length").iter().count();
+        let body = request.into_body().collect().await.unwrap().to_bytes();
+        Response::new(Full::from([format!("{lengths} ").as_bytes(), &body, b"."].concat()))
+    })
+    .await;
+    let proxy = Proxy::with(json!({"members": [member.json()]})).await;
+    let one = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\nhello";
+    let last = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\nconnection: close\r\n\r\nthere";
+    let both = [one.as_slice(), last].concat();
+    for cut in [1, 20, one.len() - 6, one.len() - 5, one.len() - 3, one.len() - 1, one.len(), one.len() + 9] {
+        let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        let mut heard = String::new();
+        // The second piece goes once the first has been read: a request that is complete by then is answered.
+        stream.write_all(&both[..cut]).await.unwrap();
+        if cut >= one.len() {
+            while !heard.contains("1 hello.") {
+                heard.push(char::from(within("the first answer", stream.read_u8()).await.unwrap()));
+            }
+        } else {
+            eventually("it is read", async || {
+                proxy.status().await["listeners"][0]["connections"].as_u64() == Some(1)
+            })
+            .await;
+        }
+        stream.write_all(&both[cut..]).await.unwrap();
+        within("the rest", stream.read_to_string(&mut heard)).await.unwrap();
+        assert!(heard.contains("1 hello.") && heard.ends_with("1 there."), "cut at {cut}: {heard}");
+    }
+    let broken = {
+        let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
+        stream.write_all(&one[..one.len() - 1]).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut heard = String::new();
+        within("the end", stream.read_to_string(&mut heard)).await.unwrap();
+        heard
+    };
+    assert!(!broken.contains("200 OK"), "a body that broke off is no request: {broken}");
+    let asked = proxy
+        .raw(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\nexpect: 100-continue\r\nconnection: close\r\n\r\nhi")
+        .await;
+    assert!(asked.starts_with("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK") && asked.ends_with("1 hi."), "{asked}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_comes_early_does_not_stop_the_upload() {
     // Answers with all it is sent, as it is sent.
     let member = Member::http_stream("m").await;
@@ -264,6 +311,7 @@ async fn the_access_log_has_a_line_for_each_request() {
         ("status", json!(200)),
         ("cluster", json!("c")),
         ("member", json!("m0")),
+        ("bytesIn", json!(5)),
         ("bytesOut", json!(2)),
         ("complete", json!(true)),
     ] {

@@ -1,7 +1,7 @@
 //! Tries at members until one answers.
 //!
 //! A try is repeated at another member when nothing of the request was sent, or when the method allows it (RFC 9110,
-//! 9.2.2) and there is no body. A connection that was used before may have been closed by the member at the same moment;
+//! 9.2.2) and its body, if any, is at hand. A connection that was used before may have been closed by the member at the same moment;
 //! that alone says nothing against the member, which is tried once more over a new one.
 
 use super::connection::Client;
@@ -13,6 +13,7 @@ use crate::balance::Wish;
 use crate::cluster::Cluster;
 use crate::dial;
 use crate::member::{InFlight, Member, Trouble};
+use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -188,7 +189,7 @@ fn is_idempotent(method: &Method) -> bool {
 }
 
 fn copy(request: &Request<RequestBody>) -> Request<RequestBody> {
-    let mut copy = Request::new(RequestBody::Empty);
+    let mut copy = Request::new(RequestBody::Here(Bytes::new()));
     *copy.method_mut() = request.method().clone();
     *copy.uri_mut() = request.uri().clone();
     *copy.headers_mut() = request.headers().clone();
@@ -205,7 +206,7 @@ async fn open(task: &Task<'_>, member: &Member) -> Result<Box<Wire>, String> {
     Ok(Wire::new(stream, Patience::default()))
 }
 
-/// Sends a request without a body.
+/// Sends a request that is at hand in whole.
 async fn send_plain(task: &Task<'_>, wire: Box<Wire>, request: Plain, repeatable: bool, now: Instant) -> Result<Response<Incoming>, Miss> {
     let patience = task.cluster.response_timeout;
     match wire.exchange(&request, now, patience, task.client.scratch()).await {

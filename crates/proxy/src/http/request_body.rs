@@ -6,17 +6,22 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 use tokio::time::{Instant, Sleep};
 
-/// Nothing, or a stream.
+/// A body up to this size is held in whole, where it came with its request's head: it can be sent in one piece, and again.
+const SMALL: u64 = 16 << 10;
+
 pub enum RequestBody {
-    Empty,
+    /// All of it.
+    Here(Bytes),
     Stream(Box<Stream>),
 }
 
 pub struct Stream {
+    /// What was read before it was known that more is to come.
+    ahead: Option<hyper::Result<Frame<Bytes>>>,
     incoming: Incoming,
     progress: Arc<Progress>,
     limit: u64,
@@ -24,6 +29,12 @@ pub struct Stream {
     /// Runs while the next piece is awaited.
     timer: Option<Pin<Box<Sleep>>>,
     waiting: bool,
+}
+
+/// How much of a body was sent on.
+pub enum Sent {
+    All(u64),
+    SoFar(Arc<Progress>),
 }
 
 /// How far a body has come, for who sends it.
@@ -55,13 +66,46 @@ pub enum BodyError {
     Client(#[source] hyper::Error),
 }
 
+impl Sent {
+    /// Where more may come.
+    pub fn progress(&self) -> Option<&Arc<Progress>> {
+        match self {
+            Self::All(_) => None,
+            Self::SoFar(progress) => Some(progress),
+        }
+    }
+
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Self::All(bytes) => *bytes,
+            Self::SoFar(progress) => progress.bytes.load(Relaxed),
+        }
+    }
+}
+
 impl RequestBody {
-    pub fn new(incoming: Incoming, limit: Option<u64>, idle: Duration) -> (Self, Option<Arc<Progress>>) {
+    /// `ask`: it may be asked for now. A client that waits for leave to send it is told so by that.
+    pub fn new(mut incoming: Incoming, limit: Option<u64>, idle: Duration, ask: bool) -> (Self, Sent) {
         if incoming.is_end_stream() {
-            return (Self::Empty, None);
+            return (Self::Here(Bytes::new()), Sent::All(0));
+        }
+        let mut ahead = None;
+        if ask && incoming.size_hint().exact().is_some_and(|length| length <= SMALL) {
+            // Nobody is to be woken: who takes what is still missing says so then.
+            let mut cx = Context::from_waker(Waker::noop());
+            if let Poll::Ready(frame) = Pin::new(&mut incoming).poll_frame(&mut cx) {
+                ahead = frame;
+            }
+            if incoming.is_end_stream()
+                && let Some(Ok(frame)) = &ahead
+                && let Some(all) = frame.data_ref()
+            {
+                return (Self::Here(all.clone()), Sent::All(all.len() as u64));
+            }
         }
         let progress = Arc::new(Progress::default());
         let stream = Stream {
+            ahead,
             incoming,
             progress: progress.clone(),
             limit: limit.unwrap_or(u64::MAX),
@@ -69,18 +113,40 @@ impl RequestBody {
             timer: None,
             waiting: false,
         };
-        (Self::Stream(Box::new(stream)), Some(progress))
+        (Self::Stream(Box::new(stream)), Sent::SoFar(progress))
     }
 
     pub fn is_empty(&self) -> bool {
-        matches!(self, Self::Empty)
+        matches!(self, Self::Here(all) if all.is_empty())
     }
 }
 
 impl Stream {
+    fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        match self.ahead.take() {
+            Some(frame) => Poll::Ready(Some(frame)),
+            None => Pin::new(&mut self.incoming).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ahead.is_none() && self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let mut hint = self.incoming.size_hint();
+        if let Some(Ok(frame)) = &self.ahead
+            && let Some(data) = frame.data_ref()
+            && let Some(left) = hint.exact()
+        {
+            hint.set_exact(left + data.len() as u64);
+        }
+        hint
+    }
+
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         loop {
-            let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(cx) else {
+            let Poll::Ready(frame) = self.poll_incoming(cx) else {
                 if !self.waiting {
                     self.waiting = true;
                     let at = Instant::now() + self.idle;
@@ -133,22 +199,22 @@ impl Body for RequestBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match &mut *self {
-            Self::Empty => Poll::Ready(None),
+            Self::Here(all) => Poll::Ready(Some(std::mem::take(all)).filter(|all| !all.is_empty()).map(|all| Ok(Frame::data(all)))),
             Self::Stream(stream) => stream.poll_frame(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Empty => true,
-            Self::Stream(stream) => stream.incoming.is_end_stream(),
+            Self::Here(all) => all.is_empty(),
+            Self::Stream(stream) => stream.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Empty => SizeHint::with_exact(0),
-            Self::Stream(stream) => stream.incoming.size_hint(),
+            Self::Here(all) => SizeHint::with_exact(all.len() as u64),
+            Self::Stream(stream) => stream.size_hint(),
         }
     }
 }

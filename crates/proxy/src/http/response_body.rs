@@ -3,7 +3,7 @@
 
 use super::connection::Client;
 use super::link::Link;
-use super::request_body::Progress;
+use super::request_body::Sent;
 use super::wire::{self, ReadError, Wire};
 use crate::access_log::Line;
 use crate::cluster::Cluster;
@@ -17,7 +17,6 @@ use std::future::Future;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 use tokio::time::Sleep;
@@ -44,8 +43,8 @@ pub struct FromMember {
     incoming: Incoming,
     in_flight: InFlight,
     cluster: Arc<Cluster>,
-    /// How far the request has come, where it has a body.
-    request: Option<Arc<Progress>>,
+    /// Of the request's body.
+    sent: Sent,
     /// The connection is this client's alone.
     private: bool,
     timer: Option<Pin<Box<Sleep>>>,
@@ -177,7 +176,7 @@ impl FromMember {
         incoming: Incoming,
         in_flight: InFlight,
         cluster: Arc<Cluster>,
-        request: Option<Arc<Progress>>,
+        sent: Sent,
         worker: usize,
         now: Instant,
     ) -> Self {
@@ -186,7 +185,7 @@ impl FromMember {
             incoming,
             in_flight,
             cluster,
-            request,
+            sent,
             private,
             timer: None,
             waiting: false,
@@ -275,7 +274,7 @@ impl Drop for ResponseBody {
     fn drop(&mut self) {
         let Source::Member(body) = &mut self.source else { return };
         let worker = self.end.client.worker();
-        let bytes_in = body.request.as_ref().map_or(0, |r| r.bytes.load(Relaxed));
+        let bytes_in = body.sent.bytes();
         let (member, cluster) = (body.in_flight.member(), &body.cluster.state.stats[worker]);
         let shard = &member.shards[worker].stats;
         shard.bytes(bytes_in, body.bytes);

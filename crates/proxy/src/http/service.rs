@@ -3,7 +3,7 @@
 use super::connection::{Client, MAX_HEADERS};
 use super::forward::{self, Failure, Outgoing, Task};
 use super::headers::{self, Malformed};
-use super::request_body::{Progress, RequestBody};
+use super::request_body::{RequestBody, Sent};
 use super::response_body::{Exchange, FromMember, ResponseBody};
 use super::tunnel;
 use super::wire::Plain;
@@ -47,7 +47,7 @@ struct Judged {
     cluster: Arc<Cluster>,
     wish: Wish,
     on_upgrade: Option<OnUpgrade>,
-    progress: Option<Arc<Progress>>,
+    sent: Sent,
 }
 
 /// Judges and routes a request, or answers it.
@@ -118,22 +118,24 @@ fn judge(
         parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         parts.headers.insert(header::UPGRADE, upgrade);
     }
-    let (body, progress) = RequestBody::new(body, limit, rules.body_idle);
-    let plain = body.is_empty() && on_upgrade.is_none() && parts.headers.contains_key(header::HOST);
-    let outgoing = if plain {
-        Outgoing::Plain(Plain::new(&parts))
-    } else {
-        if !client.is_http2() {
-            headers::detach(&mut parts);
+    let plain = on_upgrade.is_none() && parts.headers.contains_key(header::HOST);
+    let ask = plain && !parts.headers.contains_key(header::EXPECT);
+    let (body, sent) = RequestBody::new(body, limit, rules.body_idle, ask);
+    let outgoing = match body {
+        RequestBody::Here(all) if plain => Outgoing::Plain(Plain::new(&mut parts, &all)),
+        body => {
+            if !client.is_http2() {
+                headers::detach(&mut parts);
+            }
+            Outgoing::Whole(Box::new(Request::from_parts(parts, body)))
         }
-        Outgoing::Whole(Box::new(Request::from_parts(parts, body)))
     };
     let judged = Judged {
         outgoing,
         cluster,
         wish,
         on_upgrade,
-        progress,
+        sent,
     };
     Ok((judged, exchange))
 }
@@ -149,14 +151,14 @@ async fn answer(client: &Arc<Client>, exchange: Exchange, request: Request<body:
         cluster,
         wish,
         on_upgrade,
-        progress,
+        sent,
     } = judged;
     let had_sticky = wish.sticky;
     let task = Task {
         client,
         cluster: &cluster,
         upgrade: on_upgrade.is_some(),
-        progress: progress.as_ref(),
+        progress: sent.progress(),
         started: exchange.started,
     };
     match forward::forward(&task, outgoing, wish).await {
@@ -186,7 +188,7 @@ async fn answer(client: &Arc<Client>, exchange: Exchange, request: Request<body:
             if cluster.conf.sticky.is_some() && had_sticky != Some(seat.member.hash) {
                 set_cookie(&mut head.headers, seat.cookie.as_ref(), client.tls);
             }
-            let body = FromMember::new(incoming, answer.in_flight, cluster, progress, worker, now);
+            let body = FromMember::new(incoming, answer.in_flight, cluster, sent, worker, now);
             Response::from_parts(head, ResponseBody::member(body, exchange))
         }
     }

@@ -4,14 +4,14 @@
 //! list. That saves two changes of task for each request. What came in meanwhile, such as the member's close, is seen
 //! when it is taken out again, before anything is sent.
 //!
-//! Most requests have no body. They are written and their answers read here, by the worker's one buffer: nothing is held while an
-//! answer is awaited but the request's head. The others, and upgrades, make a [`super::link::Link`] of it.
+//! Most requests have no body, or a small one that came with their head. They are written and their answers read here, by the worker's
+//! one buffer: nothing is held while an answer is awaited but the request. The others, and upgrades, make a [`super::link::Link`] of it.
 
 use super::framing::{Framing, Malformed, keeps_alive};
 use crate::instance::lock;
 use crate::tcp::Scratch;
 use bytes::{Bytes, BytesMut};
-use http::header::{HeaderName, HeaderValue};
+use http::header::{self, HeaderName, HeaderValue};
 use http::{Method, Response, StatusCode, Version, request, response};
 use std::future::{Future, poll_fn};
 use std::io;
@@ -44,10 +44,10 @@ pub struct Wire {
     pub used: bool,
 }
 
-/// A request without a body, as it is sent.
+/// A request as it is sent, in one piece.
 pub struct Plain {
     pub method: Method,
-    pub head: Vec<u8>,
+    whole: Vec<u8>,
 }
 
 /// An answer's body and what it comes over.
@@ -86,22 +86,28 @@ pub enum ReadError {
 }
 
 impl Plain {
-    pub fn new(request: &request::Parts) -> Self {
+    pub fn new(request: &mut request::Parts, body: &[u8]) -> Self {
+        if !body.is_empty() {
+            // What is sent, whatever was said.
+            request.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+        }
         let path = request.uri.path_and_query().map_or("/", |path| path.as_str());
         let start = [request.method.as_str(), " ", path, " HTTP/1.1\r\n"];
         let fields = request.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4);
-        let mut head = Vec::with_capacity(start.iter().map(|part| part.len()).sum::<usize>() + fields.sum::<usize>() + 2);
-        start.iter().for_each(|part| head.extend_from_slice(part.as_bytes()));
+        let start_length = start.iter().map(|part| part.len()).sum::<usize>();
+        let mut whole = Vec::with_capacity(start_length + fields.sum::<usize>() + 2 + body.len());
+        start.iter().for_each(|part| whole.extend_from_slice(part.as_bytes()));
         for (name, value) in &request.headers {
-            head.extend_from_slice(name.as_str().as_bytes());
-            head.extend_from_slice(b": ");
-            head.extend_from_slice(value.as_bytes());
-            head.extend_from_slice(b"\r\n");
+            whole.extend_from_slice(name.as_str().as_bytes());
+            whole.extend_from_slice(b": ");
+            whole.extend_from_slice(value.as_bytes());
+            whole.extend_from_slice(b"\r\n");
         }
-        head.extend_from_slice(b"\r\n");
+        whole.extend_from_slice(b"\r\n");
+        whole.extend_from_slice(body);
         Self {
             method: request.method.clone(),
-            head,
+            whole,
         }
     }
 }
@@ -129,14 +135,14 @@ impl Wire {
         scratch: &Scratch,
     ) -> Result<Response<Body>, Unanswered> {
         let deadline = tokio::time::Instant::from_std(now) + patience;
-        let mut unsent = request.head.as_slice();
+        let mut unsent = request.whole.as_slice();
         let mut read = Bytes::new();
         let mut armed = false;
         let head = poll_fn(|cx| {
             while !unsent.is_empty() {
                 match Pin::new(&mut self.stream).poll_write(cx, unsent) {
                     Poll::Ready(Ok(count)) => unsent = &unsent[count..],
-                    Poll::Ready(Err(error)) if unsent.len() == request.head.len() => return Poll::Ready(Err(Unanswered::Unsent(error))),
+                    Poll::Ready(Err(error)) if unsent.len() == request.whole.len() => return Poll::Ready(Err(Unanswered::Unsent(error))),
                     // It may have been answered before it was complete.
                     Poll::Ready(Err(_)) | Poll::Pending => break,
                 }

@@ -140,7 +140,16 @@ async fn a_small_body_arrives_however_it_is_cut() {
     let one = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\nhello";
     let last = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\nconnection: close\r\n\r\nthere";
     let both = [one.as_slice(), last].concat();
-    for cut in [1, 20, one.len() - 6, one.len() - 5, one.len() - 3, one.len() - 1, one.len(), one.len() + 9] {
+    for cut in [
+        1,
+        20,
+        one.len() - 6,
+        one.len() - 5,
+        one.len() - 3,
+        one.len() - 1,
+        one.len(),
+        one.len() + 9,
+    ] {
         let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
         stream.set_nodelay(true).unwrap();
         let mut heard = String::new();
@@ -172,7 +181,10 @@ async fn a_small_body_arrives_however_it_is_cut() {
     let asked = proxy
         .raw(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\nexpect: 100-continue\r\nconnection: close\r\n\r\nhi")
         .await;
-    assert!(asked.starts_with("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK") && asked.ends_with("1 hi."), "{asked}");
+    assert!(
+        asked.starts_with("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK") && asked.ends_with("1 hi."),
+        "{asked}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,8 +5,9 @@
 //! that alone says nothing against the member, which is tried once more over a new one.
 
 use super::connection::Client;
+use super::headers;
 use super::link::{self, Link};
-use super::request_body::{Progress, RequestBody};
+use super::request_body::{Progress, RequestBody, Sent};
 use super::response_body::Incoming;
 use super::wire::{Patience, Plain, Unanswered, Wire};
 use crate::balance::Wish;
@@ -14,7 +15,7 @@ use crate::cluster::Cluster;
 use crate::dial;
 use crate::member::{InFlight, Member, Trouble};
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header, request};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -81,6 +82,30 @@ enum Miss {
 }
 
 impl Outgoing {
+    /// A request whose headers are as the member is to have them; `upgrade`: it is to become a tunnel.
+    pub fn new(
+        mut parts: request::Parts,
+        body: hyper::body::Incoming,
+        upgrade: bool,
+        http2: bool,
+        limit: Option<u64>,
+        idle: Duration,
+    ) -> (Self, Sent) {
+        let plain = !upgrade && parts.headers.contains_key(header::HOST);
+        let ask = plain && !parts.headers.contains_key(header::EXPECT);
+        let (body, sent) = RequestBody::new(body, limit, idle, ask);
+        let outgoing = match body {
+            RequestBody::Here(all) if plain => Self::Plain(Plain::new(&mut parts, &all)),
+            body => {
+                if !http2 {
+                    headers::detach(&mut parts);
+                }
+                Self::Whole(Box::new(Request::from_parts(parts, body)))
+            }
+        };
+        (outgoing, sent)
+    }
+
     /// Whether it may be sent again though it may have been carried out.
     fn is_repeatable(&self) -> bool {
         match self {

@@ -12,7 +12,7 @@
 //! - `tunnel`: WebSocket and other upgrades
 
 pub mod connection;
-mod forward;
+pub mod forward;
 mod framing;
 pub mod headers;
 mod link;

@@ -199,7 +199,11 @@ impl Body for RequestBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match &mut *self {
-            Self::Here(all) => Poll::Ready(Some(std::mem::take(all)).filter(|all| !all.is_empty()).map(|all| Ok(Frame::data(all)))),
+            Self::Here(all) => Poll::Ready(
+                Some(std::mem::take(all))
+                    .filter(|all| !all.is_empty())
+                    .map(|all| Ok(Frame::data(all))),
+            ),
             Self::Stream(stream) => stream.poll_frame(cx),
         }
     }

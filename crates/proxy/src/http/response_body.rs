@@ -172,14 +172,7 @@ impl ResponseBody {
 }
 
 impl FromMember {
-    pub fn new(
-        incoming: Incoming,
-        in_flight: InFlight,
-        cluster: Arc<Cluster>,
-        sent: Sent,
-        worker: usize,
-        now: Instant,
-    ) -> Self {
+    pub fn new(incoming: Incoming, in_flight: InFlight, cluster: Arc<Cluster>, sent: Sent, worker: usize, now: Instant) -> Self {
         let private = cluster.conf.send_proxy_protocol.is_some();
         let mut body = Self {
             incoming,

@@ -3,10 +3,9 @@
 use super::connection::{Client, MAX_HEADERS};
 use super::forward::{self, Failure, Outgoing, Task};
 use super::headers::{self, Malformed};
-use super::request_body::{RequestBody, Sent};
+use super::request_body::Sent;
 use super::response_body::{Exchange, FromMember, ResponseBody};
 use super::tunnel;
-use super::wire::Plain;
 use crate::balance::{Wish, hash_address};
 use crate::cluster::Cluster;
 use crate::listener::{Rules, Target, without_port};
@@ -118,18 +117,7 @@ fn judge(
         parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         parts.headers.insert(header::UPGRADE, upgrade);
     }
-    let plain = on_upgrade.is_none() && parts.headers.contains_key(header::HOST);
-    let ask = plain && !parts.headers.contains_key(header::EXPECT);
-    let (body, sent) = RequestBody::new(body, limit, rules.body_idle, ask);
-    let outgoing = match body {
-        RequestBody::Here(all) if plain => Outgoing::Plain(Plain::new(&mut parts, &all)),
-        body => {
-            if !client.is_http2() {
-                headers::detach(&mut parts);
-            }
-            Outgoing::Whole(Box::new(Request::from_parts(parts, body)))
-        }
-    };
+    let (outgoing, sent) = Outgoing::new(parts, body, on_upgrade.is_some(), client.is_http2(), limit, rules.body_idle);
     let judged = Judged {
         outgoing,
         cluster,

@@ -47,7 +47,7 @@ pub struct Wire {
 /// A request as it is sent, in one piece.
 pub struct Plain {
     pub method: Method,
-    whole: Vec<u8>,
+    pub whole: Vec<u8>,
 }
 
 /// An answer's body and what it comes over.

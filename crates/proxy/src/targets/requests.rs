@@ -2,11 +2,10 @@
 //! those are plain requests, one for each that was taken.
 
 use super::{rules, wire};
+use crate::http::forward::Outgoing;
 use crate::http::headers::{self, Hop};
-use crate::http::request_body::RequestBody;
-use crate::http::wire::Plain;
 use crate::listener::Rules;
-use http::header::{self, HeaderValue};
+use http::header::HeaderValue;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Empty;
 use hyper::body::{Bytes, Incoming};
@@ -94,8 +93,6 @@ async fn take(
     let mut response = Response::new(Empty::new());
     if is_http2 {
         headers::join_cookies(&mut parts.headers);
-    } else {
-        headers::detach(&mut parts);
     }
     let (Ok(host), false) = (headers::judge(&mut parts), matches!(parts.method, Method::CONNECT | Method::TRACE)) else {
         *response.status_mut() = StatusCode::BAD_REQUEST;
@@ -108,16 +105,23 @@ async fn take(
         tls: false,
     };
     headers::rewrite(&mut parts, &hop, &host, &rules);
-    let (body, _progress) = RequestBody::new(body, None, Duration::from_secs(60));
+    let (outgoing, _sent) = Outgoing::new(parts, body, false, is_http2, None, Duration::from_secs(60));
     let io = Memory::member();
     let output = io.output.clone();
     heard.lock().unwrap_or_else(PoisonError::into_inner).push(output.clone());
-    if body.is_empty() && parts.headers.contains_key(header::HOST) {
-        let sent = Plain::new(&parts).head;
-        output.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(&sent);
-    } else if let Ok((mut sender, connection)) = hyper::client::conn::http1::handshake(io).await {
+    let request = match outgoing {
+        Outgoing::Plain(request) => {
+            output
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .extend_from_slice(&request.whole);
+            return Ok(response);
+        }
+        Outgoing::Whole(request) => *request,
+    };
+    if let Ok((mut sender, connection)) = hyper::client::conn::http1::handshake(io).await {
         let mut connection = std::pin::pin!(connection);
-        let mut answer = std::pin::pin!(sender.try_send_request(Request::from_parts(parts, body)));
+        let mut answer = std::pin::pin!(sender.try_send_request(request));
         // Until the answer is there; then until nothing moves any more, as the body may go on after it.
         let mut ended = false;
         let answered = poll_fn(|cx| {

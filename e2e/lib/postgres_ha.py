@@ -36,7 +36,7 @@ def needs(*programs):
     """PostgreSQL's own clients, on this machine."""
     missing = [program for program in programs if not shutil.which(program)]
     if missing:
-        sys.exit(f"{', '.join(missing)} missing; install with: apt-get install postgresql-client postgresql-contrib")
+        sys.exit(f"{', '.join(missing)} missing; install with: apt-get install postgresql-client postgresql-contrib, and haproxy for the bench")
 
 
 def built_image():

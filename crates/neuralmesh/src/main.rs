@@ -22,9 +22,12 @@ mod trial;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    // Before anything else is read or begun: a worker has its own way to be told what to do.
+    // Before anything else is read or begun: these have their own ways to be told what to do.
     if backup_worker::is_asked_for() {
         return backup_worker::run();
+    }
+    if let Some(settings) = proxy::settings() {
+        return ended(proxy::serve(&settings).map(|()| 0));
     }
     let command = cli::read();
     let mut runtime = if command.wants_all_cores() {
@@ -42,6 +45,11 @@ fn main() -> ExitCode {
     let outcome = runtime.block_on(commands::dispatch(command));
     // A read of the terminal that nobody waits for any more must not hold up the end.
     runtime.shutdown_background();
+    ended(outcome)
+}
+
+/// Says what went wrong; the exit code.
+fn ended(outcome: anyhow::Result<u8>) -> ExitCode {
     match outcome {
         Ok(code) => ExitCode::from(code),
         Err(e) if is_closed_pipe(&e) => ExitCode::SUCCESS,

@@ -1,4 +1,7 @@
 //! `neuralmesh proxy`: a node's load balancer, in a process of its own so that no restart of the agent's touches traffic.
+//!
+//! The process that reads the command line becomes, by `exec`, the one that serves: the parser and what it made are some 3 MB of
+//! memory that traffic does not need.
 
 use crate::run::LogArgs;
 use crate::{telemetry, trial};
@@ -6,14 +9,24 @@ use anyhow::Context;
 use clap::{Args, Subcommand, ValueEnum};
 use nm_agent::edge::LoadBalancer;
 use nm_proxy::{AccessLogTo, Options};
-use std::ffi::OsString;
+use serde::{Deserialize, Serialize};
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 
-#[derive(Debug, Clone, Args)]
+/// The subcommand.
+const NAME: &str = "proxy";
+/// Set for the process that serves: [`ProxyArgs`], in JSON.
+const SETTINGS: &str = "NEURALMESH_PROXY_SETTINGS";
+
+#[derive(Debug, Clone, Args, Serialize, Deserialize)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct ProxyArgs {
     #[command(subcommand)]
+    #[serde(skip)]
     pub command: Option<ProxyCommand>,
     /// The last configuration: read at the start, written with each new one; need not exist
     #[arg(
@@ -87,12 +100,38 @@ fn grace(text: &str) -> Result<Duration, String> {
     crate::commands::containers::flags::seconds(text).map(Duration::from_secs)
 }
 
-/// Runs until it is told to end, or another proxy has taken over, and its connections have ended.
+/// Answers the check, or becomes the process that serves.
 pub async fn run(args: ProxyArgs) -> anyhow::Result<()> {
     if let Some(ProxyCommand::Check(check)) = args.command {
         return nm_agent::edge::check(&check.control_socket).await.map_err(anyhow::Error::msg);
     }
-    let telemetry = telemetry::start(&args.log, telemetry::PROXY)?;
+    let settings = serde_json::to_string(&args).context("paths of a load balancer must be UTF-8")?;
+    let mut line = std::env::args_os();
+    let mut server = Command::new(trial::IMAGE);
+    if let Some(name) = line.next() {
+        server.arg0(name);
+    }
+    // It comes back only when it fails.
+    Err(server.args(line).env(SETTINGS, settings).exec()).context("start the load balancer")
+}
+
+/// What this process is to serve by, where it is the one that serves.
+pub fn settings() -> Option<OsString> {
+    let asked = std::env::args_os().nth(1).is_some_and(|word| word == NAME);
+    std::env::var_os(SETTINGS).filter(|_| asked)
+}
+
+/// Serves until it is told to end, or another proxy has taken over, and its connections have ended.
+pub fn serve(settings: &OsStr) -> anyhow::Result<()> {
+    let args: ProxyArgs = serde_json::from_slice(settings.as_bytes()).with_context(|| format!("read {SETTINGS}"))?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start the runtime")?;
+    let telemetry = {
+        let _entered = runtime.enter();
+        telemetry::start(&args.log, telemetry::PROXY)?
+    };
     let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let options = Options {
         config: args.config.context("the configuration's file is named by --config")?,
@@ -102,14 +141,15 @@ pub async fn run(args: ProxyArgs) -> anyhow::Result<()> {
         handover_grace: args.handover_grace,
         access_log: args.access_log.map_or(AccessLogTo::Stdout, AccessLogTo::File),
     };
-    let outcome = nm_proxy::run(options).await;
-    telemetry.end().await;
+    let outcome = nm_proxy::run_on(&runtime, options);
+    runtime.block_on(telemetry.end());
+    runtime.shutdown_background();
     Ok(outcome?)
 }
 
 /// How an agent starts it: from what runs now, also when the file was replaced since.
 pub fn by_agent(log: &LogArgs, on_trial: bool) -> anyhow::Result<LoadBalancer> {
-    let mut arguments: Vec<OsString> = vec!["proxy".into(), "--log-level".into(), log.log_level.clone().into()];
+    let mut arguments: Vec<OsString> = vec![NAME.into(), "--log-level".into(), log.log_level.clone().into()];
     if let Some(format) = log.log_format.to_possible_value() {
         arguments.extend(["--log-format".into(), format.get_name().into()]);
     }

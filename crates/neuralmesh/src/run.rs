@@ -3,6 +3,7 @@
 use crate::telemetry::Collector;
 use clap::{Args, Subcommand, ValueEnum};
 use nm_control::api::frame::Network;
+use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -87,9 +88,8 @@ fn lost_after(text: &str) -> Result<std::time::Duration, String> {
     }
 }
 
-/// How to log.
 /// How to log and trace.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Args, Serialize, Deserialize)]
 pub struct LogArgs {
     /// How log lines are written: for people, or as one JSON object a line
     #[arg(
@@ -115,8 +115,8 @@ pub struct LogArgs {
     pub otlp_endpoint: Option<Collector>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 /// For people, or for programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Serialize, Deserialize)]
 pub enum LogFormat {
     #[default]
     Text,

@@ -14,6 +14,7 @@ use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
 use opentelemetry_otlp::{SpanExporter, WithExportConfig, WithHttpConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{SdkTracerProvider, Tracer};
+use serde::{Deserialize, Serialize};
 use std::io::IsTerminal;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -41,7 +42,8 @@ const ANSWER_LIMIT: usize = 64 * 1024;
 const TRACES: &str = "v1/traces";
 
 /// Where traces go: the URL of its [`TRACES`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Collector(reqwest::Url);
 
 impl FromStr for Collector {
@@ -61,6 +63,19 @@ impl FromStr for Collector {
             url.set_path(&path);
         }
         Ok(Self(url))
+    }
+}
+
+impl TryFrom<String> for Collector {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<Collector> for String {
+    fn from(collector: Collector) -> Self {
+        collector.0.into()
     }
 }
 

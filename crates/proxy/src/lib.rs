@@ -40,4 +40,4 @@ mod tcp;
 mod tls;
 mod worker;
 
-pub use process::{AccessLogTo, Options, StartError, run};
+pub use process::{AccessLogTo, Options, StartError, run, run_on};

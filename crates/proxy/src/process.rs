@@ -162,6 +162,11 @@ pub async fn run(options: Options) -> Result<(), StartError> {
     Ok(())
 }
 
+/// [`run`] on this runtime, to its end. What it runs is then all made in this crate, and lies together in the program.
+pub fn run_on(runtime: &tokio::runtime::Runtime, options: Options) -> Result<(), StartError> {
+    runtime.block_on(run(options))
+}
+
 fn inode(path: &Path) -> Option<u64> {
     std::fs::metadata(path).ok().map(|m| m.ino())
 }

@@ -31,7 +31,7 @@ tags() {
     prometheus) echo prom/prometheus:latest ;;
     clickhouse) echo clickhouse/clickhouse-server:latest ;;
     # As the program names it, which builds it by itself where it is missing.
-    postgres-ha) echo "neuralmesh/postgres-ha:15-$(cat "$POSTGRES_HA"/{Dockerfile,nm-postgres.py,nm_common.py,nm_archive.py,nm_restore.py,nm-archive.sh} | sha256sum | cut -c1-12)" ;;
+    postgres-ha) echo "neuralmesh/postgres-ha:15-$(cat "$POSTGRES_HA"/{Dockerfile,nm-postgres.py,nm_{common,document,etcd,run,database,commands,archive,restore}.py,nm-archive.sh} | sha256sum | cut -c1-12)" ;;
     systemd-node) echo lab/systemd-node:latest ;;
     *)
       echo "build.sh: no image is called $1; there are: $(find . -mindepth 1 -maxdepth 1 -type d -printf '%f ' | sort)" >&2

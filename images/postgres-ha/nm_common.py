@@ -15,6 +15,10 @@ ARCHIVE = Path("/var/lib/nm-archive")
 SOCKETS = "/run/postgresql"
 BIN = "/usr/lib/postgresql/15/bin"
 CA, CERTIFICATE, KEY = RUN / "ca.pem", RUN / "certificate.pem", RUN / "key.pem"
+FIFO = RUN / "watchdog"
+
+# Whoever is asked by a command answers within this, so that the command itself ends within ten seconds.
+ANSWER_SECONDS, COMMAND_SECONDS = 2.0, 9.5
 
 
 class Refused(Exception):

@@ -6,10 +6,15 @@ use std::sync::OnceLock;
 /// The version of PostgreSQL in it begins its tag.
 const POSTGRES: &str = "neuralmesh/postgres-ha:15-";
 /// In the order in which they are hashed, as e2e/images/build.sh does.
-const POSTGRES_FILES: [(&str, &str); 6] = [
+const POSTGRES_FILES: [(&str, &str); 11] = [
     ("Dockerfile", include_str!("../../../../images/postgres-ha/Dockerfile")),
     ("nm-postgres.py", include_str!("../../../../images/postgres-ha/nm-postgres.py")),
     ("nm_common.py", include_str!("../../../../images/postgres-ha/nm_common.py")),
+    ("nm_document.py", include_str!("../../../../images/postgres-ha/nm_document.py")),
+    ("nm_etcd.py", include_str!("../../../../images/postgres-ha/nm_etcd.py")),
+    ("nm_run.py", include_str!("../../../../images/postgres-ha/nm_run.py")),
+    ("nm_database.py", include_str!("../../../../images/postgres-ha/nm_database.py")),
+    ("nm_commands.py", include_str!("../../../../images/postgres-ha/nm_commands.py")),
     ("nm_archive.py", include_str!("../../../../images/postgres-ha/nm_archive.py")),
     ("nm_restore.py", include_str!("../../../../images/postgres-ha/nm_restore.py")),
     ("nm-archive.sh", include_str!("../../../../images/postgres-ha/nm-archive.sh")),

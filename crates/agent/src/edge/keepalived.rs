@@ -319,10 +319,12 @@ fn source(address: &VirtualAddress, interface: &str, wanted: &[VirtualAddress], 
 fn config(placed: &[Placed<'_>], check: &Check) -> Result<String, String> {
     let (program, socket) = (plain(&check.program)?, plain(&check.socket)?);
     // An advert each quarter of a second, and a node counts as dead after twelve that did not come: as quick as three of one second
-    // each, and not put out by packets that are lost here and there.
+    // each, and not put out by packets that are lost here and there. Whose the address is, is said again every two seconds: a neighbour
+    // that missed it, or had just heard another, would go on sending to the node before for half a minute.
     let mut text = format!(
         "# Written by the NeuralMesh agent: what is changed here is lost.\n\
-         global_defs {{\n    router_id neuralmesh\n    vrrp_version 3\n    vrrp_check_unicast_src\n    script_user root\n    enable_script_security\n}}\n\
+         global_defs {{\n    router_id neuralmesh\n    vrrp_version 3\n    vrrp_check_unicast_src\n    script_user root\n    enable_script_security\n    vrrp_garp_master_delay 1\n    \
+         vrrp_garp_master_refresh 2\n}}\n\
          vrrp_script load_balancer {{\n    script \"{program} proxy check --control-socket {socket}\"\n    interval 1\n    timeout 2\n    fall 2\n    rise 1\n    init_fail\n}}\n"
     );
     for Placed {
@@ -458,6 +460,10 @@ vrrp_instance v4_7 {
 }
 ";
         assert!(text.ends_with(expected), "{text}");
+        assert!(
+            text.contains("    vrrp_garp_master_delay 1\n    vrrp_garp_master_refresh 2\n}\n"),
+            "{text}"
+        );
         let script = "script \"/usr/local/bin/neuralmesh proxy check --control-socket /var/lib/neuralmesh/agent/edge/proxy.sock\"\n";
         assert!(text.contains(script), "{text}");
         let (_, alone) = (own, [shared("10.0.0.100", Some("eth0"), &[])]);

@@ -291,15 +291,11 @@ async fn the_terminal() {
         (terminal.next().await, terminal.next().await),
         (Said::Error("node_offline".into()), Said::Closed)
     );
-    // A node is ready for as long as its agent dials again.
-    let plain = eventually("it is linked again", async || {
-        let answer = api.get("/api/containers/web/terminal").await;
-        (answer.status != 503).then_some(answer)
-    });
-    plain.await.refused(400, "websocket_expected");
+    agent.ready(&plane).await;
 
     // What is refused is a plain answer.
     let refused = async |call: Call| call.terminal().await.unwrap_err();
+    api.get("/api/containers/web/terminal").await.refused(400, "websocket_expected");
     refused(api.get("/api/containers/moon/terminal"))
         .await
         .refused(404, "container_not_found");

@@ -34,8 +34,8 @@ use nm_types::stats::Usage;
 use nm_types::{ContainerId, NodeId, OperationId};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -55,7 +55,16 @@ pub struct FakeAgent {
     stop: CancellationToken,
     running: AbortOnDropHandle<()>,
     states: tokio::sync::watch::Receiver<BTreeMap<ServerUrl, LinkState>>,
+    known: Mutex<KnownLink>,
     _dir: TempDir,
+}
+
+/// The link that the control plane last had when it was asked for.
+#[derive(Debug, Default)]
+struct KnownLink {
+    since: Option<SystemTime>,
+    /// It was cut since.
+    cut: bool,
 }
 
 /// A container as the made-up Docker engine has it.
@@ -176,6 +185,7 @@ impl FakeAgent {
             stop,
             running,
             states,
+            known: Mutex::default(),
             _dir: dir,
         }
     }
@@ -193,9 +203,21 @@ impl FakeAgent {
         refusal(&refused.expect("the agent runs")).expect("it was waited for")
     }
 
-    /// Waits until the control plane has the node as ready.
+    /// Waits until the control plane has the node as ready and, where its link was cut, another link: a node stays ready for as long as
+    /// its agent dials again.
     pub async fn ready(&self, plane: &TestControlPlane) {
         self.is(plane, NodeStatus::Ready).await;
+        let links = plane.app().fleet.links();
+        eventually(&format!("node {} is linked", self.node), async || {
+            let since = links.get(&self.node).map(|link| link.since());
+            let mut known = self.known.lock().unwrap();
+            let linked = !known.cut || (since.is_some() && since != known.since);
+            if linked {
+                *known = KnownLink { since, cut: false };
+            }
+            linked.then_some(())
+        })
+        .await;
     }
 
     /// Waits until the control plane has the node as `status`.
@@ -219,6 +241,7 @@ impl FakeAgent {
 
     /// The link breaks; the agent dials again at once.
     pub fn cut(&self) {
+        self.known.lock().unwrap().cut = true;
         self.line.cut();
     }
     /// The link breaks and stays so until [`FakeAgent::mend`].

@@ -44,6 +44,7 @@ async fn nothing_is_smuggled_into_http1() {
         ("an end of line in the path", instead(2, "/ HTTP/1.1\r\nx: y")),
         ("a path that is none", instead(2, "x")),
         ("a path that is another target", instead(2, "http://b/")),
+        ("a query without a path", instead(2, "?x")),
         ("a space in the method", instead(0, "GET / HTTP/1.1\r\nx: y\r\n\r\nGET")),
         ("an end of line in the authority", instead(3, "a\r\nx: y")),
         ("a space in the authority", instead(3, "a b")),

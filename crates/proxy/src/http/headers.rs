@@ -89,12 +89,17 @@ pub fn judge(parts: &mut Parts) -> Result<HeaderValue, Malformed> {
         (Some(_) | None, None) => return Err(Malformed::Host),
     };
     if parts.uri.scheme().is_some() || parts.uri.authority().is_some() {
-        let path = parts.uri.path_and_query().cloned().ok_or(Malformed::Target)?;
+        let mut path = parts.uri.path_and_query().cloned().ok_or(Malformed::Target)?;
+        if path.as_str().starts_with('?') && parts.version != Version::HTTP_2 {
+            // `http://a?b` has an empty path, which is sent as `/` (RFC 9112, 3.2.1). HTTP/2 has none (RFC 9113, 8.3.1).
+            path = PathAndQuery::try_from(format!("/{path}")).map_err(|_| Malformed::Target)?;
+        }
         parts.uri = Uri::from(path);
     }
-    let path = parts.uri.path();
-    let whole_server = path == "*" && parts.method == Method::OPTIONS;
-    if !path.starts_with('/') && !whole_server {
+    // As it is sent on: `path()` would be `/` where there is a query alone.
+    let target = parts.uri.path_and_query().map_or("", PathAndQuery::as_str);
+    let whole_server = target == "*" && parts.method == Method::OPTIONS;
+    if !target.starts_with('/') && !whole_server {
         return Err(Malformed::Target);
     }
     Ok(host)

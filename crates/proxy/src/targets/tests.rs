@@ -116,6 +116,7 @@ fn requests_do_reach_the_member() {
         ("clte", 1),
         ("tete", 0),
         ("folded", 0),
+        ("absolute_query", 1),
     ] {
         assert_eq!(requests::http1_heard(&read(&format!("http1/{name}"))), requests, "http1/{name}");
     }
@@ -127,6 +128,7 @@ fn requests_do_reach_the_member() {
         ("cookies", 1),
         ("encoding", 0),
         ("newline", 0),
+        ("query_alone", 0),
     ] {
         assert_eq!(requests::http2_heard(&read(&format!("http2/{name}"))), requests, "http2/{name}");
     }

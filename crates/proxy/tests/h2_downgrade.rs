@@ -45,6 +45,7 @@ async fn nothing_is_smuggled_into_http1() {
         ("a path that is none", instead(2, "x")),
         ("a path that is another target", instead(2, "http://b/")),
         ("a query without a path", instead(2, "?x")),
+        ("no path", instead(2, "")),
         ("a space in the method", instead(0, "GET / HTTP/1.1\r\nx: y\r\n\r\nGET")),
         ("an end of line in the authority", instead(3, "a\r\nx: y")),
         ("a space in the authority", instead(3, "a b")),

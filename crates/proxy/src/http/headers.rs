@@ -89,17 +89,18 @@ pub fn judge(parts: &mut Parts) -> Result<HeaderValue, Malformed> {
         (Some(_) | None, None) => return Err(Malformed::Host),
     };
     if parts.uri.scheme().is_some() || parts.uri.authority().is_some() {
-        let mut path = parts.uri.path_and_query().cloned().ok_or(Malformed::Target)?;
-        if path.as_str().starts_with('?') && parts.version != Version::HTTP_2 {
+        parts.uri = Uri::from(parts.uri.path_and_query().cloned().ok_or(Malformed::Target)?);
+        let query = parts.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+        let text = parts.uri.path_and_query().map_or("", PathAndQuery::as_str);
+        if (parts.uri.path().is_empty() || text.starts_with('?')) && parts.version != Version::HTTP_2 {
             // `http://a?b` has an empty path, which is sent as `/` (RFC 9112, 3.2.1). HTTP/2 has none (RFC 9113, 8.3.1).
-            path = PathAndQuery::try_from(format!("/{path}")).map_err(|_| Malformed::Target)?;
+            parts.uri = Uri::try_from(format!("/{query}")).map_err(|_| Malformed::Target)?;
         }
-        parts.uri = Uri::from(path);
     }
-    // As it is sent on: `path()` would be `/` where there is a query alone.
-    let target = parts.uri.path_and_query().map_or("", PathAndQuery::as_str);
-    let whole_server = target == "*" && parts.method == Method::OPTIONS;
-    if !target.starts_with('/') && !whole_server {
+    // As one of the two it is sent on: of a query alone `path` makes `/`, of nothing at all `path_and_query` does.
+    let written = [parts.uri.path(), parts.uri.path_and_query().map_or("", PathAndQuery::as_str)];
+    let whole_server = written == ["*", "*"] && parts.method == Method::OPTIONS;
+    if !written.iter().all(|target| target.starts_with('/')) && !whole_server {
         return Err(Malformed::Target);
     }
     Ok(host)

@@ -117,6 +117,7 @@ fn requests_do_reach_the_member() {
         ("tete", 0),
         ("folded", 0),
         ("absolute_query", 1),
+        ("absolute_alone", 1),
     ] {
         assert_eq!(requests::http1_heard(&read(&format!("http1/{name}"))), requests, "http1/{name}");
     }
@@ -129,6 +130,7 @@ fn requests_do_reach_the_member() {
         ("encoding", 0),
         ("newline", 0),
         ("query_alone", 0),
+        ("no_path", 0),
     ] {
         assert_eq!(requests::http2_heard(&read(&format!("http2/{name}"))), requests, "http2/{name}");
     }

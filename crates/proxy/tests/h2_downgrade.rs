@@ -31,6 +31,7 @@ async fn nothing_is_smuggled_into_http1() {
         ("CR in a value", get("x", "a\rb: c")),
         ("NUL in a value", get("x", "a\0b")),
         ("a colon in a name", get("x:y", "1")),
+        ("a quote in a name", get("x\"y", "1")),
         ("a colon before a name", get(":x", "1")),
         ("a space in a name", get("x y", "1")),
         ("a space after a name", get("transfer-encoding ", "chunked")),
@@ -58,6 +59,7 @@ async fn nothing_is_smuggled_into_http1() {
         ("TRACE", instead(0, "TRACE")),
         ("a length of two values", with(&[("content-length", "0"), ("content-length", "5")])),
         ("a length that is a list", get("content-length", "0, 0")),
+        ("an empty length", get("content-length", "")),
     ];
     let done = END_STREAM | END_HEADERS;
     for (name, headers) in refused {

@@ -131,6 +131,8 @@ fn requests_do_reach_the_member() {
         ("newline", 0),
         ("query_alone", 0),
         ("no_path", 0),
+        ("quote", 0),
+        ("empty_length", 0),
     ] {
         assert_eq!(requests::http2_heard(&read(&format!("http2/{name}"))), requests, "http2/{name}");
     }

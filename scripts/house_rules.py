@@ -37,12 +37,16 @@ class Line:
         return f"{self.file}:{self.number}: {self.text.strip()}"
 
 
+# What tests are made with.
+KITS = ("crates/testing/", "crates/waits/")
+
+
 def rust():
     lines = []
     for name in files(".rs"):
         if not name.startswith("crates/"):
             continue
-        in_test = "/tests/" in name or name.endswith("/tests.rs") or name.startswith("crates/testing/")
+        in_test = "/tests/" in name or name.endswith("/tests.rs") or name.startswith(KITS)
         for number, text in enumerate((ROOT / name).read_text().splitlines(), 1):
             in_test = in_test or "#[cfg(test)]" in text
             lines.append(Line(name, number, text, in_test))
@@ -83,14 +87,12 @@ def _():
 
 @suite.check("no test sleeps: it waits on a condition with a deadline")
 def _():
-    # Two sleeps are none of that: the pause between two looks in `eventually`, and one whose line above says why it must pass.
-    # The crate `testing` is the kit that tests wait with, and plays slow agents.
-    found, function = [], ""
+    # One sleep is none of that: one whose line above says why it must pass. The crate `waits` has the pause between two looks, and
+    # `testing` plays slow agents.
+    found = []
     for previous, line in zip([None, *RUST], RUST):
-        if re.search(r"\bfn \w+", line.code):
-            function = line.code
-        if line.in_test and not line.file.startswith("crates/testing/") and re.search(r"\b(?:thread|time)::sleep\(", line.code):
-            if "fn eventually" not in function and not previous.text.strip().startswith("//"):
+        if line.in_test and not line.file.startswith(KITS) and re.search(r"\b(?:thread|time)::sleep\(", line.code):
+            if not previous.text.strip().startswith("//"):
                 found.append(line)
     none(found, "sleeps here:")
 

@@ -5,7 +5,8 @@ mod kit;
 use http::{Method, Response, StatusCode};
 use http_body_util::Full;
 use kit::member::{Member, all, some};
-use kit::{Connection, Load, Proxy, document, eventually, free_port, request, within};
+use kit::{Connection, Load, Proxy, document, eventually, request};
+use nm_waits::{free_port, soon};
 use serde_json::json;
 use std::sync::Arc;
 use tokio::sync::Notify;
@@ -54,7 +55,7 @@ async fn what_is_in_flight_outlives_a_change() {
     let proxy = Proxy::with(json!({"members": [slow.json()]})).await;
     let mut connection = Connection::open(proxy.address()).await;
     let pending = tokio::spawn(async move { connection.get("/").await });
-    within("it arrives", arrived.notified()).await;
+    soon("it arrives", arrived.notified()).await;
     let (listeners, clusters) = kit::simple(json!({"members": [other.json(), slow.json()]}));
     proxy.put(listeners, clusters).await;
     assert_eq!(
@@ -146,7 +147,7 @@ async fn draining_answers_what_is_asked_and_then_ends() {
     assert_eq!(idle.get("/").await.header("connection"), None);
     let mut busy = Connection::open(proxy.address()).await;
     let pending = tokio::spawn(async move { busy.get("/slow").await });
-    within("it arrives", arrived.notified()).await;
+    soon("it arrives", arrived.notified()).await;
     proxy.drain().await;
     eventually("the port is closed", async || {
         tokio::net::TcpStream::connect(proxy.address()).await.is_err()
@@ -242,7 +243,7 @@ async fn a_question_for_events_waits_for_one() {
             .send(request(Method::GET, "/", &[], ""))
             .await
     };
-    let ((_, answer), _) = within("an event comes", futures_util::future::join(waiting, cause)).await;
+    let ((_, answer), _) = soon("an event comes", futures_util::future::join(waiting, cause)).await;
     assert_eq!(
         (&answer["events"][0]["kind"], &answer["last"]),
         (&json!("memberEjected"), &json!(1))

@@ -8,7 +8,8 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::Frame;
 use hyper_util::rt::TokioIo;
 use kit::member::{Member, all, some};
-use kit::{Connection, Load, Proxy, eventually, request, within};
+use kit::{Connection, Load, Proxy, eventually, request};
+use nm_waits::{free_port, soon};
 use serde_json::json;
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -52,7 +53,7 @@ async fn a_member_killed_under_load_costs_no_idempotent_request() {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_that_was_still_starting_is_looked_at_long_before_its_interval_is_over() {
     let well = Member::named("well").await;
-    let port = kit::free_port();
+    let port = free_port();
     let starting = json!({"id": "starting", "address": "127.0.0.1", "port": port});
     let check = json!({"intervalMs": 300_000, "timeoutMs": 1_000, "probe": {"type": "tcp"}});
     let proxy = Proxy::with(json!({"members": [well.json(), starting], "healthCheck": check})).await;
@@ -173,7 +174,7 @@ async fn a_member_that_hangs_is_left_after_the_timeout() {
     let proxy = Proxy::with(json!({"members": [hangs.json(), well.json()], "responseTimeoutMs": 200})).await;
     let mut statuses = Vec::new();
     for _ in 0..10 {
-        statuses.push(within("the timeout", proxy.get("/")).await.status.as_u16());
+        statuses.push(soon("the timeout", proxy.get("/")).await.status.as_u16());
     }
     statuses.sort_unstable();
     assert_eq!(statuses, [200, 200, 200, 200, 200, 200, 200, 200, 200, 504]);
@@ -246,7 +247,7 @@ async fn slow_clients_are_closed_and_others_go_on() {
         let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
         stream.write_all(first).await.unwrap();
         let mut answer = Vec::new();
-        let _ = within("it is closed", stream.read_to_end(&mut answer)).await;
+        let _ = soon("it is closed", stream.read_to_end(&mut answer)).await;
         String::from_utf8(answer).unwrap()
     };
     assert_eq!(closed(b"").await, "", "says nothing");

@@ -7,7 +7,8 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
 use kit::member::{Member, all, some};
-use kit::{Connection, Proxy, Reply, eventually, request, within};
+use kit::{Connection, Proxy, Reply, eventually, request};
+use nm_waits::{free_port, soon};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -157,7 +158,7 @@ async fn a_small_body_arrives_however_it_is_cut() {
         stream.write_all(&both[..cut]).await.unwrap();
         if cut >= one.len() {
             while !heard.contains("1 hello.") {
-                heard.push(char::from(within("the first answer", stream.read_u8()).await.unwrap()));
+                heard.push(char::from(soon("the first answer", stream.read_u8()).await.unwrap()));
             }
         } else {
             eventually("it is read", async || {
@@ -166,7 +167,7 @@ async fn a_small_body_arrives_however_it_is_cut() {
             .await;
         }
         stream.write_all(&both[cut..]).await.unwrap();
-        within("the rest", stream.read_to_string(&mut heard)).await.unwrap();
+        soon("the rest", stream.read_to_string(&mut heard)).await.unwrap();
         assert!(heard.contains("1 hello.") && heard.ends_with("1 there."), "cut at {cut}: {heard}");
     }
     let broken = {
@@ -174,7 +175,7 @@ async fn a_small_body_arrives_however_it_is_cut() {
         stream.write_all(&one[..one.len() - 1]).await.unwrap();
         stream.shutdown().await.unwrap();
         let mut heard = String::new();
-        within("the end", stream.read_to_string(&mut heard)).await.unwrap();
+        soon("the end", stream.read_to_string(&mut heard)).await.unwrap();
         heard
     };
     assert!(!broken.contains("200 OK"), "a body that broke off is no request: {broken}");
@@ -212,16 +213,16 @@ async fn an_answer_that_comes_early_does_not_stop_the_upload() {
         sender.send_request(request).await.map(|a| (a, sender))
     });
     to.write_all(b"first").await.unwrap();
-    let (answer, _sender) = within("the answer's head", answer).await.unwrap().unwrap();
+    let (answer, _sender) = soon("the answer's head", answer).await.unwrap().unwrap();
     let mut body = answer.into_body();
     let mut heard = Vec::new();
     for word in ["", "second", "third"] {
         to.write_all(word.as_bytes()).await.unwrap();
-        let frame = within("a piece", body.frame()).await.unwrap().unwrap();
+        let frame = soon("a piece", body.frame()).await.unwrap().unwrap();
         heard.extend_from_slice(frame.data_ref().unwrap());
     }
     drop(to);
-    assert!(within("the end", body.frame()).await.is_none());
+    assert!(soon("the end", body.frame()).await.is_none());
     assert_eq!(heard, b"firstsecondthird");
 }
 
@@ -262,7 +263,7 @@ async fn a_websocket_passes_both_ways() {
     for word in ["hello", "again"] {
         io.write_all(word.as_bytes()).await.unwrap();
         let mut buffer = [0; 5];
-        within("an answer", io.read_exact(&mut buffer)).await.unwrap();
+        soon("an answer", io.read_exact(&mut buffer)).await.unwrap();
         assert_eq!(buffer, word.to_ascii_uppercase().as_bytes());
     }
     assert_eq!(proxy.status().await["clusters"][0]["members"][0]["active"], 1);
@@ -277,7 +278,7 @@ async fn a_websocket_passes_both_ways() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn redirects_and_acme_challenges_are_answered_here() {
-    let listeners = json!([{"redirectToHttps": {"port": 8443}}, {"id": "plain", "port": kit::free_port(), "redirectToHttps": {}}]);
+    let listeners = json!([{"redirectToHttps": {"port": 8443}}, {"id": "plain", "port": free_port(), "redirectToHttps": {}}]);
     let proxy = Proxy::start(listeners.clone(), json!([])).await;
     let mut connection = Connection::open(proxy.address()).await;
     let reply = connection
@@ -343,7 +344,7 @@ async fn a_client_that_goes_away_frees_its_member() {
     let proxy = Proxy::with(json!({"members": [member.json()]})).await;
     let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
     stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
-    within("it arrives", waiting.notified()).await;
+    soon("it arrives", waiting.notified()).await;
     assert_eq!(proxy.status().await["clusters"][0]["members"][0]["active"], 1);
     drop(stream);
     eventually("it is free", async || {

@@ -6,7 +6,8 @@ use bytes::Bytes;
 use http::{Method, Response, StatusCode};
 use http_body_util::Full;
 use kit::member::Member;
-use kit::{Connection, Proxy, eventually, request, within};
+use kit::{Connection, Proxy, eventually, request};
+use nm_waits::soon;
 use serde_json::json;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
@@ -77,7 +78,7 @@ async fn who_comes_first_is_served_first_and_never_too_many_at_once() {
         .await;
     }
     for one in asked {
-        assert_eq!(within("an answer", one).await.unwrap(), StatusCode::OK);
+        assert_eq!(soon("an answer", one).await.unwrap(), StatusCode::OK);
     }
     let order = slow.paths.lock().unwrap().clone();
     assert_eq!(order, (0..10).map(|i| format!("/{i}")).collect::<Vec<_>>());
@@ -118,7 +119,7 @@ async fn a_member_with_room_is_chosen_and_who_waits_too_long_is_told() {
     a.go_on.add_permits(9);
     b.go_on.add_permits(9);
     for one in [first, second] {
-        assert_eq!(within("an answer", one).await.unwrap(), StatusCode::OK);
+        assert_eq!(soon("an answer", one).await.unwrap(), StatusCode::OK);
     }
     let reply = Connection::open(proxy.address())
         .await

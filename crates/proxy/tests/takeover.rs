@@ -5,6 +5,7 @@ mod kit;
 use http::{Method, StatusCode};
 use kit::member::{Member, all, some};
 use kit::{Connection, Load, Proxy, eventually};
+use nm_waits::free_port;
 use serde_json::json;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -106,7 +107,7 @@ async fn what_goes_on_for_long_goes_on_in_the_old_process() {
         drop(tokio::io::copy(&mut from, &mut to).await);
     })
     .await;
-    let (folder, port, short) = (Arc::new(tempfile::tempdir().unwrap()), kit::free_port(), Duration::from_millis(50));
+    let (folder, port, short) = (Arc::new(tempfile::tempdir().unwrap()), free_port(), Duration::from_millis(50));
     let old = Proxy::launch_with(folder.clone(), port, 1, short, Duration::from_secs(60)).await;
     old.put(
         json!([{"protocol": "tcp", "cluster": "c"}]),

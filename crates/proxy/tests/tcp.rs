@@ -4,7 +4,8 @@ mod kit;
 
 use http::{Method, StatusCode};
 use kit::member::{Member, some};
-use kit::{Connection, Proxy, eventually, local, request, within};
+use kit::{Connection, Proxy, eventually, local, request};
+use nm_waits::soon;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
@@ -53,7 +54,7 @@ async fn bytes_pass_both_ways_and_halves_close_one_by_one() {
     let mut buffer = vec![0; 1 << 20];
     let mut seen = 0;
     loop {
-        let count = within("bytes", from.read(&mut buffer)).await.unwrap();
+        let count = soon("bytes", from.read(&mut buffer)).await.unwrap();
         if count == 0 {
             break;
         }
@@ -91,7 +92,7 @@ async fn a_connection_goes_to_a_member_that_is_there() {
         let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
         stream.write_all(b"hello").await.unwrap();
         let mut answer = [0; 5];
-        within("an answer", stream.read_exact(&mut answer)).await.unwrap();
+        soon("an answer", stream.read_exact(&mut answer)).await.unwrap();
     }
     assert_eq!(second.seen(), 10);
     assert_eq!(proxy.member_state("first").await, "ejected");
@@ -105,7 +106,7 @@ async fn a_silent_connection_is_closed() {
     let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
     stream.write_all(b"x").await.unwrap();
     let mut answer = Vec::new();
-    let _ = within("it is closed", stream.read_to_end(&mut answer)).await;
+    let _ = soon("it is closed", stream.read_to_end(&mut answer)).await;
     assert_eq!(answer, b"x");
 }
 
@@ -119,7 +120,7 @@ async fn the_proxy_protocol_is_written_in_both_versions() {
         let client = stream.local_addr().unwrap();
         stream.write_all(b"hello").await.unwrap();
         let mut answer = [0; 2];
-        within("an answer", stream.read_exact(&mut answer)).await.unwrap();
+        soon("an answer", stream.read_exact(&mut answer)).await.unwrap();
         drop(stream);
         eventually("all is heard", async || heard.lock().unwrap().ends_with(b"hello")).await;
         let heard = heard.lock().unwrap().clone();
@@ -162,7 +163,7 @@ async fn the_proxy_protocol_is_believed_from_trusted_addresses_only() {
         stream.write_all(wrong).await.unwrap();
         stream.shutdown().await.unwrap();
         let mut answer = Vec::new();
-        let _ = within("it is closed", stream.read_to_end(&mut answer)).await;
+        let _ = soon("it is closed", stream.read_to_end(&mut answer)).await;
         assert_eq!(answer, b"", "{}", String::from_utf8_lossy(wrong));
     }
     proxy.put(listener("10.0.0.0/8"), clusters).await;
@@ -223,7 +224,7 @@ async fn a_strict_check_lets_nobody_in_before_it_succeeds_and_keeps_nobody_at_a_
     eventually("it was asked", async || says.seen() > 0).await;
     let mut early = TcpStream::connect(proxy.address()).await.unwrap();
     assert_eq!(
-        within("its end", early.read(&mut [0; 8])).await.unwrap_or(0),
+        soon("its end", early.read(&mut [0; 8])).await.unwrap_or(0),
         0,
         "nobody is let in before"
     );
@@ -234,13 +235,13 @@ async fn a_strict_check_lets_nobody_in_before_it_succeeds_and_keeps_nobody_at_a_
     let mut client = TcpStream::connect(proxy.address()).await.unwrap();
     client.write_all(b"hello").await.unwrap();
     let mut said = [0; 5];
-    within("an echo", client.read_exact(&mut said)).await.unwrap();
+    soon("an echo", client.read_exact(&mut said)).await.unwrap();
     assert_eq!(&said, b"hello");
 
     // Its program runs on, and is no longer what it was.
     leads.store(false, SeqCst);
     assert_eq!(
-        within("its end", client.read(&mut said)).await.unwrap_or(0),
+        soon("its end", client.read(&mut said)).await.unwrap_or(0),
         0,
         "who was there is sent away"
     );

@@ -9,7 +9,8 @@ use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use kit::member::{Member, all, some};
 use kit::tls::{certificate, connect};
-use kit::{Proxy, document, eventually, within};
+use kit::{Proxy, document, eventually};
+use nm_waits::soon;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -75,7 +76,7 @@ where
         }));
     }
     for (i, one) in all.into_iter().enumerate() {
-        assert_eq!(within("an answer", one).await.unwrap(), i * 1_000);
+        assert_eq!(soon("an answer", one).await.unwrap(), i * 1_000);
     }
 }
 
@@ -116,7 +117,7 @@ async fn http2_clients_are_told_of_the_end() {
     let empty = document(9, proxy.port, json!([]), json!([]));
     proxy.control(http::Method::PUT, "/v1/config", Some(empty)).await;
     // GOAWAY, in order, and not a reset.
-    within("it is closed", connection).await.unwrap().unwrap();
+    soon("it is closed", connection).await.unwrap().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -128,6 +129,6 @@ async fn a_handshake_that_does_not_go_on_is_closed() {
     let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
     stream.write_all(&[0x16, 3, 1, 2]).await.unwrap();
     let mut answer = Vec::new();
-    let _ = within("it is closed", stream.read_to_end(&mut answer)).await;
+    let _ = soon("it is closed", stream.read_to_end(&mut answer)).await;
     eventually("it is gone", async || proxy.status().await["listeners"][0]["connections"] == 0).await;
 }

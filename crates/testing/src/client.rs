@@ -2,7 +2,6 @@
 
 use crate::stream::Events;
 use crate::terminal::Terminal;
-use crate::wait::{eventually, soon};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, header};
@@ -13,6 +12,7 @@ use hyper_util::rt::TokioIo;
 use nm_types::container::{ContainerStatus, ContainerView};
 use nm_types::envelope::ErrorBody;
 use nm_types::operation::OperationView;
+use nm_waits::{eventually, soon};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;

@@ -16,7 +16,6 @@ mod log;
 mod plane;
 mod stream;
 mod terminal;
-mod wait;
 
 pub use agent::{Ask, FakeAgent, Hold, Ran, Seen, When};
 pub use client::{Call, Client, Reply};
@@ -24,10 +23,10 @@ pub use clock::TestClock;
 pub use database::Database;
 pub use line::Line;
 pub use log::TraceLog;
+pub use nm_waits::{DEADLINE, eventually, soon};
 pub use plane::{LOST_AFTER, TestControlPlane, password_of};
 pub use stream::{Events, SseEvent};
 pub use terminal::{Said, Terminal};
-pub use wait::{DEADLINE, eventually, soon};
 
 /// Makes two tests of each async function that takes a [`Database`]: `sqlite::name` and `postgres::name`.
 ///

@@ -3,12 +3,12 @@
 use crate::client::Client;
 use crate::clock::TestClock;
 use crate::database::Database;
-use crate::wait::{DEADLINE, soon};
 use nm_control::app::{App, AppConfig};
 use nm_control::service::auth::{AuthConfig, Cost, INITIAL_PASSWORD_FILE};
 use nm_link::server::ServerOptions;
 use nm_store::{Store, StoreConfig, StoreError};
 use nm_types::auth::{CreatedToken, Role, SignedIn};
+use nm_waits::{DEADLINE, soon};
 use serde_json::json;
 use std::net::SocketAddr;
 use std::path::Path;

@@ -1,9 +1,9 @@
 //! Server-sent events, as a reader sees them: <https://html.spec.whatwg.org/multipage/server-sent-events.html>.
 
-use crate::wait::soon;
 use bytes::BytesMut;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use nm_waits::soon;
 use serde::de::DeserializeOwned;
 use tokio_util::task::AbortOnDropHandle;
 

@@ -1,10 +1,10 @@
 //! The terminal's WebSocket, from the client's side.
 
 use crate::client::Call;
-use crate::wait::soon;
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use http::{Request, Response, header};
+use nm_waits::soon;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;

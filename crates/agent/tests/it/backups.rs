@@ -1,12 +1,13 @@
 //! Backup jobs, with a worker that is a script: what the agent does around it.
 
-use crate::support::{Lines, Rig, docker, eventually, need_docker};
+use crate::support::{Lines, Rig, docker, need_docker};
 use axum::body::Body;
 use http::{Method, StatusCode};
 use nm_link::contract::{Action, AgentErrorCode, CancelJob, RunJob, path};
 use nm_types::OperationId;
 use nm_types::backup::job::{JobErrorCode, JobEvent, JobKey, Outcome};
 use nm_types::container::{ContainerStatus, ObservedContainer};
+use nm_waits::eventually;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 

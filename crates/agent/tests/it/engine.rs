@@ -1,6 +1,6 @@
 //! Docker that is absent, goes away, comes back, hangs, or answers nonsense.
 
-use crate::support::{Rig, code, docker, eventually, key, need_docker};
+use crate::support::{Rig, code, docker, key, need_docker};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
@@ -9,6 +9,7 @@ use nm_link::contract::{Action, AgentError, AgentErrorCode as Code, WatchEvent, 
 use nm_types::container::ContainerStatus;
 use nm_types::image::Pruned;
 use nm_types::node::NodeInfo;
+use nm_waits::eventually;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

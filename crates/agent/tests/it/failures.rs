@@ -1,8 +1,9 @@
 //! What can't be done is said in words that help, and leaves nothing behind.
 
-use crate::support::{Rig, docker, eventually, key, need_docker};
+use crate::support::{Rig, docker, key, need_docker};
 use nm_link::contract::{Action, AgentErrorCode as Code, path};
 use nm_types::container::ContainerStatus;
+use nm_waits::eventually;
 use serde_json::{Value, json};
 
 /// Refused with this code and field, a sentence with these parts, and no container left.

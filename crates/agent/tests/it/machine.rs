@@ -1,12 +1,13 @@
 //! The machine itself, and the journal of what happened on it.
 
-use crate::support::{Lines, Rig, docker, eventually, need_docker};
+use crate::support::{Lines, Rig, docker, need_docker};
 use axum::body::Body;
 use http::{Method, StatusCode};
 use nm_link::contract::{Action, JournalEnd, JournalEvent, JournalPage, WatchEvent, path};
 use nm_types::container::ContainerHealth;
 use nm_types::host::NodeStats;
 use nm_types::node_event::NodeEventKind as Kind;
+use nm_waits::eventually;
 use serde_json::json;
 use std::path::Path;
 

@@ -1,6 +1,6 @@
 //! Images, volumes and networks.
 
-use crate::support::{Lines, Rig, code, docker, eventually, need_docker, tar_of};
+use crate::support::{Lines, Rig, code, docker, need_docker, tar_of};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, State};
@@ -12,6 +12,7 @@ use nm_link::contract::{AgentError, AgentErrorCode as Code, Progress, path};
 use nm_types::image::ImageView;
 use nm_types::network::NetworkView;
 use nm_types::volume::VolumeView;
+use nm_waits::eventually;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::sync::Arc;

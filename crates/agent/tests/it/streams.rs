@@ -1,6 +1,6 @@
 //! Logs, commands, terminals, files, statistics.
 
-use crate::support::{DEADLINE, Lines, Rig, code, docker, eventually, key, need_docker, tar_of, untar};
+use crate::support::{Lines, Rig, code, docker, key, need_docker, tar_of, untar};
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
@@ -10,6 +10,7 @@ use nm_link::contract::exec::Frame;
 use nm_link::contract::{Action, AgentError, AgentErrorCode as Code, path};
 use nm_types::container::{ExecResult, LogLine, LogStream};
 use nm_types::stats::ContainerStats;
+use nm_waits::{DEADLINE, eventually};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;

@@ -9,6 +9,7 @@ use nm_agent::{Agent, AgentConfig, BackupWorker};
 use nm_link::contract::{Action, AgentError, AgentErrorCode, Command, CreateContainer, Progress, WatchEvent, path};
 use nm_types::container::{ContainerSpec, ObservedContainer};
 use nm_types::{ContainerId, OperationId};
+use nm_waits::DEADLINE;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -20,7 +21,6 @@ use tower::ServiceExt;
 
 pub const SOCKET: &str = "/var/run/docker.sock";
 /// Nothing here takes this long unless it is broken.
-pub const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Ends the test early, in words, where there is no engine and none is required.
 macro_rules! need_docker {
@@ -320,21 +320,6 @@ impl Watch {
         })
         .await
     }
-}
-
-/// Waits for something that no event tells of.
-pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut test: impl FnMut() -> F) -> T {
-    let looking = async {
-        loop {
-            if let Some(found) = test().await {
-                return found;
-            }
-            tokio::time::sleep(Duration::from_millis(25)).await;
-        }
-    };
-    tokio::time::timeout(DEADLINE, looking)
-        .await
-        .unwrap_or_else(|_| panic!("never: {what}"))
 }
 
 pub fn code<T: std::fmt::Debug>(result: Result<T, AgentError>) -> AgentErrorCode {

@@ -1,12 +1,13 @@
 //! Tasks of jobs on a real engine: each attempt once, through restarts of the agent, and none without a word for too long.
 
-use crate::support::{DEADLINE, Lines, Rig, docker, eventually, need_docker};
+use crate::support::{Lines, Rig, docker, need_docker};
 use axum::body::Body;
 use http::Method;
 use nm_link::contract::{RunTask, TaskKey, TaskNews, TaskNewsPage, TaskResult, TasksAnswer, TasksCall, WatchEvent, path};
 use nm_types::JobId;
 use nm_types::container::LogLine;
 use nm_types::job::TaskOutcome;
+use nm_waits::{DEADLINE, eventually};
 use serde_json::{Value, json};
 use std::time::Duration;
 

@@ -1,10 +1,11 @@
 //! What is seen of containers, whoever changed them.
 
-use crate::support::{Rig, docker, eventually, key, need_docker};
+use crate::support::{Rig, docker, key, need_docker};
 use nm_link::contract::{Action, WatchEvent, path};
 use nm_types::container::{ContainerHealth, ContainerStatus, Signal};
 use nm_types::node::NodeInfo;
 use nm_types::stats::ContainerStats;
+use nm_waits::eventually;
 use serde_json::json;
 use std::time::Instant;
 

@@ -5,6 +5,7 @@ use axum::extract::{Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, StatusCode, header};
+use nm_waits::DEADLINE;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
@@ -15,7 +16,6 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
 /// Long enough for the slowest machine; no test waits for it when all is well.
-const DEADLINE: Duration = Duration::from_secs(60);
 
 pub const NOW: &str = "2026-02-03T02:30:00.000Z";
 pub const CONTAINER: &str = "cont_1770000000000_abcdefghi";

@@ -1,6 +1,6 @@
 //! What an agent carries of clusters' entries: a real load balancer in a process of its own, beside agents that come and go.
 
-use crate::fleet::{Agent as Node, Control, eventually, program};
+use crate::fleet::{Agent as Node, Control, program};
 use crate::upgrade::another_build;
 use axum::Router;
 use nix::sys::signal::{Signal, kill};
@@ -9,6 +9,7 @@ use nm_agent::edge::LoadBalancer;
 use nm_agent::{Agent, AgentConfig};
 use nm_link::contract::{AgentError, AgentErrorCode, EdgeMetrics, EdgeState, path};
 use nm_types::proxy::{EventKind, Events, Status};
+use nm_waits::{eventually, free_port};
 use reqwest::Client;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -180,11 +181,6 @@ async fn member(name: &'static str) -> SocketAddr {
     address
 }
 
-/// A port that nobody has now.
-async fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port()
-}
-
 fn document(generation: u64, port: u16, members: &[SocketAddr]) -> Value {
     let members: Vec<Value> = members
         .iter()
@@ -216,7 +212,7 @@ fn is_there(pid: u32) -> bool {
 
 #[tokio::test]
 async fn it_outlives_its_agents() {
-    let (machine, member, port) = (Machine::new(), member("a").await, free_port().await);
+    let (machine, member, port) = (Machine::new(), member("a").await, free_port());
     let agent = machine.start().await;
     let nothing = agent.state().await;
     assert_eq!((nothing.generation, nothing.proxy, nothing.problem), (None, None, None));
@@ -251,7 +247,7 @@ async fn it_outlives_its_agents() {
 
 #[tokio::test]
 async fn what_is_refused_changes_nothing() {
-    let (machine, member, port) = (Machine::new(), member("a").await, free_port().await);
+    let (machine, member, port) = (Machine::new(), member("a").await, free_port());
     let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let taken_port = taken.local_addr().unwrap().port();
     let agent = machine.start().await;
@@ -293,7 +289,7 @@ async fn what_is_refused_changes_nothing() {
 
 #[tokio::test]
 async fn a_damaged_document_stops_nothing() {
-    let (machine, member, port) = (Machine::new(), member("a").await, free_port().await);
+    let (machine, member, port) = (Machine::new(), member("a").await, free_port());
     let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let agent = machine.start().await;
     agent.put(&document(1, port, &[member])).await.unwrap();
@@ -312,7 +308,7 @@ async fn a_damaged_document_stops_nothing() {
 
 #[tokio::test]
 async fn one_that_dies_is_started_again() {
-    let (machine, member, port) = (Machine::new(), member("a").await, free_port().await);
+    let (machine, member, port) = (Machine::new(), member("a").await, free_port());
     let agent = machine.start().await;
     agent.put(&document(1, port, &[member])).await.unwrap();
     let mut pid = agent.carries(1).await;
@@ -336,7 +332,7 @@ async fn one_that_dies_is_started_again() {
 
 #[tokio::test]
 async fn what_keeps_it_from_running_is_told_in_words() {
-    let (mut machine, member, port) = (Machine::new(), member("a").await, free_port().await);
+    let (mut machine, member, port) = (Machine::new(), member("a").await, free_port());
     let real = std::mem::replace(&mut machine.program, "/bin/false".into());
     let agent = machine.start().await;
     let state = agent.put(&document(1, port, &[member])).await.unwrap();
@@ -370,7 +366,7 @@ async fn what_keeps_it_from_running_is_told_in_words() {
 
 #[tokio::test]
 async fn another_version_takes_over() {
-    let (mut machine, member, port) = (Machine::new(), member("a").await, free_port().await);
+    let (mut machine, member, port) = (Machine::new(), member("a").await, free_port());
     let agent = machine.start().await;
     agent.put(&document(1, port, &[member])).await.unwrap();
     let (old, pid) = (agent.instance().await, agent.carries(1).await);
@@ -400,7 +396,7 @@ async fn another_version_takes_over() {
 
 #[tokio::test]
 async fn events_and_failovers_go_through() {
-    let (machine, port) = (Machine::new(), free_port().await);
+    let (machine, port) = (Machine::new(), free_port());
     let (a, b) = (member("a").await, member("b").await);
     let agent = machine.start().await;
     agent.put(&document(1, port, &[a, b])).await.unwrap();
@@ -440,7 +436,7 @@ async fn events_and_failovers_go_through() {
 
 #[tokio::test]
 async fn without_an_agent_it_can_still_be_ended() {
-    let (machine, member, port) = (Machine::new(), member("a").await, free_port().await);
+    let (machine, member, port) = (Machine::new(), member("a").await, free_port());
     nm_agent::edge::end(machine.dir.path()).await.unwrap();
     let agent = machine.start().await;
     agent.put(&document(1, port, &[member])).await.unwrap();
@@ -463,7 +459,7 @@ async fn status_of(node: &Node) -> Option<Status> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upgrade_of_the_node_loses_no_request() {
-    let (control, member, port) = (Control::start("server").await, member("a").await, free_port().await);
+    let (control, member, port) = (Control::start("server").await, member("a").await, free_port());
     let mut node = Node::join(&control, 60).await;
     // As if the machine had been off: what it holds is on its disk.
     let edge = node.dir.path().join("data/agent/edge");

@@ -1,5 +1,6 @@
 //! A control plane and an agent on loopback, and the API between them and the test.
 
+use nm_waits::{DEADLINE, eventually};
 use reqwest::{Client, Method, RequestBuilder, Response};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -9,23 +10,8 @@ use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
-/// Long enough for the slowest machine; no test waits for it when all is well.
-pub const DEADLINE: Duration = Duration::from_secs(120);
-
 pub fn program() -> PathBuf {
     PathBuf::from(env!("CARGO_BIN_EXE_neuralmesh"))
-}
-
-/// The value of `look`, as soon as it gives one.
-pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
-    let until = tokio::time::Instant::now() + DEADLINE;
-    loop {
-        if let Some(value) = look().await {
-            return value;
-        }
-        assert!(tokio::time::Instant::now() < until, "{what}: not within {DEADLINE:?}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
 }
 
 /// A program of ours without anything of this environment that it would read.

@@ -1,6 +1,7 @@
 //! Line 17 of the security table, by the program itself: without its keys it does not start, and makes no new ones.
 
-use crate::fleet::{Control, DEADLINE, command, program};
+use crate::fleet::{Control, command, program};
+use nm_waits::DEADLINE;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 

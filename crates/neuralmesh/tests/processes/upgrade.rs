@@ -1,6 +1,7 @@
 //! Nodes that are upgraded: in place, with nothing lost, and back again where the new version does not come up.
 
-use crate::fleet::{Agent, Control, eventually, program};
+use crate::fleet::{Agent, Control, program};
+use nm_waits::eventually;
 use reqwest::Method;
 use serde_json::json;
 use std::io::Write;

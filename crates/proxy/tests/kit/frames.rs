@@ -1,5 +1,6 @@
 //! HTTP/2 frame by frame, for clients that do not keep to it.
 
+use nm_waits::soon;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -113,6 +114,6 @@ pub async fn say<T: AsyncRead + AsyncWrite + Unpin>(mut stream: T, out: &[u8], e
             }
         }
     };
-    super::within("an answer", read).await;
+    super::soon("an answer", read).await;
     seen
 }

@@ -11,6 +11,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
 use nm_proxy::{AccessLogTo, Options};
+use nm_waits::{DEADLINE, free_port, soon};
 use serde_json::{Value, json};
 use std::future::Future;
 use std::net::{SocketAddr, TcpListener};
@@ -21,21 +22,6 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
-
-pub const PATIENCE: Duration = Duration::from_secs(20);
-
-/// A port that nobody has, and that no connection gets as its own end meanwhile: from below what the kernel gives out, another stretch
-/// for each process of tests.
-pub fn free_port() -> u16 {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    loop {
-        let n = u64::from(std::process::id()) * 61 + NEXT.fetch_add(1, SeqCst);
-        let port = u16::try_from(12_000 + n % 20_000).unwrap();
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
-}
 
 pub fn local(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
@@ -185,7 +171,7 @@ impl Proxy {
         // The proxy may refuse and close before all was written.
         let _ = stream.write_all(bytes).await;
         let mut answer = Vec::new();
-        let _ = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.unwrap();
+        let _ = tokio::time::timeout(DEADLINE, stream.read_to_end(&mut answer)).await.unwrap();
         String::from_utf8_lossy(&answer).into_owned()
     }
 
@@ -326,19 +312,7 @@ impl Load {
     }
 }
 
-/// Waits until something holds.
+/// Waits until it holds.
 pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !holds().await {
-        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
-/// Fails a test that hangs, saying where.
-pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(PATIENCE, future).await {
-        Ok(value) => value,
-        Err(_) => panic!("not within {PATIENCE:?}: {what}"),
-    }
+    nm_waits::eventually(what, async || holds().await.then_some(())).await;
 }

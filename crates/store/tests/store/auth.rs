@@ -1,4 +1,4 @@
-use crate::fixture::{Fixture, NOW, container, eventually, insert, soon};
+use crate::fixture::{Fixture, NOW, container, insert};
 use nm_store::{
     NewSession, Refreshed, Retention, Store, StoreError, Subject, TokenHash, TokenPair, TokenRow, Tx, Unique, User, UserPatch, UserRow,
     What,
@@ -6,6 +6,7 @@ use nm_store::{
 use nm_types::auth::{Role, Scope};
 use nm_types::text::{Title, Username};
 use nm_types::{SessionId, Timestamp, TokenId, UserId};
+use nm_waits::{eventually, soon};
 
 both!(
     users_live_and_die,

@@ -1,6 +1,7 @@
-use crate::fixture::{Fixture, NOW, container, eventually, insert};
+use crate::fixture::{Fixture, NOW, container, insert};
 use nm_store::{AuditEntry, AuditQuery, Kind, NewClusterEvent, NewResource, SealError, Secret, Store, StoreError};
 use nm_types::Timestamp;
+use nm_waits::eventually;
 use std::io::Cursor;
 
 both!(

@@ -1,7 +1,8 @@
 //! Disks that fill up and fail, and processes that are killed. The victim is `tests/child`.
 
-use crate::fixture::{Fixture, eventually, soon};
+use crate::fixture::Fixture;
 use nm_store::{Kind, StoreError};
+use nm_waits::{eventually, soon};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,6 +1,7 @@
-use crate::fixture::{Fixture, NOW, container, eventually, id, insert, soon};
+use crate::fixture::{Fixture, NOW, container, id, insert};
 use nm_store::{Change, Kind, Patch, Retention, Store, StoreError, Subject, Watch, WatchError, What};
 use nm_types::Timestamp;
+use nm_waits::{eventually, soon};
 use std::time::Duration;
 
 both!(

@@ -152,30 +152,6 @@ impl Drop for OwnDatabase {
     }
 }
 
-/// Waits until `condition` gives a value, at most ten seconds.
-pub async fn eventually<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
-    let wait = async {
-        loop {
-            if let Some(value) = condition().await {
-                return value;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    match tokio::time::timeout(Duration::from_secs(10), wait).await {
-        Ok(value) => value,
-        Err(_) => panic!("not within ten seconds: {what}"),
-    }
-}
-
-/// `future`, or a failed test after ten seconds.
-pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(Duration::from_secs(10), future).await {
-        Ok(value) => value,
-        Err(_) => panic!("not within ten seconds: {what}"),
-    }
-}
-
 pub fn container(n: usize) -> NewResource {
     NewResource::new(Kind::Container, id(n))
         .named(format!("web-{n}"))

@@ -1,5 +1,6 @@
-use crate::fixture::{Fixture, NOW, container, eventually, id, insert, soon};
+use crate::fixture::{Fixture, NOW, container, id, insert};
 use nm_store::{Backend, Kind, Store, StoreError};
+use nm_waits::{eventually, soon};
 use sqlx::Row;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -1,5 +1,6 @@
-use crate::fixture::{Fixture, NOW, container, id, insert, soon};
+use crate::fixture::{Fixture, NOW, container, id, insert};
 use nm_store::{Kind, NewResource, Patch, Resource, SealError, Secret, Store, StoreError};
+use nm_waits::soon;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 

@@ -1,5 +1,6 @@
-use crate::fixture::{Fixture, NOW, container, eventually, id, insert, soon};
+use crate::fixture::{Fixture, NOW, container, id, insert};
 use nm_store::{AuditEntry, Kind, Patch, StoreError};
+use nm_waits::{eventually, soon};
 use std::sync::{Arc, Mutex};
 
 both!(

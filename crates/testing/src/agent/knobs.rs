@@ -99,7 +99,7 @@ impl Hold {
     pub async fn reached(&self, calls: usize) {
         let mut arrived = self.gate.arrived.subscribe();
         let what = format!("{calls} calls at {:?}", self.at);
-        let _seen = crate::wait::soon(&what, arrived.wait_for(|n| *n >= calls))
+        let _seen = nm_waits::soon(&what, arrived.wait_for(|n| *n >= calls))
             .await
             .expect("the hold lives");
     }

@@ -17,7 +17,6 @@ pub use tasks::Ran;
 
 use crate::line::Line;
 use crate::plane::TestControlPlane;
-use crate::wait::{eventually, soon};
 use edge::Edge;
 use hyper::service::service_fn;
 use knobs::Knobs;
@@ -32,6 +31,7 @@ use nm_types::node::{NewJoinToken, NodeStatus, NodeView};
 use nm_types::node_event::{NodeEventDetail, NodeEventKind};
 use nm_types::stats::Usage;
 use nm_types::{ContainerId, NodeId, OperationId};
+use nm_waits::{eventually, soon};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};

@@ -9,9 +9,9 @@ use crate::{
     read::{Blob, BlobReader},
 };
 use bytes::BytesMut;
-use nm_types::backup::job::{CheckTask, Checked, JobErrorCode, ReadPart, RepositoryAccess};
+use nm_types::backup::job::{CheckTask, Checked, JobError, JobErrorCode, ReadPart, RepositoryAccess};
 use rustic_core::{
-    CheckOptions, FileType, Id,
+    CheckOptions, FileType, Id, RusticError,
     repofile::{IndexFile, IndexPack, SnapshotId},
 };
 use std::{
@@ -47,7 +47,7 @@ pub fn run(access: &RepositoryAccess, task: &CheckTask, context: &Context) -> Re
     reporter.step("open");
     let opened = open(access, Mode::Shared, None, context)?;
     let mut findings = Findings::default();
-    let unreadable = |what: &str, error: &rustic_core::RusticError| of_rustic(what, JobErrorCode::Unreachable, error);
+    let unreadable = |what: &str, error: &RusticError| of_rustic(what, JobErrorCode::Unreachable, error);
     let there: BTreeSet<String> = opened
         .repository
         .list::<SnapshotId>()
@@ -127,10 +127,23 @@ fn packs(opened: &Opened, findings: &mut Findings) -> Result<BTreeMap<Id, IndexP
     for file in files {
         match file {
             Ok((_, index)) => packs.extend(index.packs.into_iter().map(|pack| (*pack.id, pack))),
-            Err(error) => findings.add(format!("A file of the index can't be read: {}", error.display_log())),
+            Err(error) => findings.add(finding(of_rustic(
+                "A file of the index can't be read",
+                JobErrorCode::Damaged,
+                &error,
+            ))?),
         }
     }
     Ok(packs)
+}
+
+/// What is wrong, in words. A destination that could not be asked is no finding: nothing was learnt of what is there.
+fn finding(error: JobError) -> Result<String> {
+    if error.code == JobErrorCode::Damaged {
+        Ok(error.message)
+    } else {
+        Err(error)
+    }
 }
 
 fn read_data(opened: &Opened, packs: &BTreeMap<Id, IndexPack>, part: ReadPart, context: &Context, findings: &mut Findings) -> Result<u64> {
@@ -150,41 +163,50 @@ fn read_data(opened: &Opened, packs: &BTreeMap<Id, IndexPack>, part: ReadPart, c
         .expect(chosen.len() as u64, chosen.iter().map(|pack| u64::from(pack.pack_size())).sum());
     let next = AtomicUsize::new(0);
     let read = AtomicU64::new(0);
-    let found = Mutex::new(findings);
+    let (found, away) = (Mutex::new(findings), Mutex::new(None));
     let readers: Vec<BlobReader> = (0..crate::restore::threads()).map(|_| opened.reader()).collect::<Result<_>>()?;
     thread::scope(|scope| {
         for mut reader in readers {
-            let (next, read, found, chosen) = (&next, &read, &found, &chosen);
+            let (next, read, found, away, chosen) = (&next, &read, &found, &away, &chosen);
             scope.spawn(move || {
                 while let Some(pack) = chosen.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let name = pack.id.to_hex();
                     match read_pack(opened, &mut reader, pack) {
                         Ok(bytes) => {
                             read.fetch_add(bytes, Ordering::Relaxed);
                         }
-                        Err(why) => {
-                            let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
-                            found.add(format!("The pack {} is damaged: {why}.", name.as_str()));
-                            found.damaged.insert(name.as_str().to_owned());
-                        }
+                        Err(error) => match finding(error) {
+                            Ok(words) => {
+                                let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
+                                found.add(words);
+                                found.damaged.insert(pack.id.to_hex().as_str().to_owned());
+                            }
+                            Err(error) => {
+                                next.store(chosen.len(), Ordering::Relaxed);
+                                away.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                            }
+                        },
                     }
                     context.reporter.advance(1, u64::from(pack.pack_size()));
                 }
             });
         }
     });
-    Ok(read.into_inner())
+    match away.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        Some(error) => Err(error),
+        None => Ok(read.into_inner()),
+    }
 }
 
 /// The bytes that were read, or what is wrong.
-fn read_pack(opened: &Opened, reader: &mut BlobReader, pack: &IndexPack) -> std::result::Result<u64, String> {
-    let bytes = opened
-        .store
-        .read_full(FileType::Pack, &pack.id)
-        .map_err(|error| format!("it can't be read ({})", error.display_log()))?;
+fn read_pack(opened: &Opened, reader: &mut BlobReader, pack: &IndexPack) -> Result<u64> {
+    let name = pack.id.to_hex();
+    let damaged = |why: &str| failed(JobErrorCode::Damaged, format!("The pack {} is damaged: {why}.", name.as_str()));
+    let unreadable =
+        |error: Box<RusticError>| of_rustic(&format!("The pack {} can't be read", name.as_str()), JobErrorCode::Damaged, &error);
+    let bytes = opened.store.read_full(FileType::Pack, &pack.id).map_err(unreadable)?;
     let length = bytes.len();
     if crypt::hash(&bytes) != *pack.id {
-        return Err("its bytes are not those that were written".into());
+        return Err(damaged("its bytes are not those that were written"));
     }
     let mut bytes: BytesMut = bytes.into();
     let mut seen = 0;
@@ -199,19 +221,20 @@ fn read_pack(opened: &Opened, reader: &mut BlobReader, pack: &IndexPack) -> std:
         let from = blob.offset as usize;
         let sealed = bytes
             .get_mut(from..from + blob.length as usize)
-            .ok_or_else(|| "it is shorter than the index says".to_owned())?;
-        let plain = reader.unseal(sealed, &blob, true).map_err(|error| error.to_string())?;
+            .ok_or_else(|| damaged("it is shorter than the index says"))?;
+        let plain = reader.unseal(sealed, &blob, true).map_err(|error| damaged(&error.to_string()))?;
         if plain.len() as u64 != blob.size() {
-            return Err(format!(
+            let blob = blob.id.to_hex();
+            return Err(damaged(&format!(
                 "the blob {} has another length than the index says",
-                blob.id.to_hex().as_str()
-            ));
+                blob.as_str()
+            )));
         }
         seen += u64::from(blob.length);
     }
     // The header: 41 or 37 bytes for each blob, its frame of 32, and its length.
     if (length as u64) <= seen {
-        return Err("its header is missing".into());
+        return Err(damaged("its header is missing"));
     }
     Ok(length as u64)
 }

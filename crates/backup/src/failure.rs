@@ -2,7 +2,10 @@
 
 use nm_types::backup::job::{JobError, JobErrorCode};
 use rustic_core::RusticError;
-use std::{error::Error, io};
+use std::{
+    error::Error,
+    io::{self, ErrorKind as Io},
+};
 
 pub type Result<T> = std::result::Result<T, JobError>;
 
@@ -13,13 +16,33 @@ pub fn failed(code: JobErrorCode, message: impl Into<String>) -> JobError {
     }
 }
 
-/// A full disk is told apart from other refusals: what a person does next is another thing.
+/// A full disk is told apart from other refusals, and a place that could not be asked from one whose data is bad: what a person does
+/// next is another thing.
 pub fn code_of(error: &io::Error, otherwise: JobErrorCode) -> JobErrorCode {
     match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => JobErrorCode::DiskFull,
-        io::ErrorKind::ReadOnlyFilesystem => JobErrorCode::NotWritable,
+        Io::StorageFull | Io::QuotaExceeded => JobErrorCode::DiskFull,
+        Io::ReadOnlyFilesystem => JobErrorCode::NotWritable,
+        kind if otherwise == JobErrorCode::Damaged && is_away(kind) => JobErrorCode::Unreachable,
         _ => otherwise,
     }
+}
+
+/// Nothing was learnt of what is there.
+fn is_away(kind: Io) -> bool {
+    matches!(
+        kind,
+        Io::ConnectionAborted
+            | Io::ConnectionRefused
+            | Io::ConnectionReset
+            | Io::NotConnected
+            | Io::BrokenPipe
+            | Io::TimedOut
+            | Io::HostUnreachable
+            | Io::NetworkUnreachable
+            | Io::NetworkDown
+            | Io::ResourceBusy
+            | Io::PermissionDenied
+    )
 }
 
 /// An error of rustic's, with the code of the I/O error that is at its root where there is one.

@@ -285,7 +285,7 @@ async fn several_networks_are_joined_before_the_start() {
     assert!(seen.networks.iter().all(|a| a.ip.is_some()));
     // Its program saw both from its first instruction on.
     let docker_id = seen.docker_id.clone();
-    crate::support::eventually("the count", || async {
+    nm_waits::eventually("the count", || async {
         let n = docker(&["exec", &docker_id, "sh", "-c", "cat /tmp/n 2>/dev/null || true"]).await;
         (!n.is_empty()).then(|| assert_eq!(n, "2"))
     })

@@ -112,7 +112,7 @@ async fn containers() {
         )
         .await
     };
-    let results = crate::support::eventually("the web server listens", async || {
+    let results = nm_waits::eventually("the web server listens", async || {
         let results = ask().await;
         results[0].ok.then_some(results)
     })

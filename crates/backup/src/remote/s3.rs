@@ -2,16 +2,12 @@
 
 use super::{
     Objects,
-    web::{ask, body, client, part, range_header},
+    web::{ask, client, range_header},
 };
 use crate::failure::{Result, failed};
 use bytes::Bytes;
 use nm_types::backup::job::{Hidden, JobErrorCode};
-use reqwest::{
-    Method,
-    blocking::{Client, Response},
-    header::RANGE,
-};
+use reqwest::{Method, blocking::Client, header::RANGE};
 use rusty_s3::{Bucket, Credentials, S3Action, UrlStyle, actions::ListObjectsV2};
 use std::{
     fmt,
@@ -78,7 +74,7 @@ impl Objects for S3 {
         let mut found = Vec::new();
         let mut token: Option<String> = None;
         loop {
-            let response = ask(&self.client, || {
+            let answer = ask(&self.client, || {
                 let mut action = self.bucket.list_objects_v2(Some(&self.credentials));
                 action.with_prefix(prefix.clone());
                 if let Some(token) = &token {
@@ -86,8 +82,8 @@ impl Objects for S3 {
                 }
                 self.client.get(action.sign(SIGNED)).build()
             })?;
-            let text = body(response)?;
-            let page = ListObjectsV2::parse_response(std::str::from_utf8(&text).map_err(io::Error::other)?).map_err(io::Error::other)?;
+            let page =
+                ListObjectsV2::parse_response(std::str::from_utf8(&answer.body).map_err(io::Error::other)?).map_err(io::Error::other)?;
             for object in page.contents {
                 if let Some((_, name)) = object.key.rsplit_once('/') {
                     found.push((name.to_owned(), object.size.unwrap_or(0)));
@@ -103,14 +99,14 @@ impl Objects for S3 {
     fn get(&self, folder: &str, name: &str, range: Option<(u32, u32)>) -> io::Result<Bytes> {
         let key = self.key(folder, name);
         let header = range.map(range_header).transpose()?;
-        let response = ask(&self.client, || {
+        let answer = ask(&self.client, || {
             let mut request = self.client.get(self.bucket.get_object(Some(&self.credentials), &key).sign(SIGNED));
             if let Some(header) = &header {
                 request = request.header(RANGE, header);
             }
             request.build()
         })?;
-        part(response, range)
+        Ok(answer.part(range))
     }
 
     fn put(&self, folder: &str, name: &str, bytes: Bytes) -> io::Result<()> {
@@ -143,18 +139,12 @@ impl Objects for S3 {
 
     fn config(&self) -> io::Result<Option<u64>> {
         let key = self.key("", "config");
-        let asked: io::Result<Response> = ask(&self.client, || {
+        let asked = ask(&self.client, || {
             let url = self.bucket.head_object(Some(&self.credentials), &key).sign(SIGNED);
             self.client.request(Method::HEAD, url).build()
         });
         match asked {
-            Ok(response) => Ok(Some(
-                response
-                    .headers()
-                    .get(reqwest::header::CONTENT_LENGTH)
-                    .and_then(|value| value.to_str().ok()?.parse().ok())
-                    .unwrap_or(0),
-            )),
+            Ok(answer) => Ok(Some(answer.length().unwrap_or(0))),
             // A bucket that is not there answers alike: its list tells the two apart.
             Err(error) if error.kind() == Io::NotFound => self.list("keys").map(|_| None),
             Err(error) => Err(error),

@@ -7,7 +7,7 @@ use nm_types::backup::job::{Hidden, JobErrorCode};
 use reqwest::{
     Method, StatusCode, Url,
     blocking::{Client, ClientBuilder, Request, Response},
-    header::{ACCEPT, HeaderValue, RANGE},
+    header::{ACCEPT, CONTENT_LENGTH, HeaderMap, HeaderValue, RANGE},
     redirect::Policy,
 };
 use serde::Deserialize;
@@ -54,22 +54,36 @@ pub fn client(url: &str, allow: &[String]) -> Result<(Client, Url)> {
     Ok((client, parsed))
 }
 
-/// Sends what `make` makes until it is answered, a few times at most. Everything that is asked here may be asked twice.
-pub fn ask(client: &Client, make: impl Fn() -> reqwest::Result<Request>) -> io::Result<Response> {
-    ask_and_read(client, make, |_| None)
+/// An answer to the end of its body.
+#[derive(Debug)]
+pub struct Answer {
+    status: StatusCode,
+    headers: HeaderMap,
+    pub body: Bytes,
+}
+
+/// Sends what `make` makes until it is answered in whole, a few times at most. Everything that is asked here may be asked twice.
+pub fn ask(client: &Client, make: impl Fn() -> reqwest::Result<Request>) -> io::Result<Answer> {
+    ask_ours(client, make, |_| None)
 }
 
 /// `reason` reads why a request was refused, where the server says so in words.
-fn ask_and_read(
+fn ask_ours(
     client: &Client,
     make: impl Fn() -> reqwest::Result<Request>,
     reason: impl Fn(Response) -> Option<String>,
-) -> io::Result<Response> {
+) -> io::Result<Answer> {
     let mut again = AGAIN.iter();
     loop {
         let failed = match client.execute(make().map_err(io::Error::other)?) {
-            Ok(response) => match refusal(&response) {
-                None => return Ok(response),
+            Ok(mut response) => match refusal(&response) {
+                None => {
+                    let (status, headers) = (response.status(), std::mem::take(response.headers_mut()));
+                    match response.bytes() {
+                        Ok(body) => return Ok(Answer { status, headers, body }),
+                        Err(error) => broken(&error),
+                    }
+                }
                 Some((busy, error)) => {
                     let error = match reason(response) {
                         Some(reason) => io::Error::new(error.kind(), reason),
@@ -81,13 +95,17 @@ fn ask_and_read(
                     error
                 }
             },
-            Err(error) => io::Error::new(if error.is_timeout() { Io::TimedOut } else { Io::ConnectionAborted }, words(&error)),
+            Err(error) => broken(&error),
         };
         match again.next() {
             Some(wait) => thread::sleep(*wait),
             None => return Err(failed),
         }
     }
+}
+
+fn broken(error: &reqwest::Error) -> io::Error {
+    io::Error::new(if error.is_timeout() { Io::TimedOut } else { Io::ConnectionAborted }, words(error))
 }
 
 /// The innermost cause says what happened; the address may hold a signature, and is left out.
@@ -113,8 +131,9 @@ fn refusal(response: &Response) -> Option<(bool, io::Error)> {
         StatusCode::NOT_FOUND => (false, Io::NotFound),
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => (false, Io::PermissionDenied),
         StatusCode::INSUFFICIENT_STORAGE => (false, Io::StorageFull),
-        StatusCode::TOO_MANY_REQUESTS => (true, Io::Other),
-        other => (other.is_server_error(), Io::Other),
+        StatusCode::TOO_MANY_REQUESTS => (true, Io::ResourceBusy),
+        other if other.is_server_error() => (true, Io::ResourceBusy),
+        _ => (false, Io::Other),
     };
     let words = if status.is_redirection() {
         format!("it answers {status} and sends us elsewhere, which is not followed")
@@ -124,20 +143,21 @@ fn refusal(response: &Response) -> Option<(bool, io::Error)> {
     Some((busy, io::Error::new(kind, words)))
 }
 
-pub fn body(response: Response) -> io::Result<Bytes> {
-    response.bytes().map_err(|error| io::Error::new(Io::UnexpectedEof, words(&error)))
-}
-
-/// The part of a body that was asked for, of a server that may not know parts.
-pub fn part(response: Response, range: Option<(u32, u32)>) -> io::Result<Bytes> {
-    let partial = response.status() == StatusCode::PARTIAL_CONTENT;
-    let bytes = body(response)?;
-    match range {
-        Some((offset, length)) if !partial => {
-            let from = (offset as usize).min(bytes.len());
-            Ok(bytes.slice(from..(from + length as usize).min(bytes.len())))
+impl Answer {
+    /// The part of a body that was asked for, of a server that may not know parts.
+    pub fn part(self, range: Option<(u32, u32)>) -> Bytes {
+        match range {
+            Some((offset, length)) if self.status != StatusCode::PARTIAL_CONTENT => {
+                let from = (offset as usize).min(self.body.len());
+                self.body.slice(from..(from + length as usize).min(self.body.len()))
+            }
+            _ => self.body,
         }
-        _ => Ok(bytes),
+    }
+
+    /// Of a HEAD: what it would send, which is not what it does.
+    pub fn length(&self) -> Option<u64> {
+        self.headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
     }
 }
 
@@ -203,7 +223,7 @@ impl Rest {
         self.base.join(&path).map_err(io::Error::other)
     }
 
-    fn ask(&self, method: &Method, url: &Url, range: Option<(u32, u32)>, bytes: Option<&Bytes>) -> io::Result<Response> {
+    fn ask(&self, method: &Method, url: &Url, range: Option<(u32, u32)>, bytes: Option<&Bytes>) -> io::Result<Answer> {
         let range = range.map(range_header).transpose()?;
         let make = || {
             let mut request = self.client.request(method.clone(), url.clone()).header(ACCEPT, VERSION_2);
@@ -219,7 +239,7 @@ impl Rest {
             request.build()
         };
         if self.ours {
-            ask_and_read(&self.client, make, reason)
+            ask_ours(&self.client, make, reason)
         } else {
             ask(&self.client, make)
         }
@@ -232,7 +252,7 @@ impl Objects for Rest {
     }
 
     fn list(&self, folder: &str) -> io::Result<Vec<(String, u64)>> {
-        let bytes = body(self.ask(&Method::GET, &self.url(folder, "")?, None, None)?)?;
+        let bytes = self.ask(&Method::GET, &self.url(folder, "")?, None, None)?.body;
         if let Ok(listed) = serde_json::from_slice::<Vec<Listed>>(&bytes) {
             return Ok(listed.into_iter().map(|file| (file.name, file.size)).collect());
         }
@@ -249,7 +269,7 @@ impl Objects for Rest {
     }
 
     fn get(&self, folder: &str, name: &str, range: Option<(u32, u32)>) -> io::Result<Bytes> {
-        part(self.ask(&Method::GET, &self.url(folder, name)?, range, None)?, range)
+        Ok(self.ask(&Method::GET, &self.url(folder, name)?, range, None)?.part(range))
     }
 
     fn put(&self, folder: &str, name: &str, bytes: Bytes) -> io::Result<()> {
@@ -280,11 +300,8 @@ impl Objects for Rest {
     }
 }
 
-/// Of a HEAD: what it would send, which is not what it does.
-fn length(response: &Response) -> io::Result<u64> {
-    response
-        .headers()
-        .get(reqwest::header::CONTENT_LENGTH)
-        .and_then(|value| value.to_str().ok()?.parse().ok())
+fn length(answer: &Answer) -> io::Result<u64> {
+    answer
+        .length()
         .ok_or_else(|| io::Error::new(Io::InvalidData, "it does not say how long a file is"))
 }

@@ -15,7 +15,7 @@ use std::{
     process::{Child, Command, Stdio},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
 };
@@ -61,8 +61,9 @@ fn read_request(stream: &mut impl BufRead) -> Option<Request> {
     })
 }
 
-/// Status, what kind of body, body.
+/// Status, what kind of body, body. Of kind [`CUT`] half of it is sent, and the connection breaks.
 type Answer = (u16, &'static str, Vec<u8>);
+const CUT: &str = "cut";
 
 fn talk(stream: impl Read + Write, answer: &(impl Fn(&Request) -> Answer + ?Sized)) {
     let mut stream = BufReader::new(stream);
@@ -73,6 +74,10 @@ fn talk(stream: impl Read + Write, answer: &(impl Fn(&Request) -> Answer + ?Size
             body.len()
         );
         let out = stream.get_mut();
+        if kind == CUT {
+            let _ = out.write_all(head.as_bytes()).and_then(|()| out.write_all(&body[..body.len() / 2]));
+            return;
+        }
         if out.write_all(head.as_bytes()).is_err() || (request.method != "HEAD" && out.write_all(&body).is_err()) {
             return;
         }
@@ -261,6 +266,38 @@ fn redirects_lead_nowhere_and_a_full_server_is_told() {
     let error = rest_lab(port).try_check(false).unwrap_err();
     assert_eq!(error.code, JobErrorCode::Unreachable);
     assert!(error.message.contains("elsewhere"), "{}", error.message);
+}
+
+#[test]
+fn what_breaks_off_is_asked_for_again_and_is_never_called_damaged() {
+    let (objects, cuts) = (Objects::default(), Arc::new(AtomicU64::new(0)));
+    let (inner, left) = (rest(objects), cuts.clone());
+    let port = serve(move |request| {
+        let (status, kind, body) = inner(request);
+        let pack = request.method == "GET" && request.path.contains("/data/") && !request.path.ends_with('/');
+        let cut = pack
+            && left
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1))
+                .is_ok();
+        (status, if cut { CUT } else { kind }, body)
+    });
+    let lab = rest_lab(port);
+    let source = lab.source();
+    fill(&source);
+    let made = lab.full("a");
+    // Each of two that are cut is whole when it is asked for again.
+    cuts.store(2, Ordering::Relaxed);
+    lab.restore(&made.snapshot, &lab.path("target"));
+    assert_same(&source, &lab.path("target"));
+    assert_eq!(cuts.load(Ordering::Relaxed), 0);
+    // A destination that breaks off each time is away; what is in it is nobody's finding.
+    cuts.store(u64::MAX, Ordering::Relaxed);
+    let codes = thread::scope(|scope| {
+        let restore = scope.spawn(|| lab.try_restore(lab.restore_task(&made.snapshot, &lab.path("other"))).unwrap_err());
+        let check = scope.spawn(|| lab.try_check(true).unwrap_err());
+        [restore.join().unwrap(), check.join().unwrap()].map(|error| (error.code, error.message))
+    });
+    assert!(codes.iter().all(|(code, _)| *code == JobErrorCode::Unreachable), "{codes:?}");
 }
 
 #[test]

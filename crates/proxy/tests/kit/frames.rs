@@ -1,6 +1,5 @@
 //! HTTP/2 frame by frame, for clients that do not keep to it.
 
-use nm_waits::soon;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";

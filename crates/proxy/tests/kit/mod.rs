@@ -13,13 +13,12 @@ use hyper_util::rt::TokioIo;
 use nm_proxy::{AccessLogTo, Options};
 use nm_waits::{DEADLINE, free_port, soon};
 use serde_json::{Value, json};
-use std::future::Future;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 

@@ -6,7 +6,6 @@ use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, AssertSqlSafe, Connection, Row};
 use std::io::Write;
 use std::path::PathBuf;
-use std::time::Duration;
 use tempfile::TempDir;
 
 pub const NOW: Timestamp = Timestamp(1_770_000_000_000);

@@ -3,7 +3,7 @@
 
 use crate::{
     check,
-    failure::{Result, failed, of_rustic},
+    failure::{Result, code_of, failed, of_rustic},
     lock::Mode,
     open::{Context, name_packs, open},
     tree,
@@ -68,6 +68,10 @@ pub fn run(access: &RepositoryAccess, task: &ForgetTask, context: &Context) -> R
     }
     if task.prune && !access.append_only {
         reporter.step("prune");
+        opened.store.sweep().map_err(|error| {
+            let why = format!("What was left half written can't be removed: {error}. Check the destination.");
+            failed(code_of(&error, JobErrorCode::NotWritable), why)
+        })?;
         // What is half empty is written anew, but never so much at once that a night is not enough.
         let options = PruneOptions::default()
             .max_repack(LimitOption::Percentage(20))

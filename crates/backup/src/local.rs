@@ -254,6 +254,11 @@ impl Store for LocalFolder {
         Some(&self.root)
     }
 
+    fn sweep(&self) -> io::Result<()> {
+        self.behind.settle()?;
+        self.held()?.sweep()
+    }
+
     fn name(&self) -> String {
         self.root.display().to_string()
     }

@@ -29,6 +29,10 @@ pub trait Store: WriteBackend + Debug {
     fn folder(&self) -> Option<&Path> {
         None
     }
+    /// Removes what writers that died left half written. Only for who holds the repository alone.
+    fn sweep(&self) -> io::Result<()> {
+        Ok(())
+    }
     /// Where the repository is, for a sentence; no secret is in it.
     fn name(&self) -> String;
 }

@@ -100,15 +100,39 @@ impl Folder {
 
     /// The same of all folders of `data`.
     pub fn list_data(&self) -> io::Result<Vec<(String, u64)>> {
+        let mut found = Vec::new();
+        for shelf in self.data_shelves()? {
+            found.extend(self.list(&shelf)?);
+        }
+        Ok(found)
+    }
+
+    fn data_shelves(&self) -> io::Result<Vec<String>> {
         let data = self.enter(DATA)?;
         let mut found = Vec::new();
         for name in dirs::names(&data)? {
             let is_dir = dirs::stat(&data, &name)?.is_some_and(|stat| dirs::is_dir(&stat));
             if let (true, Some(name)) = (is_dir, name.to_str()) {
-                found.extend(self.list(&format!("{DATA}/{name}"))?);
+                found.push(format!("{DATA}/{name}"));
             }
         }
         Ok(found)
+    }
+
+    /// Removes what was begun and is not going to be finished. Locks stay: their writers do not wait for each other.
+    pub fn sweep(&self) -> io::Result<()> {
+        for shelf in ["keys", "index", "snapshots"]
+            .map(str::to_owned)
+            .into_iter()
+            .chain(self.data_shelves()?)
+        {
+            for (name, _) in self.list(&shelf)? {
+                if name.starts_with('.') && name.ends_with(".part") {
+                    self.remove(&shelf, &name)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Begins a file that has its name once it is finished.

@@ -63,7 +63,17 @@ fn killed_in_a_backup() {
         lab.restore(&made.snapshot, &lab.path("target"));
         assert_same(&source, &lab.path("target"));
     }
+    let Outcome::Snapshots(listed) = lab.run(Task::List).unwrap() else {
+        panic!()
+    };
+    // A file that was half written has another name, is no snapshot, and goes with the next prune.
+    assert_eq!(listed.snapshots.len() as u64, times() + 2);
+    let half = lab.repository().join("snapshots").join(format!(".{}-1-1.part", first.snapshot));
+    fs::write(&half, "half").unwrap();
+    let keep: Vec<&str> = listed.snapshots.iter().map(|snapshot| snapshot.id.as_str()).collect();
+    lab.forget(&[], &keep, 0).unwrap();
     assert_eq!(lab.files("snapshots").len() as u64, times() + 2);
+    assert!(!lab.files("").iter().any(|file| file.extension().is_some_and(|end| end == "part")));
     lab.restore(&first.snapshot, &lab.path("target"));
     assert_same(&good, &lab.path("target"));
     lab.restic(&["check", "--read-data"]);

@@ -40,6 +40,10 @@ class Target:
         assert done.returncode == 0, done.stderr[-1000:]
         return done.stdout
 
+    def answers(self):
+        command = ["psql", "-h", "127.0.0.1", "-p", str(self.port), "-U", "app", "-Atc", "SELECT 1", "shop"]
+        return subprocess.run(command, env=self.env, capture_output=True, timeout=30).returncode == 0
+
     def latency(self, kind, clients, seconds):
         """The mean, in ms."""
         told = self.pgbench("-n", *KINDS[kind], "-c", clients, "-j", 1, "-T", seconds, "-M", "prepared")
@@ -98,7 +102,7 @@ def main():
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--seconds", type=int)
     chosen = parser.parse_args()
-    needs("pgbench")
+    needs("psql", "pgbench")
     needs("haproxy")
     rounds = chosen.rounds or (2 if chosen.short else 7)
     seconds = chosen.seconds or (2 if chosen.short else 10)
@@ -119,6 +123,8 @@ def main():
             through = Target(database["readWritePort"], password, authority)
             straight = Target(document["ports"]["postgres"], password, authority)
             straight.pgbench("-i", "-q", "-s", 1 if chosen.short else 10)
+            # The port follows within a second of the first primary.
+            eventually(lambda: through.answers(), 15, "the port to lead to the primary", every=0.2)
             with haproxy(folder, straight.port) as port:
                 sides = {"through": through, "haproxy": Target(port, password, authority), "straight": straight}
                 rows = [measure(sides, kind, clients, rounds, seconds) for kind in KINDS for clients in (1, 8)]

@@ -159,7 +159,8 @@ def _():
     if reply.status == 201:
         seen = mesh.client.until_status(PREFIX + "brief", "exited")
         assert seen["exitCode"] == 7 and "7" in seen["message"], seen
-        assert "last words" in seen["message"], seen
+        # Its log is read once it has ended.
+        eventually(lambda: "last words" in mesh.client.container(PREFIX + "brief")["message"], 5, "its last words")
     else:
         reply.expect(409, 422)
         assert "last words" in reply.raw.decode() and "7" in reply.error, reply

@@ -19,8 +19,6 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 pub const SOCKET: &str = "/var/run/docker.sock";
-/// Nothing here takes this long unless it is broken.
-
 /// Ends the test early, in words, where there is no engine and none is required.
 macro_rules! need_docker {
     () => {

@@ -14,8 +14,6 @@ use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
-/// Long enough for the slowest machine; no test waits for it when all is well.
-
 pub const NOW: &str = "2026-02-03T02:30:00.000Z";
 pub const CONTAINER: &str = "cont_1770000000000_abcdefghi";
 pub const OPERATION: &str = "op_1770000000000_abcdefghi";

@@ -172,9 +172,6 @@ impl Cluster {
             active: AtomicUsize::new(NOBODY),
         };
         if let Mode::ActiveStandby { .. } = conf.mode {
-            let member = lock(&cluster.state.active).member.clone();
-            let place = member.and_then(|id| cluster.seats.iter().position(|s| s.member.id == id));
-            cluster.active.store(place.unwrap_or(NOBODY), Relaxed);
             cluster.elect(instance);
         }
         cluster
@@ -202,8 +199,8 @@ impl Cluster {
             return None;
         };
         let mut active = lock(&self.state.active);
+        let now = self.agreed(&active);
         let first_up = self.seats.iter().position(Seat::takes_new)?;
-        let now = self.active.load(Relaxed);
         let reason = match self.seats.get(now) {
             Some(seat) if seat.takes_new() => {
                 let Failback::Automatic { after_ms } = failback else { return None };
@@ -224,6 +221,16 @@ impl Cluster {
         None
     }
 
+    /// The active seat as it was last decided, perhaps by the cluster as the configuration before had it: requests that began with that
+    /// one still ask it.
+    fn agreed(&self, active: &Active) -> usize {
+        let decided = active.member.as_ref();
+        if let Some(place) = decided.and_then(|id| self.seats.iter().position(|seat| seat.member.id == *id)) {
+            self.active.store(place, Relaxed);
+        }
+        self.active.load(Relaxed)
+    }
+
     fn activate(&self, seat: usize, pinned: bool, reason: &str, active: &mut Active, instance: &Instance) {
         let member = &self.seats[seat].member;
         self.active.store(seat, Relaxed);
@@ -241,7 +248,7 @@ impl Cluster {
             return Err(NoFailover::NotActiveStandby);
         };
         let mut active = lock(&self.state.active);
-        let now = self.active.load(Relaxed);
+        let now = self.agreed(&active);
         let seat = match to {
             Some(id) => {
                 let seat = self.seats.iter().position(|s| &*s.member.id == id);

@@ -103,7 +103,7 @@ def main():
     parser.add_argument("--seconds", type=int)
     chosen = parser.parse_args()
     needs("psql", "pgbench")
-    needs("haproxy")
+    needs("haproxy", packages="haproxy")
     rounds = chosen.rounds or (2 if chosen.short else 7)
     seconds = chosen.seconds or (2 if chosen.short else 10)
     with service(chosen) as mesh, tempfile.TemporaryDirectory(prefix="nm-bench-") as folder:
@@ -123,10 +123,11 @@ def main():
             through = Target(database["readWritePort"], password, authority)
             straight = Target(document["ports"]["postgres"], password, authority)
             straight.pgbench("-i", "-q", "-s", 1 if chosen.short else 10)
-            # The port follows within a second of the first primary.
-            eventually(lambda: through.answers(), 15, "the port to lead to the primary", every=0.2)
             with haproxy(folder, straight.port) as port:
                 sides = {"through": through, "haproxy": Target(port, password, authority), "straight": straight}
+                for name, side in sides.items():
+                    # The cluster's port follows within a second of the first primary.
+                    eventually(side.answers, 15, f"PostgreSQL to answer ({name})", every=0.2)
                 rows = [measure(sides, kind, clients, rounds, seconds) for kind in KINDS for clients in (1, 8)]
         finally:
             client.get(f"{CLUSTERS}/{cluster}")  # on a fresh connection: the one before may have been idle for too long to send a DELETE on

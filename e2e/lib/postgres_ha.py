@@ -32,11 +32,11 @@ END = "--the-end--"
 SILENCE_SECONDS = 3  # what has said nothing for so long is given up, as a client with a time-out would
 
 
-def needs(*programs):
-    """PostgreSQL's own clients, on this machine."""
+def needs(*programs, packages="postgresql-client postgresql-contrib"):
+    """Programs of this machine; PostgreSQL's own clients as a rule."""
     missing = [program for program in programs if not shutil.which(program)]
     if missing:
-        sys.exit(f"{', '.join(missing)} missing; install with: apt-get install postgresql-client postgresql-contrib, and haproxy for the bench")
+        sys.exit(f"{', '.join(missing)} missing; install with: apt-get install {packages}")
 
 
 def built_image():

@@ -105,10 +105,10 @@ pub fn judge(parts: &mut Parts) -> Result<HeaderValue, Malformed> {
     };
     if parts.uri.scheme().is_some() || parts.uri.authority().is_some() {
         parts.uri = Uri::from(parts.uri.path_and_query().cloned().ok_or(Malformed::Target)?);
-        let query = parts.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
         let text = parts.uri.path_and_query().map_or("", PathAndQuery::as_str);
-        if (parts.uri.path().is_empty() || text.starts_with('?')) && parts.version != Version::HTTP_2 {
+        if parts.version != Version::HTTP_2 && (parts.uri.path().is_empty() || text.starts_with('?')) {
             // `http://a?b` has an empty path, which is sent as `/` (RFC 9112, 3.2.1). HTTP/2 has none (RFC 9113, 8.3.1).
+            let query = parts.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
             parts.uri = Uri::try_from(format!("/{query}")).map_err(|_| Malformed::Target)?;
         }
     }

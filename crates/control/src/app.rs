@@ -42,6 +42,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch::{Receiver, Sender};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::task_tracker::{TaskTracker, TaskTrackerToken};
 
 /// What a control plane is started with.
 #[derive(Debug, Clone)]
@@ -335,8 +336,9 @@ impl App {
             // Nothing that is said from here on could be kept.
             return Err(format!("{reason}; stopping before anything else is lost"));
         }
-        // First no new requests, then what runs, then the links it runs over, and last what is still to be written.
+        // First no new requests, then streams (a terminal outlives its request), then what runs, then the links it runs over, and last what is still to be written.
         let _ended = http.await;
+        self.streams.close(Duration::from_secs(2)).await;
         self.operations.close(Duration::from_secs(5)).await;
         cut.cancel();
         let _ended = tokio::time::timeout(Duration::from_secs(5), async { while tasks.join_next().await.is_some() {} }).await;
@@ -377,6 +379,7 @@ const STREAMS_PER_USER: usize = 20;
 #[derive(Debug, Clone, Default)]
 pub struct Streams {
     open: Arc<Mutex<HashMap<UserId, usize>>>,
+    tracker: TaskTracker,
 }
 
 /// A stream's place in the count, until dropped.
@@ -384,6 +387,7 @@ pub struct Streams {
 pub struct StreamPlace {
     user: UserId,
     open: Arc<Mutex<HashMap<UserId, usize>>>,
+    _tracked: TaskTrackerToken,
 }
 
 impl Streams {
@@ -400,6 +404,7 @@ impl Streams {
         Ok(StreamPlace {
             user: actor.user.clone(),
             open: self.open.clone(),
+            _tracked: self.tracker.token(),
         })
     }
 }
@@ -408,6 +413,12 @@ impl Streams {
     /// How many are open, of all users together.
     pub fn count(&self) -> usize {
         self.open.lock().unwrap_or_else(|e| e.into_inner()).values().sum()
+    }
+
+    /// Waits until all have ended, `grace` at most: those who listen are told why before what they listen to goes away.
+    pub async fn close(&self, grace: Duration) {
+        self.tracker.close();
+        let _ended = tokio::time::timeout(grace, self.tracker.wait()).await;
     }
 }
 

@@ -125,9 +125,8 @@ def main():
             straight.pgbench("-i", "-q", "-s", 1 if chosen.short else 10)
             with haproxy(folder, straight.port) as port:
                 sides = {"through": through, "haproxy": Target(port, password, authority), "straight": straight}
-                for name, side in sides.items():
-                    # The cluster's port follows within a second of the first primary.
-                    eventually(side.answers, 15, f"PostgreSQL to answer ({name})", every=0.2)
+                assert through.answers(), "a cluster that is ready answers on its port"
+                eventually(sides["haproxy"].answers, 15, "HAProxy to answer", every=0.2)
                 rows = [measure(sides, kind, clients, rounds, seconds) for kind in KINDS for clients in (1, 8)]
         finally:
             client.get(f"{CLUSTERS}/{cluster}")  # on a fresh connection: the one before may have been idle for too long to send a DELETE on

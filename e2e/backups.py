@@ -2,11 +2,9 @@
 """Backups in the lab, with real containers, volumes and databases: the specification's requests, the three types restored to identical
 trees, by stock restic too, what must never be called completed, and agents and control planes that are killed meanwhile."""
 
-import contextlib
 import os
 import re
 import shutil
-import signal
 import sys
 import threading
 import time
@@ -14,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "lib"))
 os.environ.setdefault("FLEET_IMAGES", "busybox:latest mariadb:latest postgres:latest redis:latest")
-from backups import BACKUPS, CONFIGS, World, fingerprint, odd_tree, same, workers_of
+from backups import BACKUPS, CONFIGS, World, fingerprint, odd_tree, same, still, workers_of
 from checks import Suite, eventually
 from databases import PASSWORD, Database, MariaDb, Postgres, Writer
 from fleet import Fleet, body
@@ -329,16 +327,10 @@ def _():
     world.before = fingerprint(data("n1", "paused"))
     config = world.paused = world.config(ids["paused"], consistency="pause")
     begun = config.begin()
-    (worker,) = eventually(lambda: workers_of(fleet, "n1"), 20, "its worker", every=0.002)
-    os.kill(worker, signal.SIGSTOP)
-    try:
+    with still(fleet, "n1") as worker:
         assert state("n1", "paused") == "paused", "the worker reads what moves"
         fleet.kill_agent("n1")
         eventually(lambda: state("n1", "paused") == "running", 20, "the container to run again")
-    finally:
-        # One that stands still is woken by the kernel, too, once nobody of its session is left.
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(worker, signal.SIGCONT)
     eventually(lambda: worker not in workers_of(fleet, "n1"), 10, "the worker of an agent that is gone to end")
     done = world.until(begun, seconds=60)
     assert done["status"] == "completed", done
@@ -358,9 +350,8 @@ def _():
     asking.start()
     # Workers that only look at the tree come before it, while the container still runs.
     eventually(lambda: state("n1", "paused") == "exited", 20, "the container to be stopped", every=0.01)
-    (worker,) = eventually(lambda: workers_of(fleet, "n1"), 20, "its worker", every=0.002)
-    os.kill(worker, signal.SIGSTOP)
-    fleet.kill_agent("n1")
+    with still(fleet, "n1") as worker:
+        fleet.kill_agent("n1")
     eventually(lambda: state("n1", "paused") in ("running", "exited") and worker not in workers_of(fleet, "n1"), 20, "the worker to end")
     asking.join(120)
     (answer,) = answers

@@ -48,6 +48,7 @@ def _():
     strings = view["connectionStrings"]
     assert all("password" not in text and text.count(":") >= 4 and "/shop" in text for text in strings.values()), strings
     assert str(view["readWritePort"]) in strings["readWrite"] and str(view["readOnlyPort"]) in strings["readOnly"], strings
+    assert strings["direct"].endswith("target_session_attrs=read-write"), strings
 
 
 @suite.check("one port takes writes; the other one gives to read what was written, from replicas")
@@ -116,6 +117,7 @@ def _():
             assert base().name(told["primary"]) == to != before, told
             back = writer.until_back(began, timeline, BACK_WITHIN)
             print(f"    from {before} to {to}: {back:.1f} s until writes went on, {writer.longest_pause(began):.1f} s without")
+            assert once(base().direct, "SELECT pg_is_in_recovery()") == ["f"], "the direct address leads to who takes writes"
         base().until_well()
         again = fleet.client.post(f"{base().path}/database/switchover", {"to": base().primary()}).expect(409)
         assert again.code == "is_primary", again

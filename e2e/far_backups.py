@@ -5,12 +5,11 @@ checked, restored on each node, read by stock restic; and agents and control pla
 import contextlib
 import os
 import shutil
-import signal
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "lib"))
-from backups import CONFIGS, World, fingerprint, odd_tree, same, workers_of
+from backups import CONFIGS, World, fingerprint, odd_tree, same, still
 from checks import Suite, eventually
 from fleet import Fleet
 
@@ -42,13 +41,8 @@ def on_n2(config, *arguments):
 def held(config):
     """A backup whose worker stands still in the middle, until the end of the block."""
     begun = config.begin()
-    (worker,) = eventually(lambda: workers_of(fleet, "n1"), 20, "its worker", every=0.002)
-    os.kill(worker, signal.SIGSTOP)
-    try:
+    with still(fleet, "n1"):
         yield begun
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(worker, signal.SIGCONT)
 
 
 @suite.check("full and incremental into n2's disk: nothing beside it, all data is there, stock restic agrees")

@@ -7,8 +7,10 @@
     assert fingerprint("/a") == fingerprint("/x/a")
 """
 
+import contextlib
 import hashlib
 import os
+import signal
 import stat
 import subprocess
 import tempfile
@@ -158,6 +160,24 @@ def workers_of(fleet, node):
         except OSError:
             pass
     return found
+
+
+def stopped(pid):
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
+@contextlib.contextmanager
+def still(fleet, node):
+    """The worker there, which stands still until the end of the block."""
+    (worker,) = eventually(lambda: workers_of(fleet, node), 20, "its worker", every=0.002)
+    os.kill(worker, signal.SIGSTOP)
+    try:
+        # A signal arrives when it arrives: the kernel wakes those whose parent ends only if they stood still before.
+        eventually(lambda: stopped(worker), 10, "the worker to stand still", every=0.002)
+        yield worker
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(worker, signal.SIGCONT)
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------

@@ -336,6 +336,10 @@ class Base:
     def read(self, seconds=SILENCE_SECONDS):
         return self._psql(self.credentials()["readOnly"], seconds)
 
+    def direct(self, seconds=SILENCE_SECONDS):
+        """At the member that takes writes, which libpq finds itself."""
+        return self._psql(self.credentials()["direct"], seconds)
+
     def admin(self, seconds=SILENCE_SECONDS):
         """At the read-write port, as the admin."""
         login, application = self.credentials()["admin"], self._credentials["application"]

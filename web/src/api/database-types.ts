@@ -97,7 +97,7 @@ export interface Database {
   /** When this was looked at. */
   seen?: string;
   /** Without passwords; there once the database takes writes. */
-  connectionStrings?: { readWrite: string; readOnly: string };
+  connectionStrings?: { readWrite: string; readOnly: string; direct: string };
 }
 
 export interface DatabaseLogin {
@@ -117,4 +117,6 @@ export interface DatabaseCredentials {
   /** Of the application, with its password. */
   readWrite: string;
   readOnly: string;
+  /** Past the balancer: the client finds the primary itself. */
+  direct: string;
 }

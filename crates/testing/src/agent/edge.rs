@@ -19,6 +19,8 @@ struct Inner {
     config: Option<EdgeConfig>,
     process: u64,
     states: HashMap<Of, (MemberState, String)>,
+    /// Members of which nothing else was said are down.
+    checks_fail: bool,
     active: HashMap<String, String>,
     in_flight: HashMap<Of, u64>,
     counted: BTreeMap<Of, Totals>,
@@ -53,9 +55,16 @@ impl Inner {
         format!("process-{}", self.process)
     }
 
+    fn state_of(&self, cluster: &str, member: &str) -> (MemberState, String) {
+        let known = self.states.get(&(cluster.to_owned(), member.to_owned()));
+        known.cloned().unwrap_or_else(|| match self.checks_fail {
+            true => (MemberState::Down, "its check fails".into()),
+            false => (MemberState::Up, "its check succeeds".into()),
+        })
+    }
+
     fn is_up(&self, cluster: &str, member: &str) -> bool {
-        let state = self.states.get(&(cluster.to_owned(), member.to_owned()));
-        state.is_none_or(|(state, _)| *state == MemberState::Up)
+        self.state_of(cluster, member).0 == MemberState::Up
     }
 
     /// The first that is up takes the traffic, unless the one that has it goes on.
@@ -101,11 +110,7 @@ impl Inner {
         let clusters = config.proxy.clusters.iter().map(|cluster| {
             let members = cluster.members.iter().map(|m| {
                 let of = (cluster.id.clone(), m.id.clone());
-                let (state, reason) = self
-                    .states
-                    .get(&of)
-                    .cloned()
-                    .unwrap_or((MemberState::Up, "its check succeeds".into()));
+                let (state, reason) = self.state_of(&cluster.id, &m.id);
                 MemberStatus {
                     id: m.id.clone(),
                     address: m.socket().to_string(),
@@ -258,6 +263,10 @@ impl FakeAgent {
     /// What it was last given to carry.
     pub fn edge(&self) -> Option<EdgeConfig> {
         self.edge.lock().config.clone()
+    }
+    /// Members are down until something else is said of them.
+    pub fn checks_fail(&self) {
+        self.edge.lock().checks_fail = true;
     }
     /// A member of a cluster comes to another state, and it is told.
     pub fn member_is(&self, cluster: &str, member: &str, state: MemberState, reason: &str) {

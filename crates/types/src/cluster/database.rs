@@ -433,6 +433,8 @@ pub struct DatabaseOrigin {
 pub struct DatabaseConnections {
     pub read_write: String,
     pub read_only: String,
+    /// Past the entries and the pool: the client itself finds the member that takes writes.
+    pub direct: String,
 }
 
 /// A database cluster's database.
@@ -507,6 +509,7 @@ pub struct DatabaseCredentials {
     /// Of the application, with its password.
     pub read_write: String,
     pub read_only: String,
+    pub direct: String,
 }
 
 /// `POST …/database/switchover`.

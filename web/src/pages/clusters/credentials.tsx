@@ -88,6 +88,7 @@ function facts(shown: DatabaseCredentials | null): Fact[] {
     row(shown?.admin.user ?? "Administrator", "the administrator's password", shown?.admin.password),
     row("For writes", "the address for writes with its password", shown?.readWrite),
     row("For reads", "the address for reads with its password", shown?.readOnly),
+    row("Direct", "the address of the members themselves with its password", shown?.direct),
   ];
 }
 

@@ -199,6 +199,7 @@ function connectFacts(d: Database): Fact[] {
   rows.push(
     ["For writes", <Copyable key="w" text={strings.readWrite} what="the address for writes" />],
     ["For reads", <Copyable key="r" text={strings.readOnly} what="the address for reads" />],
+    ["Direct", <Copyable key="d" text={strings.direct} what="the address of the members themselves" />],
   );
   return rows;
 }

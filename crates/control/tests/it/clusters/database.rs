@@ -6,7 +6,7 @@ use nm_types::auth::{AuditEntryView, Role};
 use nm_types::cluster::{
     ClusterConditionKind, ClusterEventKind, ClusterStatus, ClusterView, DatabaseCredentials, DatabaseRole, DatabaseState,
 };
-use nm_types::proxy::{HealthCheck, Probe, Protocol};
+use nm_types::proxy::{HealthCheck, MemberState, Probe, Protocol};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -19,7 +19,8 @@ struct Agreed {
     down: BTreeSet<String>,
     pending: BTreeSet<String>,
     etcd: BTreeSet<String>,
-    /// All that was asked of them but how they are.
+    /// How often they were asked how they are; and all else that was asked of them.
+    looks: usize,
     asked: Vec<String>,
 }
 
@@ -34,7 +35,10 @@ impl Agreed {
             self.asked.push(words.join(" "));
         }
         match words {
-            ["status"] => return (0, self.status().to_string()),
+            ["status"] => {
+                self.looks += 1;
+                return (0, self.status().to_string());
+            }
             ["switchover", rest @ ..] => match rest.first().map(|to| (*to).to_owned()).or(self.replica()) {
                 Some(to) => self.primary = Some(to),
                 None => return (1, "nobody is fit to take over".into()),
@@ -457,6 +461,36 @@ async fn a_member_that_was_removed_by_hand_is_made_anew_and_none_twice_over_a_cr
     container_of(&fleet.agents[1]);
     let view = cluster(&fleet.api, "Orders").await;
     assert_eq!(view.servers, ["alder", "birch", "cedar"]);
+}
+
+#[tokio::test]
+async fn it_is_ready_once_every_entry_sends_writes_to_the_first_that_takes_them() {
+    let fleet = Fleet::of(&["alder", "birch"]).await;
+    fleet.agents.iter().for_each(FakeAgent::checks_fail);
+    fleet.agree(&[0, 1]);
+    let made = create(&fleet.api, &request(&["alder", "birch"])).await;
+    let id = made.id.as_str();
+    let told = |c: &ClusterView| c.database.clone().filter(|d| d.primary.is_some());
+    let leads = |n: usize| {
+        fleet.agents[n].member_is(id, &fleet.node(0), MemberState::Up, "its check succeeds");
+    };
+    for entries in 0..2 {
+        // The second look after it is known who takes the writes comes when the first has been acted on.
+        until(&fleet.api, id, "somebody takes the writes", told).await;
+        let looks = fleet.agreed.lock().unwrap().looks;
+        eventually("two looks more", async || {
+            (fleet.agreed.lock().unwrap().looks >= looks + 2).then_some(())
+        })
+        .await;
+        let database = cluster(&fleet.api, id).await.database.unwrap();
+        assert_eq!(database.state, DatabaseState::Creating, "{entries} of two entries lead to it");
+        assert!(database.connection_strings.is_none());
+        leads(entries);
+    }
+    until(&fleet.api, id, "its ports lead to it", |c| {
+        (c.database.as_ref()?.state == DatabaseState::Ready).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -86,7 +86,7 @@ fn database(d: &DatabaseView) -> String {
     let strings = d
         .connection_strings
         .iter()
-        .flat_map(|s| [s.read_write.clone(), s.read_only.clone()]);
+        .flat_map(|s| [s.read_write.clone(), s.read_only.clone(), s.direct.clone()]);
     std::iter::once(head).chain(members).chain(strings).collect::<Vec<_>>().join("\n")
 }
 
@@ -98,6 +98,7 @@ pub fn credentials(c: &DatabaseCredentials) -> Vec<(&'static str, String)> {
         ("Admin", login(&c.admin)),
         ("Writes", c.read_write.clone()),
         ("Reads", c.read_only.clone()),
+        ("Direct", c.direct.clone()),
         ("Authority", c.certificate_authority.trim_end().to_owned()),
     ]
 }

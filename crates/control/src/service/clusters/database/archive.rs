@@ -14,12 +14,9 @@ use nm_types::auth::Role;
 use nm_types::cluster::{ClusterSpec, DatabaseArchiveGap, DatabaseOrigin, DatabaseSpec};
 use nm_types::{ClusterId, ContainerId, NodeId, Timestamp};
 use serde::Deserialize;
-use std::time::Duration;
 
 /// Bytes of segments that a member keeps at most: what does not fit is dropped, and a gap.
 pub(super) const ARCHIVE_LIMIT: u64 = 16 << 30;
-/// How long entries may take to send writes to a database that takes them.
-const ENTRIES: Duration = Duration::from_secs(15);
 /// Seconds for what is done in an archive.
 const SHORT: i64 = 20;
 
@@ -196,33 +193,8 @@ impl Clusters {
         }
     }
 
-    /// Waits until a database that is made of a backup takes writes, and its entries send them to it.
+    /// Waits until a database that is made of a backup is ready.
     pub async fn recovered(&self, id: &ClusterId) -> ApiResult<()> {
-        self.takes_writes(id).await?;
-        let mut changes = self.sights.changes();
-        let sent = async {
-            loop {
-                changes.mark_unchanged();
-                let Some(row) = self.row(id) else { return };
-                let up = |node: &NodeId| {
-                    let sight = self.sights.get(node);
-                    sight
-                        .as_ref()
-                        .and_then(|sight| sight.of(id))
-                        .is_some_and(|entry| entry.available > 0)
-                };
-                let mut connected = row.stored.entries.iter().filter(|node| self.fleet.is_connected(node));
-                if connected.all(up) || changes.changed().await.is_err() {
-                    return;
-                }
-            }
-        };
-        // The database is there; an entry that is not shows as a condition of the cluster.
-        let _in_time = tokio::time::timeout(ENTRIES, sent).await;
-        Ok(())
-    }
-
-    async fn takes_writes(&self, id: &ClusterId) -> ApiResult<()> {
         let mut learned = self.learned.subscribe();
         loop {
             learned.mark_unchanged();

@@ -2,7 +2,7 @@
 
 use super::look::WORK;
 use super::making::{ADMIN, APPLICATION};
-use super::rows::RestorePhase;
+use super::rows::{RestorePhase, StoredDatabase};
 use crate::api::error::{ApiError, ApiResult};
 use crate::api::extract::Meta;
 use crate::service::audit::audit;
@@ -83,6 +83,7 @@ impl Clusters {
         let strings = (state != DatabaseState::Creating).then(|| DatabaseConnections {
             read_write: url(APPLICATION, None, &hosts, ports.0, spec.name()),
             read_only: url(APPLICATION, None, &hosts, ports.1, spec.name()),
+            direct: self.direct_url(row, stored, None),
         });
         Some(DatabaseView {
             state,
@@ -122,6 +123,16 @@ impl Clusters {
         row.stored.entries.iter().filter_map(|node| addresses.get(node).copied()).collect()
     }
 
+    /// Where clients reach the members themselves. That the one with the writes is asked for is libpq's word, which other drivers know, too.
+    fn direct_url(&self, row: &ClusterRow, stored: &StoredDatabase, password: Option<&str>) -> String {
+        let addresses = self.addresses();
+        let members = row.state.database.members.iter();
+        let hosts: Vec<IpAddr> = members.filter_map(|m| addresses.get(&m.node).copied()).collect();
+        let name = row.stored.spec.database().name().to_owned();
+        let url = url(APPLICATION, password, &hosts, stored.ports.postgres, &name);
+        format!("{url}&target_session_attrs=read-write")
+    }
+
     /// What it takes to sign in; whoever asks is written down.
     pub async fn database_credentials(&self, actor: &Actor, meta: &Meta, key: &str) -> ApiResult<DatabaseCredentials> {
         let row = self.find(key)?;
@@ -145,6 +156,7 @@ impl Clusters {
             certificate_authority: secrets.authority.clone(),
             read_write: of(row.stored.listen_port),
             read_only: of(stored.read_only_port),
+            direct: self.direct_url(&row, stored, Some(&secrets.application)),
         })
     }
 

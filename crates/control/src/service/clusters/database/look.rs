@@ -10,7 +10,7 @@ use nm_types::units::Bounded;
 use nm_types::{ClusterId, ContainerId, NodeId, Timestamp};
 use serde::Deserialize;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 /// The program in members' containers that tells and does.
@@ -20,6 +20,8 @@ const REFUSED: &str = "database_refused";
 /// Seconds that a look may take, and something that is to be done.
 const LOOK: i64 = 10;
 pub(super) const WORK: i64 = 120;
+/// How long entries may take to send writes to the first member that takes them.
+const ENTRIES_MS: i64 = 15_000;
 
 /// What a member says of all of them.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -91,22 +93,36 @@ impl Topology {
 /// What was told, and when.
 pub(super) type Seen = (Timestamp, Arc<Topology>);
 
+#[derive(Debug)]
+struct Last {
+    seen: Seen,
+    /// Since when a member takes writes.
+    writable: Option<Timestamp>,
+}
+
 /// What was last told of each cluster.
 #[derive(Debug, Clone, Default)]
-pub struct Topologies(Arc<Mutex<BTreeMap<ClusterId, Seen>>>);
+pub struct Topologies(Arc<Mutex<BTreeMap<ClusterId, Last>>>);
 
 impl Topologies {
-    pub(super) fn get(&self, id: &ClusterId) -> Option<Seen> {
-        self.0.lock().unwrap_or_else(|e| e.into_inner()).get(id).cloned()
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<ClusterId, Last>> {
+        self.0.lock().unwrap_or_else(|e| e.into_inner())
     }
-    pub(super) fn put(&self, id: &ClusterId, at: Timestamp, topology: Topology) {
-        self.0
-            .lock()
-            .unwrap_or_else(|e| e.into_inner())
-            .insert(id.clone(), (at, Arc::new(topology)));
+    pub(super) fn get(&self, id: &ClusterId) -> Option<Seen> {
+        Some(self.lock().get(id)?.seen.clone())
+    }
+    fn writable(&self, id: &ClusterId) -> Option<Timestamp> {
+        self.lock().get(id)?.writable
+    }
+    fn put(&self, id: &ClusterId, at: Timestamp, topology: Topology) {
+        let mut all = self.lock();
+        let before = all.get(id).and_then(|last| last.writable);
+        let writable = topology.primary().map(|_| before.unwrap_or(at));
+        let seen = (at, Arc::new(topology));
+        all.insert(id.clone(), Last { seen, writable });
     }
     pub(in crate::service::clusters) fn forget(&self, id: &ClusterId) {
-        self.0.lock().unwrap_or_else(|e| e.into_inner()).remove(id);
+        self.lock().remove(id);
     }
 }
 
@@ -180,6 +196,24 @@ impl Clusters {
             }
         }
         Err(last)
+    }
+
+    /// Whether every entry that can be asked sends writes to the member that takes them, or has had the time to: one that does not shows
+    /// as a condition of the cluster.
+    pub(super) fn entries_lead(&self, row: &ClusterRow) -> bool {
+        let late = self
+            .topologies
+            .writable(&row.id)
+            .is_some_and(|since| self.clock.now().since(since) >= ENTRIES_MS);
+        let leads = |node: &NodeId| {
+            let sight = self.sights.get(node);
+            sight
+                .as_ref()
+                .and_then(|sight| sight.of(&row.id))
+                .is_some_and(|entry| entry.available > 0)
+        };
+        let mut asked = row.stored.entries.iter().filter(|node| self.fleet.is_connected(node));
+        late || asked.all(leads)
     }
 
     /// Asks how the cluster is, and keeps it.

@@ -95,6 +95,10 @@ impl Clusters {
                 return self.part_with_lost(&row).await;
             }
         };
+        if row.state.database.primary.is_none() && topology.primary().is_some() && !self.entries_lead(&row) {
+            // It is ready once its ports are.
+            return Ok(());
+        }
         self.note_topology(&row, &topology).await?;
         let Some(row) = self.row(id) else { return Ok(()) };
         if topology.primary().is_none() {

@@ -206,6 +206,16 @@ export class Browser {
       if (message.type() === "error" && !/Failed to load resource/.test(message.text())) page.complaints.push(message.text());
     });
     page.on("pageerror", (error) => page.complaints.push(String(error)));
+    page.unloaded = [];
+    page.on("requestfailed", (request) => {
+      const why = request.failure()?.errorText;
+      // A page that is left lets go of its streams.
+      if (why !== "net::ERR_ABORTED") page.unloaded.push(`${request.method()} ${request.url()}: ${why}`);
+    });
+    page.on("response", (response) => {
+      if (response.status() >= 500) page.unloaded.push(`${response.request().method()} ${response.url()}: ${response.status()}`);
+    });
+    page.on("crash", () => page.unloaded.push("the page crashed"));
     return page;
   }
 
@@ -221,8 +231,11 @@ export class Browser {
     await this.browser.close();
   }
 
-  /** A picture of every page that is open. */
+  /** A picture of every page that is open, and what went wrong in it. */
   async picture(name) {
+    for (const page of this.contexts.flatMap((context) => context.pages())) {
+      for (const line of [...page.complaints, ...page.unloaded]) console.log(`    ${page.url()}: ${line}`);
+    }
     const folder = process.env.NM_SHOTS;
     if (!folder) return;
     mkdirSync(folder, { recursive: true });

@@ -313,8 +313,8 @@ it("for real: backed up, restored as it was at a moment, and the new cluster is 
   // The page is told of each shipment.
   const shown = page.getByRole("list", { name: "Moments that can be brought back" }).locator("time");
   await shown.nth(1).waitFor({ timeout: 60_000 });
-  // The log is cleaned up and checked after it.
-  await eventually("the backup's operation ends", async () => (await api.call("GET", `/api/operations?target=${made.id}&state=running`)).length === 0, 60_000);
+  // The log is cleaned up and checked after it, by an operation on the server.
+  await eventually("the backup's operation ends", async () => (await api.call("GET", `/api/operations?target=${cluster.id}&state=running`)).length === 0, 60_000);
 
   await page.getByRole("button", { name: "Restore to a moment…" }).click();
   await dialog.getByRole("button", { name: "To a moment" }).click();

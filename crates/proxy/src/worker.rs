@@ -137,12 +137,10 @@ async fn accept(listen: Listen, worker: Arc<Worker>) {
         }
     }
     if stop.closing.is_cancelled() {
-        // Those whose connection the kernel has made already: a socket that closes would reset them.
-        while let Some(Ok((stream, peer))) = futures_util::FutureExt::now_or_never(socket.accept()) {
-            take(stream, peer, &listener, &worker, &stop, &mut connections);
-        }
+        take_waiting(socket, |stream, peer| {
+            take(stream, peer, &listener, &worker, &stop, &mut connections)
+        });
     }
-    drop(socket);
     let all = async { while connections.join_next().await.is_some() {} };
     let grace = stop.grace.of(!stop.closing.is_cancelled());
     if tokio::time::timeout(grace, all).await.is_err() {
@@ -153,6 +151,17 @@ async fn accept(listen: Listen, worker: Arc<Worker>) {
         );
     }
     connections.shutdown().await;
+}
+
+/// Takes those whose connection the kernel has made already, and closes the socket, which would reset them. The kernel is asked
+/// itself: the runtime knows only of those that had come when it last looked.
+fn take_waiting(socket: TcpListener, mut take: impl FnMut(TcpStream, SocketAddr)) {
+    let Ok(socket) = socket.into_std() else { return };
+    while let Ok((stream, peer)) = socket.accept() {
+        if let Ok(stream) = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)) {
+            take(stream, peer);
+        }
+    }
 }
 
 /// Without free file descriptors the queue stays as it is; to ask again at once would only burn the CPU.
@@ -213,4 +222,22 @@ async fn serve(stream: TcpStream, peer: SocketAddr, open: Open, rules: Arc<Rules
         }
     }
     drop(open);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_that_the_runtime_has_not_heard_of_is_taken_before_the_socket_closes() {
+        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = socket.local_addr().unwrap();
+        // It has looked, and found nobody.
+        assert!(futures_util::FutureExt::now_or_never(socket.accept()).is_none());
+        let client = std::net::TcpStream::connect(address).unwrap();
+        let mut taken = Vec::new();
+        take_waiting(socket, |_, peer| taken.push(peer));
+        assert_eq!(taken, [client.local_addr().unwrap()]);
+        assert!(std::net::TcpStream::connect(address).is_err(), "it is closed");
+    }
 }

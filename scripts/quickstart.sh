@@ -4,7 +4,7 @@
 # Run again it finds all that done and changes nothing.
 #
 #   scripts/quickstart.sh           do all that
-#   scripts/quickstart.sh --stop    end the NeuralMesh it started; containers go on running
+#   scripts/quickstart.sh --stop    end the NeuralMesh it started; containers and the load balancer go on running
 #
 #   NM_DATA_DIR   where its data lies     (root: /var/lib/neuralmesh; else ~/.local/share/neuralmesh)
 #   NM_LISTEN     the API and dashboard   (127.0.0.1:3001)
@@ -88,7 +88,7 @@ stop() {
     echo "NeuralMesh does not run from $NM_DATA_DIR"
   else
     stop_pid "$pid" 30
-    echo "NeuralMesh (pid $pid) has ended; its containers run on, and its data stays in $NM_DATA_DIR"
+    echo "NeuralMesh (pid $pid) has ended; its containers and the load balancer of its clusters run on, and its data stays in $NM_DATA_DIR"
   fi
   rm -f "$PID_FILE"
 }

@@ -208,7 +208,7 @@ impl<'de, const MIN: i64, const MAX: i64> Deserialize<'de> for Bounded<MIN, MAX>
 struct Whole;
 impl serde::de::Visitor<'_> for Whole {
     type Value = i64;
-    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("i64")
     }
     fn visit_i64<E: serde::de::Error>(self, n: i64) -> Result<i64, E> {

@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 from checks import eventually
+from nm import stat_fields
 
 BACKUPS = "/api/capabilities/backups"
 CONFIGS = f"{BACKUPS}/configs"
@@ -162,10 +163,6 @@ def workers_of(fleet, node):
     return found
 
 
-def stopped(pid):
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
-
-
 @contextlib.contextmanager
 def still(fleet, node):
     """The worker there, which stands still until the end of the block."""
@@ -173,7 +170,7 @@ def still(fleet, node):
     os.kill(worker, signal.SIGSTOP)
     try:
         # A signal arrives when it arrives: the kernel wakes those whose parent ends only if they stood still before.
-        eventually(lambda: stopped(worker), 10, "the worker to stand still", every=0.002)
+        eventually(lambda: stat_fields(worker)[0] == "T", 10, "the worker to stand still", every=0.002)
         yield worker
     finally:
         with contextlib.suppress(ProcessLookupError):

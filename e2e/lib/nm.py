@@ -346,9 +346,14 @@ def memory_mb(pid):
     return int(fields["VmRSS"]) * 1024 / 1e6, int(fields["RssAnon"]) * 1024 / 1e6
 
 
+def stat_fields(pid):
+    """What /proc/PID/stat says after the name: the state is the first."""
+    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+
+
 def cpu_seconds(pid):
     """CPU time a process has used, in user and kernel mode together."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    fields = stat_fields(pid)
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 

@@ -336,7 +336,8 @@ impl App {
             // Nothing that is said from here on could be kept.
             return Err(format!("{reason}; stopping before anything else is lost"));
         }
-        // First no new requests, then streams (a terminal outlives its request), then what runs, then the links it runs over, and last what is still to be written.
+        // First no new requests, then streams (a terminal outlives its request), then what runs, then the links it runs over, and last
+        // what is still to be written.
         let _ended = http.await;
         self.streams.close(Duration::from_secs(2)).await;
         self.operations.close(Duration::from_secs(5)).await;
@@ -412,7 +413,7 @@ impl Streams {
 impl Streams {
     /// How many are open, of all users together.
     pub fn count(&self) -> usize {
-        self.open.lock().unwrap_or_else(|e| e.into_inner()).values().sum()
+        self.tracker.len()
     }
 
     /// Waits until all have ended, `grace` at most: those who listen are told why before what they listen to goes away.

@@ -157,9 +157,16 @@ async fn accept(listen: Listen, worker: Arc<Worker>) {
 /// itself: the runtime knows only of those that had come when it last looked.
 fn take_waiting(socket: TcpListener, mut take: impl FnMut(TcpStream, SocketAddr)) {
     let Ok(socket) = socket.into_std() else { return };
-    while let Ok((stream, peer)) = socket.accept() {
-        if let Ok(stream) = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)) {
-            take(stream, peer);
+    loop {
+        match socket.accept() {
+            Ok((stream, peer)) => {
+                if let Ok(stream) = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)) {
+                    take(stream, peer);
+                }
+            }
+            // Whoever gave up while waiting is not the last in the queue.
+            Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) => {}
+            Err(_) => return,
         }
     }
 }

@@ -1,4 +1,6 @@
-//! A deserializer that takes an object for an object only.
+//! A deserializer that takes an object for an object only, and 60.0 for the whole number that it is.
+//!
+//! To JSON Schema, by which our document describes whole numbers, `60.0` is one; to serde it is none.
 //!
 //! What serde derives for a struct also takes an array, its entries for the fields in their order. No document of ours says so,
 //! and a caller who sends one has made a mistake that would be lost in silence.
@@ -8,6 +10,9 @@ use std::fmt;
 
 /// Wraps a deserializer, a seed, or what gives access to the parts of a value: everything below is read in the same way.
 pub struct Objects<T>(pub T);
+
+/// Below 2^53 each whole number is a float of its own.
+const EXACT: f64 = 9_007_199_254_740_992.0;
 
 /// Wraps a visitor; `object` where it is a struct's.
 struct Seen<V> {
@@ -94,9 +99,15 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Seen<V> {
 
     passes! {
         visit_bool: bool, visit_i8: i8, visit_i16: i16, visit_i32: i32, visit_i64: i64, visit_i128: i128,
-        visit_u8: u8, visit_u16: u16, visit_u32: u32, visit_u64: u64, visit_u128: u128, visit_f32: f32, visit_f64: f64,
+        visit_u8: u8, visit_u16: u16, visit_u32: u32, visit_u64: u64, visit_u128: u128, visit_f32: f32,
         visit_char: char, visit_str: &str, visit_borrowed_str: &'de str, visit_string: String,
         visit_bytes: &[u8], visit_borrowed_bytes: &'de [u8], visit_byte_buf: Vec<u8>,
+    }
+    fn visit_f64<E: Error>(self, value: f64) -> Result<V::Value, E> {
+        if value.fract() == 0.0 && value.abs() < EXACT {
+            return self.inner.visit_i64(value as i64);
+        }
+        self.inner.visit_f64(value)
     }
     fn visit_none<E: Error>(self) -> Result<V::Value, E> {
         self.inner.visit_none()
@@ -176,5 +187,49 @@ impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for Objects<A> {
     }
     fn struct_variant<V: Visitor<'de>>(self, fields: &'static [&'static str], visitor: V) -> Result<V::Value, A::Error> {
         self.0.struct_variant(fields, object(visitor))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nm_types::units::{Bounded, Port};
+    use serde::Deserialize;
+
+    #[derive(Debug, PartialEq, Deserialize)]
+    #[serde(tag = "kind", rename_all = "camelCase")]
+    enum Tagged {
+        After { seconds: Bounded<0, 100> },
+    }
+    #[derive(Debug, PartialEq, Deserialize)]
+    struct Body {
+        port: Port,
+        host: Option<u16>,
+        share: f64,
+        #[serde(flatten)]
+        tagged: Tagged,
+    }
+
+    fn read(port: &str, host: &str, share: &str, seconds: &str) -> Result<Body, String> {
+        let text = format!(r#"{{"port": {port}, "host": {host}, "share": {share}, "kind": "after", "seconds": {seconds}}}"#);
+        Body::deserialize(Objects(&mut serde_json::Deserializer::from_str(&text))).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn whole_numbers_may_be_written_with_a_point() {
+        let plain = read("80", "0", "70", "60").unwrap();
+        assert_eq!(read("80.0", "0.0", "70.0", "6e1"), Ok(plain));
+        assert_eq!(read("80", "null", "0.5", "60").unwrap().share, 0.5);
+        for (port, host, seconds) in [
+            ("80.5", "0", "60"),
+            ("0.0", "0", "60"),
+            ("1e300", "0", "60"),
+            ("80", "-1.0", "60"),
+            ("80", "65536.0", "60"),
+            ("80", "0", "60.5"),
+            ("80", "0", "101.0"),
+        ] {
+            assert!(read(port, host, "1", seconds).is_err(), "{port} {host} {seconds}");
+        }
     }
 }

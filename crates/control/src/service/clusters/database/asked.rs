@@ -83,7 +83,7 @@ impl Clusters {
         let strings = (state != DatabaseState::Creating).then(|| DatabaseConnections {
             read_write: url(APPLICATION, None, &hosts, ports.0, spec.name()),
             read_only: url(APPLICATION, None, &hosts, ports.1, spec.name()),
-            direct: self.direct_url(row, stored, None),
+            direct: self.direct_url(row, stored, None, spec.name()),
         });
         Some(DatabaseView {
             state,
@@ -124,12 +124,11 @@ impl Clusters {
     }
 
     /// Where clients reach the members themselves. That the one with the writes is asked for is libpq's word, which other drivers know, too.
-    fn direct_url(&self, row: &ClusterRow, stored: &StoredDatabase, password: Option<&str>) -> String {
+    fn direct_url(&self, row: &ClusterRow, stored: &StoredDatabase, password: Option<&str>, database: &str) -> String {
         let addresses = self.addresses();
         let members = row.state.database.members.iter();
         let hosts: Vec<IpAddr> = members.filter_map(|m| addresses.get(&m.node).copied()).collect();
-        let name = row.stored.spec.database().name().to_owned();
-        let url = url(APPLICATION, password, &hosts, stored.ports.postgres, &name);
+        let url = url(APPLICATION, password, &hosts, stored.ports.postgres, database);
         format!("{url}&target_session_attrs=read-write")
     }
 
@@ -156,7 +155,7 @@ impl Clusters {
             certificate_authority: secrets.authority.clone(),
             read_write: of(row.stored.listen_port),
             read_only: of(stored.read_only_port),
-            direct: self.direct_url(&row, stored, Some(&secrets.application)),
+            direct: self.direct_url(&row, stored, Some(&secrets.application), spec.name()),
         })
     }
 

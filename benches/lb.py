@@ -329,4 +329,5 @@ def main():
     report("lb", rows)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -8,6 +8,7 @@ use crate::listener::{Listener, Rules, Table, Target};
 use crate::tcp;
 use arc_swap::ArcSwap;
 use nm_types::proxy::Protocol;
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -200,35 +201,46 @@ impl Drop for Open {
     }
 }
 
-async fn serve(stream: TcpStream, peer: SocketAddr, open: Open, rules: Arc<Rules>, worker: Arc<Worker>, stop: CancellationToken) {
+/// What it is given is used where it lies: an `async fn` would have room for it twice.
+fn serve(
+    stream: TcpStream,
+    peer: SocketAddr,
+    open: Open,
+    rules: Arc<Rules>,
+    worker: Arc<Worker>,
+    stop: CancellationToken,
+) -> impl Future<Output = ()> {
     let listener = open.0.clone();
-    if stream.set_nodelay(true).is_err() {
-        return;
-    }
     let local = if listener.address.ip().is_unspecified() {
         stream.local_addr().unwrap_or(listener.address)
     } else {
         listener.address
     };
+    let quick = stream.set_nodelay(true);
     let mut stream = Prefixed::new(stream);
-    let mut client = peer;
-    if rules.accept_proxy_protocol {
-        if !rules.trusts(peer.ip()) {
+    async move {
+        if quick.is_err() {
             return;
         }
-        match tokio::time::timeout(rules.header_timeout, stream.proxy_header()).await {
-            Ok(Ok(named)) => client = named.unwrap_or(peer),
-            Ok(Err(_)) | Err(_) => return,
+        let mut client = peer;
+        if rules.accept_proxy_protocol {
+            if !rules.trusts(peer.ip()) {
+                return;
+            }
+            match Box::pin(tokio::time::timeout(rules.header_timeout, stream.proxy_header())).await {
+                Ok(Ok(named)) => client = named.unwrap_or(peer),
+                Ok(Err(_)) | Err(_) => return,
+            }
         }
-    }
-    match rules.protocol {
-        Protocol::Http => connection::serve(stream, client, local, listener, rules, worker, stop).await,
-        Protocol::Tcp => {
-            let Target::Tcp(cluster) = &rules.target else { return };
-            tcp::serve(stream, client, local, &listener, &rules, cluster, &worker).await;
+        match rules.protocol {
+            Protocol::Http => connection::serve(stream, client, local, listener, rules, worker, stop).await,
+            Protocol::Tcp => {
+                let Target::Tcp(cluster) = &rules.target else { return };
+                Box::pin(tcp::serve(stream, client, local, &listener, &rules, cluster, &worker)).await;
+            }
         }
+        drop(open);
     }
-    drop(open);
 }
 
 #[cfg(test)]

@@ -123,84 +123,92 @@ impl Client {
 }
 
 /// Serves a connection until its end. Its TLS handshake and first bytes have the listener's header timeout.
-pub async fn serve(
-    mut stream: Prefixed,
+///
+/// What it is given is used where it lies, and what few connections need, or none for long, is in a box of its own: there is one such
+/// future a connection, as large as the largest of its parts.
+pub fn serve(
+    stream: Prefixed,
     address: SocketAddr,
     local: SocketAddr,
     listener: Arc<Listener>,
     rules: Arc<Rules>,
     worker: Arc<Worker>,
     stop: CancellationToken,
-) {
+) -> impl Future<Output = ()> {
     let first = Instant::now() + rules.header_timeout;
-    let opened = tokio::time::timeout_at(first, async {
-        match &rules.tls {
-            Some((_, tls)) => {
-                let stream = tls.accept(stream).await?;
-                let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-                std::io::Result::Ok((ClientStream::tls(stream, rules.body_idle), http2))
-            }
-            None => {
-                let http2 = stream.begins_with(PREFACE).await?;
-                Ok((ClientStream::plain(stream, rules.body_idle), http2))
-            }
+    let opened = Box::pin(tokio::time::timeout_at(first, open(stream, rules.clone())));
+    async move {
+        let Ok(Ok((stream, http2))) = opened.await else { return };
+        let tls = rules.tls.is_some();
+        let client = Arc::new(Client {
+            address_header: HeaderValue::try_from(address.ip().to_canonical().to_string()).unwrap_or(HeaderValue::from_static("unknown")),
+            listener,
+            worker,
+            address,
+            local,
+            tls,
+            http2,
+            in_flight: AtomicU32::new(0),
+            ended: AtomicU32::new(0),
+            taken_back: AtomicU32::new(0),
+            pulled: Pulled::default(),
+            reading: stream.reading(),
+        });
+        // Rules are read anew for each request; a connection must not hold old ones.
+        if http2 {
+            Box::pin(serve_http2(stream, client, rules, first, stop)).await;
+        } else {
+            serve_http1(stream, client, rules, first).await;
         }
-    });
-    let Ok(Ok((stream, http2))) = opened.await else { return };
-    let client = Arc::new(Client {
-        address_header: HeaderValue::try_from(address.ip().to_canonical().to_string()).unwrap_or(HeaderValue::from_static("unknown")),
-        listener,
-        worker,
-        address,
-        local,
-        tls: rules.tls.is_some(),
-        http2,
-        in_flight: AtomicU32::new(0),
-        ended: AtomicU32::new(0),
-        taken_back: AtomicU32::new(0),
-        pulled: Pulled::default(),
-        reading: stream.reading(),
-    });
-    let io = TokioIo::new(stream);
-    let for_requests = client.clone();
-    let service = service_fn(move |request| service::serve(for_requests.clone(), request));
-    let max_header = rules.limits.max_header_bytes as usize;
-    let streams = Streams::new(client.clone(), rules.body_idle);
-    let watch = Watch::new(client, &rules, first);
-    // Rules are read anew for each request; a connection must not hold old ones.
-    drop(rules);
-    if http2 {
-        let connection = hyper::server::conn::http2::Builder::new(streams)
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(STREAMS)
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_header_list_size(max_header as u32)
-            .max_send_buf_size(64 << 10)
-            .keep_alive_interval(PING_EVERY)
-            .keep_alive_timeout(PING_EVERY)
-            .serve_connection(io, service);
-        let mut connection = std::pin::pin!(connection);
-        let mut stopping = false;
-        let mut stopped = std::pin::pin!(stop.cancelled());
-        watch
-            .run(|cx| {
-                if !stopping && stopped.as_mut().poll(cx).is_ready() {
-                    stopping = true;
-                    connection.as_mut().graceful_shutdown();
-                }
-                connection.as_mut().poll(cx).map(|_ended| ())
-            })
-            .await;
-    } else {
-        let connection = hyper::server::conn::http1::Builder::new()
-            .header_read_timeout(None)
-            .max_header_size(max_header)
-            .serve_connection(io, service)
-            .with_upgrades();
-        let mut connection = std::pin::pin!(connection);
-        watch.run(|cx| connection.as_mut().poll(cx).map(|_ended| ())).await;
     }
+}
+
+/// The client's stream, behind TLS where the listener has it, and whether it speaks HTTP/2.
+async fn open(mut stream: Prefixed, rules: Arc<Rules>) -> std::io::Result<(ClientStream, bool)> {
+    if let Some((_, tls)) = &rules.tls {
+        let stream = tls.accept(stream).await?;
+        let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        return Ok((ClientStream::tls(stream, rules.body_idle), http2));
+    }
+    let http2 = stream.begins_with(PREFACE).await?;
+    Ok((ClientStream::plain(stream, rules.body_idle), http2))
+}
+
+fn serve_http1(stream: ClientStream, client: Arc<Client>, rules: Arc<Rules>, first: Instant) -> impl Future<Output = ()> {
+    let watch = Watch::new(client.clone(), &rules, first);
+    let mut connection = hyper::server::conn::http1::Builder::new()
+        .header_read_timeout(None)
+        .max_header_size(rules.limits.max_header_bytes as usize)
+        .serve_connection(TokioIo::new(stream), service_fn(move |request| service::serve(&client, request)))
+        .with_upgrades();
+    watch.run(move |cx| Pin::new(&mut connection).poll(cx).map(|_ended| ()))
+}
+
+async fn serve_http2(stream: ClientStream, client: Arc<Client>, rules: Arc<Rules>, first: Instant, stop: CancellationToken) {
+    let watch = Watch::new(client.clone(), &rules, first);
+    let connection = hyper::server::conn::http2::Builder::new(Streams::new(client.clone(), rules.body_idle))
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_header_list_size(rules.limits.max_header_bytes)
+        .max_send_buf_size(64 << 10)
+        .keep_alive_interval(PING_EVERY)
+        .keep_alive_timeout(PING_EVERY)
+        .serve_connection(TokioIo::new(stream), service_fn(move |request| service::serve(&client, request)));
+    drop(rules);
+    let mut connection = std::pin::pin!(connection);
+    let mut stopping = false;
+    let mut stopped = std::pin::pin!(stop.cancelled());
+    watch
+        .run(|cx| {
+            if !stopping && stopped.as_mut().poll(cx).is_ready() {
+                stopping = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            connection.as_mut().poll(cx).map(|_ended| ())
+        })
+        .await;
 }
 
 /// A connection's one timer. It is set anew only when a deadline comes nearer, so that a busy connection hardly ever
@@ -233,8 +241,8 @@ impl Watch {
         }
     }
 
-    async fn run(mut self, mut connection: impl FnMut(&mut Context<'_>) -> Poll<()>) {
-        poll_fn(|cx| {
+    fn run(mut self, mut connection: impl FnMut(&mut Context<'_>) -> Poll<()>) -> impl Future<Output = ()> {
+        poll_fn(move |cx| {
             if connection(cx).is_ready() || self.client.takes_back_too_much() {
                 return Poll::Ready(());
             }
@@ -251,7 +259,6 @@ impl Watch {
             }
             self.poll_deadline(cx)
         })
-        .await;
     }
 
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {

@@ -16,6 +16,7 @@ use crate::dial;
 use crate::member::{InFlight, Member, Trouble};
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header, request};
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -115,89 +116,92 @@ impl Outgoing {
     }
 }
 
-pub async fn forward(task: &Task<'_>, mut request: Outgoing, mut wish: Wish) -> Result<Answer, Failure> {
-    let cluster = task.cluster;
-    let instance = task.client.instance();
+/// What it is given is used where it lies: an `async fn` would have room for it twice.
+pub fn forward(task: &Task<'_>, mut request: Outgoing, mut wish: Wish) -> impl Future<Output = Result<Answer, Failure>> {
     let repeatable = request.is_repeatable();
-    let mut last = Failure::NoMember;
-    // The first try needs no clock of its own.
-    let mut now = task.started;
-    while let Some(seat) = cluster.pick(&wish, instance) {
-        let member = &cluster.seats[seat].member;
-        let mut in_flight = member.begin();
-        if cluster.conf.member_limit.is_some() {
-            let Some(slot) = Box::pin(cluster.seats[seat].slot()).await else {
-                return Err(Failure::Busy);
+    async move {
+        let cluster = task.cluster;
+        let instance = task.client.instance();
+        let mut last = Failure::NoMember;
+        // The first try needs no clock of its own.
+        let mut now = task.started;
+        while let Some(seat) = cluster.pick(&wish, instance) {
+            let member = &cluster.seats[seat].member;
+            let mut in_flight = member.begin();
+            if cluster.conf.member_limit.is_some() {
+                let Some(slot) = Box::pin(cluster.seats[seat].slot()).await else {
+                    return Err(Failure::Busy);
+                };
+                in_flight.hold(slot);
+                now = Instant::now();
+                if !member.is_up() {
+                    // It was lost while others waited for it.
+                    continue;
+                }
+            }
+            let mut pooled = member.shards[task.client.worker()]
+                .idle
+                .take(repeatable, now)
+                .filter(|_| cluster.conf.send_proxy_protocol.is_none());
+            let (trouble, why) = loop {
+                let was_used = pooled.is_some();
+                let wire = match pooled.take() {
+                    Some(wire) => Ok(wire),
+                    None => {
+                        let opened = Box::pin(open(task, member)).await;
+                        now = Instant::now();
+                        opened
+                    }
+                };
+                let sent = match wire {
+                    Err(why) => Err(Miss::Unsent(request, Trouble::Connect, why)),
+                    Ok(wire) => match request {
+                        Outgoing::Plain(request) => send_plain(task, wire, request, repeatable, now).await,
+                        Outgoing::Whole(request) => Box::pin(send_whole(task, wire, request, repeatable, member, now)).await,
+                    },
+                };
+                let missed = match sent {
+                    Ok(response) => {
+                        return Ok(Answer { response, in_flight, seat });
+                    }
+                    Err(missed) => missed,
+                };
+                match missed {
+                    Miss::Sent(_, failure, _) if task.progress.is_some_and(|p| p.client_failed()) => return Err(failure),
+                    Miss::Unsent(again, ..) if was_used => request = again,
+                    Miss::Unsent(again, trouble, why) => {
+                        request = again;
+                        break (trouble, why);
+                    }
+                    // Another member would hang on the same request; who asks has waited long enough.
+                    Miss::Sent(Some(again), failure, why) if failure != Failure::TimedOut => {
+                        last = failure;
+                        request = again;
+                        if !was_used {
+                            break (Trouble::Broken, why);
+                        }
+                    }
+                    Miss::Sent(_, failure, why) => {
+                        // A connection that was idle may break without the member being ill; one that hangs tells.
+                        if !was_used || failure == Failure::TimedOut {
+                            give_up_on(task, member, Trouble::Broken, &why);
+                        }
+                        count_failure(task, member);
+                        return Err(failure);
+                    }
+                }
             };
-            in_flight.hold(slot);
             now = Instant::now();
-            if !member.is_up() {
-                // It was lost while others waited for it.
-                continue;
+            give_up_on(task, member, trouble, &why);
+            count_failure(task, member);
+            drop(in_flight);
+            wish.tried.add(seat);
+            if wish.tried.count() > usize::from(cluster.conf.retries) {
+                break;
             }
         }
-        let mut pooled = member.shards[task.client.worker()]
-            .idle
-            .take(repeatable, now)
-            .filter(|_| cluster.conf.send_proxy_protocol.is_none());
-        let (trouble, why) = loop {
-            let was_used = pooled.is_some();
-            let wire = match pooled.take() {
-                Some(wire) => Ok(wire),
-                None => {
-                    let opened = Box::pin(open(task, member)).await;
-                    now = Instant::now();
-                    opened
-                }
-            };
-            let sent = match wire {
-                Err(why) => Err(Miss::Unsent(request, Trouble::Connect, why)),
-                Ok(wire) => match request {
-                    Outgoing::Plain(request) => send_plain(task, wire, request, repeatable, now).await,
-                    Outgoing::Whole(request) => Box::pin(send_whole(task, wire, request, repeatable, member, now)).await,
-                },
-            };
-            let missed = match sent {
-                Ok(response) => {
-                    return Ok(Answer { response, in_flight, seat });
-                }
-                Err(missed) => missed,
-            };
-            match missed {
-                Miss::Sent(_, failure, _) if task.progress.is_some_and(|p| p.client_failed()) => return Err(failure),
-                Miss::Unsent(again, ..) if was_used => request = again,
-                Miss::Unsent(again, trouble, why) => {
-                    request = again;
-                    break (trouble, why);
-                }
-                // Another member would hang on the same request; who asks has waited long enough.
-                Miss::Sent(Some(again), failure, why) if failure != Failure::TimedOut => {
-                    last = failure;
-                    request = again;
-                    if !was_used {
-                        break (Trouble::Broken, why);
-                    }
-                }
-                Miss::Sent(_, failure, why) => {
-                    // A connection that was idle may break without the member being ill; one that hangs tells.
-                    if !was_used || failure == Failure::TimedOut {
-                        give_up_on(task, member, Trouble::Broken, &why);
-                    }
-                    count_failure(task, member);
-                    return Err(failure);
-                }
-            }
-        };
-        now = Instant::now();
-        give_up_on(task, member, trouble, &why);
-        count_failure(task, member);
-        drop(in_flight);
-        wish.tried.add(seat);
-        if wish.tried.count() > usize::from(cluster.conf.retries) {
-            break;
-        }
+        Err(last)
     }
-    Err(last)
 }
 
 fn give_up_on(task: &Task<'_>, member: &Member, trouble: Trouble, why: &str) {
@@ -232,17 +236,25 @@ async fn open(task: &Task<'_>, member: &Member) -> Result<Box<Wire>, String> {
 }
 
 /// Sends a request that is at hand in whole.
-async fn send_plain(task: &Task<'_>, wire: Box<Wire>, request: Plain, repeatable: bool, now: Instant) -> Result<Response<Incoming>, Miss> {
+fn send_plain(
+    task: &Task<'_>,
+    wire: Box<Wire>,
+    request: Plain,
+    repeatable: bool,
+    now: Instant,
+) -> impl Future<Output = Result<Response<Incoming>, Miss>> {
     let patience = task.cluster.response_timeout;
-    match wire.exchange(&request, now, patience, task.client.scratch()).await {
-        Ok(response) => Ok(response.map(Incoming::Plain)),
-        Err(Unanswered::Unsent(error)) => Err(Miss::Unsent(Outgoing::Plain(request), Trouble::Broken, chain(&error))),
-        Err(Unanswered::Failed(error)) => Err(Miss::Sent(
-            repeatable.then_some(Outgoing::Plain(request)),
-            Failure::Broken,
-            chain(&error),
-        )),
-        Err(Unanswered::TimedOut) => Err(Miss::Sent(None, Failure::TimedOut, no_answer(patience))),
+    async move {
+        match wire.exchange(&request, now, patience, task.client.scratch()).await {
+            Ok(response) => Ok(response.map(Incoming::Plain)),
+            Err(Unanswered::Unsent(error)) => Err(Miss::Unsent(Outgoing::Plain(request), Trouble::Broken, chain(&error))),
+            Err(Unanswered::Failed(error)) => Err(Miss::Sent(
+                repeatable.then_some(Outgoing::Plain(request)),
+                Failure::Broken,
+                chain(&error),
+            )),
+            Err(Unanswered::TimedOut) => Err(Miss::Sent(None, Failure::TimedOut, no_answer(patience))),
+        }
     }
 }
 

@@ -10,11 +10,13 @@ use crate::balance::{Wish, hash_address};
 use crate::cluster::Cluster;
 use crate::listener::{Rules, Target, without_port};
 use crate::member::{InFlight, Trouble};
+use futures_util::future::{Either, ready};
 use http::header::{self, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::{self, Body};
 use hyper::upgrade::OnUpgrade;
 use std::convert::Infallible;
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
@@ -30,14 +32,25 @@ enum Refusal {
     Headers,
 }
 
-pub async fn serve(client: Arc<Client>, request: Request<body::Incoming>) -> Result<Response<ResponseBody>, Infallible> {
+/// Judges a request at once, so that nothing of what was read is held while its answer is awaited.
+pub fn serve(
+    client: &Arc<Client>,
+    request: Request<body::Incoming>,
+) -> impl Future<Output = Result<Response<ResponseBody>, Infallible>> + use<> {
     let exchange = Exchange::begin(client.clone());
-    let version = request.version();
-    let mut response = answer(&client, exchange, request).await;
-    if version != Version::HTTP_2 && client.listener.closing.load(Relaxed) && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+    let rules = client.listener.rules.load_full();
+    match judge(client, &rules, exchange, request) {
+        Ok((judged, exchange)) => Either::Left(answer(judged, exchange, rules)),
+        Err(refused) => Either::Right(ready(Ok(last_of_all(client, refused)))),
+    }
+}
+
+/// Tells the client where no other request is taken on this connection.
+fn last_of_all(client: &Client, mut response: Response<ResponseBody>) -> Response<ResponseBody> {
+    if !client.is_http2() && client.listener.closing.load(Relaxed) && response.status() != StatusCode::SWITCHING_PROTOCOLS {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    Ok(response)
+    response
 }
 
 /// A request that is to be sent on. It holds no more of what was read than is needed while its answer is awaited.
@@ -128,12 +141,12 @@ fn judge(
     Ok((judged, exchange))
 }
 
-async fn answer(client: &Arc<Client>, exchange: Exchange, request: Request<body::Incoming>) -> Response<ResponseBody> {
-    let rules = client.listener.rules.load_full();
-    let (judged, mut exchange) = match judge(client, &rules, exchange, request) {
-        Ok(judged) => judged,
-        Err(answered) => return answered,
-    };
+/// What it is given is used where it lies: an `async fn` would have room for it twice.
+fn answer(
+    judged: Judged,
+    mut exchange: Exchange,
+    rules: Arc<Rules>,
+) -> impl Future<Output = Result<Response<ResponseBody>, Infallible>> + use<> {
     let Judged {
         outgoing,
         cluster,
@@ -142,43 +155,50 @@ async fn answer(client: &Arc<Client>, exchange: Exchange, request: Request<body:
         sent,
     } = judged;
     let had_sticky = wish.sticky;
-    let task = Task {
-        client,
-        cluster: &cluster,
-        upgrade: on_upgrade.is_some(),
-        progress: sent.progress(),
-        started: exchange.started,
-    };
-    match forward::forward(&task, outgoing, wish).await {
-        Err(failure) => fail(&failure, &cluster, exchange),
-        Ok(answer) => {
-            let now = Instant::now();
-            let took = now.saturating_duration_since(exchange.started);
-            let status = answer.response.status();
-            let failed = status.is_server_error();
-            let worker = client.worker();
-            cluster.state.stats[worker].request(took, failed);
-            let seat = &cluster.seats[answer.seat];
-            seat.member.shards[worker].stats.request(took, failed);
-            exchange.log_status(status.as_u16());
-            note_health(&answer.in_flight, status, &cluster, client);
-            let (mut head, incoming) = answer.response.into_parts();
-            if status == StatusCode::SWITCHING_PROTOCOLS {
-                let response = Response::from_parts(head, incoming);
-                return tunnel::switch(response, on_upgrade, answer.in_flight, cluster, exchange, &rules);
+    async move {
+        let task = Task {
+            client: &exchange.client,
+            cluster: &cluster,
+            upgrade: on_upgrade.is_some(),
+            progress: sent.progress(),
+            started: exchange.started,
+        };
+        let answer = match forward::forward(&task, outgoing, wish).await {
+            Ok(answer) => answer,
+            Err(failure) => {
+                let client = exchange.client.clone();
+                return Ok(last_of_all(&client, fail(failure, &cluster, exchange)));
             }
-            if head.headers.contains_key(header::TRANSFER_ENCODING) {
-                // It counts, and a length beside it is another one (RFC 9112, 6.3).
-                head.headers.remove(header::CONTENT_LENGTH);
-            }
-            headers::strip_hop_by_hop(&mut head.headers);
-            head.version = Version::HTTP_11;
-            if cluster.conf.sticky.is_some() && had_sticky != Some(seat.member.hash) {
-                set_cookie(&mut head.headers, seat.cookie.as_ref(), client.tls);
-            }
-            let body = FromMember::new(incoming, answer.in_flight, cluster, sent, worker, now);
-            Response::from_parts(head, ResponseBody::member(body, exchange))
+        };
+        let client = exchange.client.clone();
+        let now = Instant::now();
+        let took = now.saturating_duration_since(exchange.started);
+        let status = answer.response.status();
+        let failed = status.is_server_error();
+        let worker = client.worker();
+        cluster.state.stats[worker].request(took, failed);
+        let seat = &cluster.seats[answer.seat];
+        seat.member.shards[worker].stats.request(took, failed);
+        exchange.log_status(status.as_u16());
+        note_health(&answer.in_flight, status, &cluster, &client);
+        let (mut head, incoming) = answer.response.into_parts();
+        if status == StatusCode::SWITCHING_PROTOCOLS {
+            let response = Response::from_parts(head, incoming);
+            let switched = tunnel::switch(response, on_upgrade, answer.in_flight, cluster, exchange, &rules);
+            return Ok(last_of_all(&client, switched));
         }
+        if head.headers.contains_key(header::TRANSFER_ENCODING) {
+            // It counts, and a length beside it is another one (RFC 9112, 6.3).
+            head.headers.remove(header::CONTENT_LENGTH);
+        }
+        headers::strip_hop_by_hop(&mut head.headers);
+        head.version = Version::HTTP_11;
+        if cluster.conf.sticky.is_some() && had_sticky != Some(seat.member.hash) {
+            set_cookie(&mut head.headers, seat.cookie.as_ref(), client.tls);
+        }
+        let body = FromMember::new(incoming, answer.in_flight, cluster, sent, worker, now);
+        let response = Response::from_parts(head, ResponseBody::member(body, exchange));
+        Ok(last_of_all(&client, response))
     }
 }
 
@@ -199,7 +219,7 @@ fn set_cookie(headers: &mut http::HeaderMap, cookie: Option<&HeaderValue>, tls: 
 }
 
 /// A request that no member answered.
-fn fail(failure: &Failure, cluster: &Arc<Cluster>, mut exchange: Exchange) -> Response<ResponseBody> {
+fn fail(failure: Failure, cluster: &Arc<Cluster>, mut exchange: Exchange) -> Response<ResponseBody> {
     let client = exchange.client.clone();
     exchange.log_cluster(&cluster.conf.id);
     let status = failure.status();

@@ -127,45 +127,49 @@ impl Wire {
     }
 
     /// Sends a request and waits for the head of its answer.
-    pub async fn exchange(
+    pub fn exchange(
         mut self: Box<Self>,
         request: &Plain,
         now: Instant,
         patience: Duration,
         scratch: &Scratch,
-    ) -> Result<Response<Body>, Unanswered> {
+    ) -> impl Future<Output = Result<Response<Body>, Unanswered>> {
         let deadline = tokio::time::Instant::from_std(now) + patience;
         let mut unsent = request.whole.as_slice();
         let mut read = Bytes::new();
         let mut armed = false;
-        let head = poll_fn(|cx| {
-            while !unsent.is_empty() {
-                match Pin::new(&mut self.stream).poll_write(cx, unsent) {
-                    Poll::Ready(Ok(count)) => unsent = &unsent[count..],
-                    Poll::Ready(Err(error)) if unsent.len() == request.whole.len() => return Poll::Ready(Err(Unanswered::Unsent(error))),
-                    // It may have been answered before it was complete.
-                    Poll::Ready(Err(_)) | Poll::Pending => break,
+        async move {
+            let head = poll_fn(|cx| {
+                while !unsent.is_empty() {
+                    match Pin::new(&mut self.stream).poll_write(cx, unsent) {
+                        Poll::Ready(Ok(count)) => unsent = &unsent[count..],
+                        Poll::Ready(Err(error)) if unsent.len() == request.whole.len() => {
+                            return Poll::Ready(Err(Unanswered::Unsent(error)));
+                        }
+                        // It may have been answered before it was complete.
+                        Poll::Ready(Err(_)) | Poll::Pending => break,
+                    }
                 }
-            }
-            while let Poll::Ready(piece) = self.poll_read(cx, scratch, 0) {
-                match piece.map_err(ReadError::from).and_then(|piece| head_of(&mut read, piece)) {
-                    Ok(Some(head)) => return Poll::Ready(Ok(head)),
-                    Ok(None) => {}
-                    Err(error) => return Poll::Ready(Err(Unanswered::Failed(error))),
+                while let Poll::Ready(piece) = self.poll_read(cx, scratch, 0) {
+                    match piece.map_err(ReadError::from).and_then(|piece| head_of(&mut read, piece)) {
+                        Ok(Some(head)) => return Poll::Ready(Ok(head)),
+                        Ok(None) => {}
+                        Err(error) => return Poll::Ready(Err(Unanswered::Failed(error))),
+                    }
                 }
-            }
-            self.timer.poll(deadline, &mut armed, cx).map(|()| Err(Unanswered::TimedOut))
-        })
-        .await?;
-        let framing = Framing::of(&request.method, head.status, head.version, &head.headers);
-        let body = Body {
-            keep_alive: unsent.is_empty() && keeps_alive(head.version, &head.headers),
-            wire: Some(self),
-            read,
-            framing: framing.map_err(|error| Unanswered::Failed(error.into()))?,
-            broke: false,
-        };
-        Ok(Response::from_parts(head, body))
+                self.timer.poll(deadline, &mut armed, cx).map(|()| Err(Unanswered::TimedOut))
+            })
+            .await?;
+            let framing = Framing::of(&request.method, head.status, head.version, &head.headers);
+            let body = Body {
+                keep_alive: unsent.is_empty() && keeps_alive(head.version, &head.headers),
+                wire: Some(self),
+                read,
+                framing: framing.map_err(|error| Unanswered::Failed(error.into()))?,
+                broke: false,
+            };
+            Ok(Response::from_parts(head, body))
+        }
     }
 
     /// Reads a piece; an empty one is the end. `expected` is how much may come.

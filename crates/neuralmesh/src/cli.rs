@@ -129,8 +129,9 @@ pub enum Command {
 }
 
 impl Command {
-    /// Whether it wants all cores. A load balancer has threads of its own.
-    pub fn wants_all_cores(&self) -> bool {
+    /// Whether it is a service, for which memory is given back and all cores are taken. A load balancer begins again by itself and has
+    /// threads of its own.
+    pub fn runs_for_long(&self) -> bool {
         matches!(self, Self::Service(Service::Up(_) | Service::Server(_) | Service::Agent(_)))
     }
 }

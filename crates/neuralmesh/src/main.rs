@@ -10,6 +10,7 @@ mod context;
 mod hello;
 mod input;
 mod install;
+mod memory;
 mod output;
 mod own_backup;
 mod prompt;
@@ -30,7 +31,10 @@ fn main() -> ExitCode {
         return ended(proxy::serve(&settings).map(|()| 0));
     }
     let command = cli::read();
-    let mut runtime = if command.wants_all_cores() {
+    if command.runs_for_long() {
+        memory::begin_again();
+    }
+    let mut runtime = if command.runs_for_long() {
         tokio::runtime::Builder::new_multi_thread()
     } else {
         tokio::runtime::Builder::new_current_thread()

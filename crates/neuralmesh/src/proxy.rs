@@ -4,7 +4,7 @@
 //! memory that traffic does not need.
 
 use crate::run::LogArgs;
-use crate::{telemetry, trial};
+use crate::{memory, telemetry, trial};
 use anyhow::Context;
 use clap::{Args, Subcommand, ValueEnum};
 use nm_agent::edge::LoadBalancer;
@@ -112,7 +112,7 @@ pub async fn run(args: ProxyArgs) -> anyhow::Result<()> {
         server.arg0(name);
     }
     // It comes back only when it fails.
-    Err(server.args(line).env(SETTINGS, settings).exec()).context("start the load balancer")
+    Err(server.args(line).env(SETTINGS, settings).envs(memory::settings()).exec()).context("start the load balancer")
 }
 
 /// What this process is to serve by, where it is the one that serves.

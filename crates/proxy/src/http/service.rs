@@ -32,8 +32,20 @@ enum Refusal {
     Headers,
 }
 
-/// Judges a request at once, so that nothing of what was read is held while its answer is awaited.
 pub fn serve(
+    client: &Arc<Client>,
+    request: Request<body::Incoming>,
+) -> impl Future<Output = Result<Response<ResponseBody>, Infallible>> + use<> {
+    if request.body().is_end_stream() {
+        return Either::Left(judge_and_answer(client, request));
+    }
+    // What came of its body is handed over after this call, and is there when the answer is first asked for.
+    let client = client.clone();
+    Either::Right(Box::pin(async move { judge_and_answer(&client, request).await }))
+}
+
+/// Judges a request at once, so that nothing of what was read is held while its answer is awaited.
+fn judge_and_answer(
     client: &Arc<Client>,
     request: Request<body::Incoming>,
 ) -> impl Future<Output = Result<Response<ResponseBody>, Infallible>> + use<> {

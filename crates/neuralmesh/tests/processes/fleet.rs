@@ -37,11 +37,16 @@ pub struct Control {
 impl Control {
     /// `neuralmesh server`, or `up` with this machine as a node.
     pub async fn start(verb: &str) -> Self {
+        Self::start_with(verb, &[]).await
+    }
+
+    pub async fn start_with(verb: &str, environment: &[(&str, &str)]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut child = command(&program())
             .args([verb, "--listen", "127.0.0.1:0", "--agent-listen", "127.0.0.1:0", "--data-dir"])
             .arg(dir.path().join("data"))
             .env("NEURALMESH_DOCKER_SOCKET", dir.path().join("no-docker.sock"))
+            .envs(environment.iter().copied())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();

@@ -3,4 +3,5 @@
 mod edge;
 mod fleet;
 mod keys;
+mod memory;
 mod upgrade;

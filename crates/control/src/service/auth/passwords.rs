@@ -120,16 +120,9 @@ impl Passwords {
     }
 }
 
-/// The system's allocator maps what is larger than this by itself, and unmaps it when it is freed (`M_MMAP_THRESHOLD`, mallopt(3));
-/// less may stay with the process for good once it was used and freed.
-const GIVEN_BACK: usize = 33 << 20;
-
 fn output(hasher: &Argon2<'_>, password: &SecretText, salt: &[u8]) -> ApiResult<Output> {
     let failed = |error: argon2::Error| internal("hash a password", error);
-    let blocks = hasher.params().block_count();
-    // Only what is used of it is ever touched.
-    let mut memory = Vec::with_capacity(blocks.max(GIVEN_BACK / Block::SIZE));
-    memory.resize(blocks, Block::default());
+    let mut memory = vec![Block::default(); hasher.params().block_count()];
     let length = hasher.params().output_len().unwrap_or(Params::DEFAULT_OUTPUT_LEN);
     let mut out = vec![0; length];
     hasher

@@ -105,6 +105,10 @@ async fn servers_are_added_under_load_and_taken_away_after_it() {
     // One that is still asked for something is waited for.
     let newest = grown.members[2].id.clone();
     fleet.one.in_flight(made.id.as_str(), &newest, 2);
+    until(api, "shop", "it is known what the newest is asked for", |c| {
+        c.members.iter().any(|m| m.id == newest && m.in_flight == 2).then_some(())
+    })
+    .await;
     eventually("the newest leaves first", async || {
         use_cpu(&[&fleet.one, &fleet.two], 5.0);
         let view = cluster(api, "shop").await;

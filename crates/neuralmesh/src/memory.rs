@@ -14,8 +14,19 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const SETTINGS: [(&str, &str); 2] = [("MIMALLOC_ALLOW_THP", "0"), ("MIMALLOC_PURGE_DELAY", "0")];
 
 /// Those that nobody has set.
-pub fn settings() -> impl Iterator<Item = (&'static str, &'static str)> {
+fn settings() -> impl Iterator<Item = (&'static str, &'static str)> {
     SETTINGS.into_iter().filter(|(name, _)| env::var_os(name).is_none())
+}
+
+/// This process's own line again, run from `file` and with the settings, to become by `exec`.
+pub fn again(file: impl AsRef<OsStr>) -> Command {
+    let mut line = env::args_os();
+    let mut again = Command::new(file);
+    if let Some(name) = line.next() {
+        again.arg0(name);
+    }
+    again.args(line).envs(settings());
+    again
 }
 
 /// Begins this process again with the settings, where it has not begun with them. Where that fails it goes on without.
@@ -23,14 +34,7 @@ pub fn begin_again() {
     if settings().next().is_none() {
         return;
     }
-    let mut line = env::args_os();
-    let name = line.next();
     // The file's own path gives the process its name; it may have been replaced since.
     let file = env::current_exe().ok().filter(|path| path.exists());
-    let mut again = Command::new(file.as_deref().map_or(OsStr::new(trial::IMAGE), |path| path.as_os_str()));
-    again.args(line).envs(settings());
-    if let Some(name) = name {
-        again.arg0(name);
-    }
-    let _not_begun = again.exec();
+    let _not_begun = again(file.unwrap_or_else(|| trial::IMAGE.into())).exec();
 }

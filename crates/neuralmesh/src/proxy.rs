@@ -14,7 +14,6 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
 
 /// The subcommand.
@@ -106,13 +105,8 @@ pub async fn run(args: ProxyArgs) -> anyhow::Result<()> {
         return nm_agent::edge::check(&check.control_socket).await.map_err(anyhow::Error::msg);
     }
     let settings = serde_json::to_string(&args).context("paths of a load balancer must be UTF-8")?;
-    let mut line = std::env::args_os();
-    let mut server = Command::new(trial::IMAGE);
-    if let Some(name) = line.next() {
-        server.arg0(name);
-    }
     // It comes back only when it fails.
-    Err(server.args(line).env(SETTINGS, settings).envs(memory::settings()).exec()).context("start the load balancer")
+    Err(memory::again(trial::IMAGE).env(SETTINGS, settings).exec()).context("start the load balancer")
 }
 
 /// What this process is to serve by, where it is the one that serves.

@@ -97,11 +97,11 @@ def _():
         told["password"] = document["passwords"][password]
         refused(lambda told=told: psql(" ".join(f"{key}={value}" for key, value in told.items())), "rejects")
     stranger = Base(fleet, "other", servers=["n1"])
-    stranger.until_well(replicas=0)
-    assert not stranger.database()["highlyAvailable"]
-    stranger.credentials()
-    refused(lambda: psql(url, PGSSLROOTCERT=str(stranger.authority)), "certificate")
-    stranger.delete()
+    with stranger.deleted():
+        stranger.until_well(replicas=0)
+        assert not stranger.database()["highlyAvailable"]
+        stranger.credentials()
+        refused(lambda: psql(url, PGSSLROOTCERT=str(stranger.authority)), "certificate")
 
 
 @suite.check("switchover by the API, under writes: to whom was named, nothing is lost")
@@ -122,6 +122,21 @@ def _():
         again = fleet.client.post(f"{base().path}/database/switchover", {"to": base().primary()}).expect(409)
         assert again.code == "is_primary", again
     assert not (lost := writer.lost(base().write)), f"lost: {lost[:10]} of {len(writer.acks)}"
+
+
+@suite.check("what says that it is the primary stands still for a moment: no client is sent away")
+def _():
+    view = base().until_well()
+    primary, timeline = base().name(view["primary"]), view["timeline"]
+    with base().writer(name="patient") as writer:
+        writer.until_written(50)
+        for program in ("patroni", "supervise"):
+            stopped = base().processes(primary, f"nm-postgres.py {program}")
+            base().signal(primary, "STOP", *stopped)
+            time.sleep(1.5)  # how long it stands still
+            base().signal(primary, "CONT", *stopped)
+            writer.until_written(100)
+    assert not writer.failures and {at for *_, at in writer.acks} == {timeline}, writer.failures
 
 
 def lose(what, fault):
@@ -223,13 +238,13 @@ def _():
 @suite.check("a pool between: clients share connections, and the read-only port has one, too")
 def _():
     pooled = Base(fleet, "pooled", servers=["n1", "n2"], pool={"mode": "transaction", "size": 2})
-    pooled.until_well(replicas=1)
-    with contextlib.ExitStack() as all_of_them:
-        sessions = [all_of_them.enter_context(pooled.write()) for _ in range(10)]
-        servers = {session.value("SELECT pg_backend_pid()") for session in sessions}
-        assert 1 <= len(servers) <= 2, servers
-    assert once(pooled.read, "SELECT pg_is_in_recovery()") == ["t"]
-    pooled.delete()
+    with pooled.deleted():
+        pooled.until_well(replicas=1)
+        with contextlib.ExitStack() as all_of_them:
+            sessions = [all_of_them.enter_context(pooled.write()) for _ in range(10)]
+            servers = {session.value("SELECT pg_backend_pid()") for session in sessions}
+            assert 1 <= len(servers) <= 2, servers
+        assert once(pooled.read, "SELECT pg_is_in_recovery()") == ["t"]
 
 
 @suite.check("DELETE: members are gone from every node, their ports are closed, their data stays in its volumes")

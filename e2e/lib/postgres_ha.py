@@ -390,3 +390,14 @@ class Base:
 
     def delete(self):
         self.fleet.client.delete(self.path).expect(200)
+
+    @contextlib.contextmanager
+    def deleted(self):
+        """It is deleted in the end. What happened to it is told where the block fails."""
+        try:
+            yield self
+        except Exception as e:
+            e.add_note("\n".join(f"{event['at']} {event['kind']}: {event['reason']}" for event in self.events()))
+            raise
+        finally:
+            self.delete()

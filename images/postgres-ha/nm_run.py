@@ -24,7 +24,8 @@ from nm_document import Document
 from nm_etcd import TROUBLE, Etcd, ask
 
 CHECK_SECONDS = 0.7  # of the second within which a check is answered
-CHECK_MARGIN = 2.0  # a balancer goes on for so long after its last good check
+CHECK_MARGIN = 3.0  # a balancer goes on for so long after its last good check
+PATRONI_SECONDS = 2  # for which its last answer holds while it gives none
 SILENCE_SECONDS = 30  # of Patroni, before it is taken to hang
 STOP_SECONDS = 25  # for PostgreSQL's own orderly end
 
@@ -231,7 +232,7 @@ class Local:
                 with contextlib.suppress(Exception):
                     connection.close()
                 connection = None
-            time.sleep(1)
+            time.sleep(min(1, self.document.read_lag_limit / 10))
 
 
 class Checks:
@@ -294,19 +295,21 @@ class Checks:
         return (200 if age <= limit - CHECK_MARGIN else 503), f"a replica, {age:.1f} s behind at most"
 
     def patroni(self, path):
-        """Patroni's own answer; of those that ask at the same moment one asks it for all."""
+        """Patroni's own answer; of those that ask at the same moment one asks it for all. Where it is only slow, or is started again,
+        that is no reason to leave a PostgreSQL that runs: its last answer holds for a while."""
         with self._lock:
-            when, status = self._kept.get(path, (0, 0))
-            asking = time.monotonic() - when > 0.2
-            if not asking:
+            asked, answered, status = self._kept.get(path, (0, 0, 503))
+            if time.monotonic() - asked <= 0.2:
                 return status
-            self._kept[path] = (time.monotonic(), status)
+            self._kept[path] = (time.monotonic(), answered, status)
         try:
             status, _ = ask("127.0.0.1", self.document.ports["patroni"], "GET", path, timeout=CHECK_SECONDS)
+            answered = time.monotonic()
         except TROUBLE:
-            status = 503
+            if time.monotonic() - answered > PATRONI_SECONDS:
+                status = 503
         with self._lock:
-            self._kept[path] = (time.monotonic(), status)
+            self._kept[path] = (time.monotonic(), answered, status)
         return status
 
 

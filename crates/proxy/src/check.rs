@@ -90,10 +90,10 @@ async fn watch(member: Arc<Member>, check: HealthCheck, slow_start_ms: u32, inst
         let mut address = member.address;
         address.set_port(check.port.unwrap_or(address.port()));
         let result = match timeout(patience, probe(address, &check.probe)).await {
-            Ok(result) => result,
-            Err(_) => Err(format!("no answer within {} ms", check.timeout_ms)),
+            Ok(result) => result.map_err(Failure::Answered),
+            Err(_) => Err(Failure::Silent(format!("no answer within {} ms", check.timeout_ms))),
         };
-        member.checked(result, check.rise, check.fall, slow_start_ms, &instance);
+        member.checked(result, &check, slow_start_ms, &instance);
         // An ejection may be one of before this check, or one that has its time: neither is a reason for another one.
         while !member.awaits_check(&instance) {
             if timeout_at(next, member.until_ejected()).await.is_err() {
@@ -106,6 +106,13 @@ async fn watch(member: Arc<Member>, check: HealthCheck, slow_start_ms: u32, inst
             pause = (pause * 2).min(interval);
         }
     }
+}
+
+/// Why a check has failed.
+pub enum Failure {
+    /// By its answer, or by the connection that it refused.
+    Answered(String),
+    Silent(String),
 }
 
 async fn probe(address: SocketAddr, probe: &Probe) -> Result<(), String> {

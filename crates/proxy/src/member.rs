@@ -1,12 +1,13 @@
 //! One member's lasting state: its health, what is in flight, its figures, its idle connections. A change of the
 //! configuration keeps it as long as id and address stay.
 
+use crate::check::Failure;
 use crate::cluster::{Cluster, Slot};
 use crate::http::wire::Idle;
 use crate::instance::{Instance, lock, wall_clock};
 use crate::stats::Stats;
 use nm_types::Timestamp;
-use nm_types::proxy::{EventKind, MemberState};
+use nm_types::proxy::{EventKind, HealthCheck, MemberState};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
@@ -202,7 +203,7 @@ impl Member {
     }
 
     /// What a health check found.
-    pub fn checked(&self, result: Result<(), String>, rise: u16, fall: u16, slow_start_ms: u32, instance: &Instance) {
+    pub fn checked(&self, result: Result<(), Failure>, check: &HealthCheck, slow_start_ms: u32, instance: &Instance) {
         let mut health = lock(&self.health);
         if result.is_ok() {
             health.last_success_ms = Some(instance.now_ms());
@@ -216,20 +217,25 @@ impl Member {
             return;
         }
         health.against += 1;
-        if health.against < if health.up { fall } else { rise } {
+        let needed = match &result {
+            Ok(()) => check.rise,
+            Err(Failure::Answered(_)) if check.strict => 1,
+            Err(_) => check.fall,
+        };
+        if health.against < needed {
             return;
         }
-        health.against = 0;
+        let times = std::mem::take(&mut health.against);
         health.up = !health.up;
         let (kind, reason) = match result {
             Ok(()) => {
                 self.flags.fetch_and(!DOWN, Relaxed);
                 self.begin_ramp(slow_start_ms, instance);
-                (EventKind::MemberUp, format!("{rise} health checks in a row succeeded"))
+                (EventKind::MemberUp, format!("{times} health checks in a row succeeded"))
             }
-            Err(reason) => {
+            Err(Failure::Answered(reason) | Failure::Silent(reason)) => {
                 self.flags.fetch_or(DOWN, Relaxed);
-                (EventKind::MemberDown, format!("{fall} health checks in a row failed: {reason}"))
+                (EventKind::MemberDown, format!("{times} health checks in a row failed: {reason}"))
             }
         };
         health.note(&reason, instance);

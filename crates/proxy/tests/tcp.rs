@@ -8,7 +8,7 @@ use kit::{Connection, Proxy, eventually, local, request};
 use nm_waits::soon;
 use serde_json::{Value, json};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -199,51 +199,103 @@ async fn members_of_a_tcp_cluster_are_http_servers_as_well() {
     assert_eq!(seen, ["m0", "m0", "m1", "m1"]);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_strict_check_lets_nobody_in_before_it_succeeds_and_keeps_nobody_at_a_member_that_goes_down() {
-    let member = echo("primary").await;
-    let leads = Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let asked = leads.clone();
-    // It says at a port of its own what it is.
-    let says = Member::http("says", 0, move |_| {
-        let status = if asked.load(SeqCst) { 200 } else { 503 };
-        async move {
-            http::Response::builder()
-                .status(status)
-                .body(http_body_util::Full::default())
-                .unwrap()
-        }
-    })
-    .await;
-    let check = json!({
-        "probe": {"type": "http", "path": "/primary", "expectedStatus": {"min": 200, "max": 200}}, "intervalMs": 100, "timeoutMs": 90,
-        "rise": 1, "fall": 1, "port": says.json()["port"], "strict": true,
-    });
-    let cluster = json!([{"id": "c", "members": [member.json()], "healthCheck": check}]);
-    let proxy = Proxy::start(tcp(json!({})), cluster).await;
-    eventually("it was asked", async || says.seen() > 0).await;
-    let mut early = TcpStream::connect(proxy.address()).await.unwrap();
-    assert_eq!(
-        soon("its end", early.read(&mut [0; 8])).await.unwrap_or(0),
-        0,
-        "nobody is let in before"
-    );
-    assert_eq!(member.seen(), 0);
+/// What says at a port of its own what a member is.
+struct Says {
+    asked: Member,
+    leads: Arc<AtomicBool>,
+    /// So many of the next checks have no answer.
+    silences: Arc<AtomicU64>,
+}
 
-    leads.store(true, SeqCst);
-    eventually("it is up", async || proxy.member_state("primary").await == "up").await;
-    let mut client = TcpStream::connect(proxy.address()).await.unwrap();
+impl Says {
+    async fn start() -> Self {
+        let (leads, silences) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (leading, silent) = (leads.clone(), silences.clone());
+        let asked = Member::http("says", 0, move |_| {
+            let silent = silent.fetch_update(SeqCst, SeqCst, |n| n.checked_sub(1)).is_ok();
+            let status = if leading.load(SeqCst) { 200 } else { 503 };
+            async move {
+                if silent {
+                    std::future::pending::<()>().await;
+                }
+                http::Response::builder()
+                    .status(status)
+                    .body(http_body_util::Full::default())
+                    .unwrap()
+            }
+        })
+        .await;
+        Self { asked, leads, silences }
+    }
+
+    fn strict(&self, fall: u16) -> Value {
+        json!({
+            "probe": {"type": "http", "path": "/primary", "expectedStatus": {"min": 200, "max": 200}}, "intervalMs": 400, "timeoutMs": 350,
+            "rise": 1, "fall": fall, "port": self.asked.json()["port"], "strict": true,
+        })
+    }
+}
+
+async fn echoes(client: &mut TcpStream) {
     client.write_all(b"hello").await.unwrap();
     let mut said = [0; 5];
     soon("an echo", client.read_exact(&mut said)).await.unwrap();
     assert_eq!(&said, b"hello");
+}
 
-    // Its program runs on, and is no longer what it was.
-    leads.store(false, SeqCst);
-    assert_eq!(
-        soon("its end", client.read(&mut said)).await.unwrap_or(0),
-        0,
-        "who was there is sent away"
-    );
+async fn is_sent_away(client: &mut TcpStream) {
+    assert_eq!(soon("its end", client.read(&mut [0; 8])).await.unwrap_or(0), 0);
+}
+
+async fn why_down(proxy: &Proxy) -> Vec<String> {
+    let events = proxy.events().await;
+    let down = events.iter().filter(|e| e["kind"] == "memberDown");
+    down.map(|e| e["reason"].as_str().unwrap().to_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_strict_check_lets_nobody_in_before_it_succeeds_and_keeps_nobody_at_a_member_that_goes_down() {
+    let (member, says) = (echo("primary").await, Says::start().await);
+    let cluster = json!([{"id": "c", "members": [member.json()], "healthCheck": says.strict(3)}]);
+    let proxy = Proxy::start(tcp(json!({})), cluster).await;
+    eventually("it was asked", async || says.asked.seen() > 0).await;
+    let mut early = TcpStream::connect(proxy.address()).await.unwrap();
+    is_sent_away(&mut early).await;
+    assert_eq!(member.seen(), 0, "nobody is let in before");
+
+    says.leads.store(true, SeqCst);
+    eventually("it is up", async || proxy.member_state("primary").await == "up").await;
+    let mut client = TcpStream::connect(proxy.address()).await.unwrap();
+    echoes(&mut client).await;
+
+    // Its program runs on, and is no longer what it was: that needs no second answer.
+    says.leads.store(false, SeqCst);
+    is_sent_away(&mut client).await;
     assert_eq!(proxy.member_state("primary").await, "down");
+    assert_eq!(
+        why_down(&proxy).await,
+        ["1 health checks in a row failed: GET /primary answered 503"]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_is_slow_to_answer_a_strict_check_keeps_its_clients_until_it_was_silent_as_often_as_is_said() {
+    let (member, says) = (echo("primary").await, Says::start().await);
+    says.leads.store(true, SeqCst);
+    let cluster = json!([{"id": "c", "members": [member.json()], "healthCheck": says.strict(3)}]);
+    let proxy = Proxy::start(tcp(json!({})), cluster).await;
+    eventually("it is up", async || proxy.member_state("primary").await == "up").await;
+    let mut client = TcpStream::connect(proxy.address()).await.unwrap();
+    echoes(&mut client).await;
+
+    says.silences.store(2, SeqCst);
+    eventually("it was silent twice", async || says.silences.load(SeqCst) == 0).await;
+    let before = says.asked.seen();
+    eventually("it answered again", async || says.asked.seen() >= before + 2).await;
+    echoes(&mut client).await;
+    assert_eq!(why_down(&proxy).await, Vec::<String>::new());
+
+    says.silences.store(u64::MAX, SeqCst);
+    is_sent_away(&mut client).await;
+    assert_eq!(why_down(&proxy).await, ["3 health checks in a row failed: no answer within 350 ms"]);
 }

@@ -92,7 +92,8 @@ fn is_it(ports: DatabasePorts, path: &str) -> HealthCheck {
         interval_ms: DATABASE_INTERVAL_MS,
         timeout_ms: DATABASE_TIMEOUT_MS,
         rise: 1,
-        fall: 1,
+        // What it says counts at once. One that is only slow to answer keeps its sessions.
+        fall: 2,
         port: Some(ports.check),
         strict: true,
     }

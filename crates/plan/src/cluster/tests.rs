@@ -433,7 +433,7 @@ fn a_database_has_an_entry_for_writes_and_one_for_reads() {
         assert!(matches!(&check.probe, Probe::Http { path: p, .. } if p == path), "{check:?}");
         assert_eq!(
             (check.port, check.strict, check.interval_ms, check.fall),
-            (Some(30006), true, 1000, 1)
+            (Some(30006), true, 1000, 2)
         );
         assert!(cluster.members.iter().all(|m| m.port == 30002));
     }

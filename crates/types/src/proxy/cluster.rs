@@ -158,7 +158,8 @@ pub struct HealthCheck {
     /// Where it is asked, if that is another port than the one that gets the traffic.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
-    /// Nothing goes to a member before a check has succeeded, and connections of TCP to one that a check finds down are ended.
+    /// Nothing goes to a member before a check has succeeded, and connections of TCP to one that a check finds down are ended. A wrong
+    /// answer makes it down at once; `fall` is how often in a row it may then give none at all.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub strict: bool,
 }

@@ -2,6 +2,9 @@
 """pgbench through a database cluster's port, through HAProxy in TCP mode and straight to the same PostgreSQL, in turn: the ratios of their
 mean latencies, the median of the rounds. Goal: at most 1.05 times straight.
 
+Straight, and where HAProxy goes, is the member's published port on loopback, as a client on the machine has it: there Docker's own program
+(docker-proxy) is between. `bridge` is the same port at the machine's address on Docker's bridge, where only the kernel is.
+
     database.py [--short] [--rounds N] [--seconds N]
 
 Needs Debian's haproxy and postgresql-contrib (pgbench). Use a release build: NM_BINARY=target/release/neuralmesh.
@@ -30,18 +33,18 @@ KINDS = {"select": ["-S"], "tpcb": ["-N"]}
 
 
 class Target:
-    def __init__(self, port, password, authority):
-        self.port = port
+    def __init__(self, port, password, authority, host="127.0.0.1"):
+        self.host, self.port = host, port
         self.env = os.environ | {"PGPASSWORD": password, "PGSSLMODE": "verify-ca", "PGSSLROOTCERT": str(authority)}
 
     def pgbench(self, *arguments):
-        command = ["pgbench", "-h", "127.0.0.1", "-p", self.port, "-U", "app", *arguments, "shop"]
+        command = ["pgbench", "-h", self.host, "-p", self.port, "-U", "app", *arguments, "shop"]
         done = subprocess.run([str(word) for word in command], env=self.env, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stderr[-1000:]
         return done.stdout
 
     def answers(self):
-        command = ["psql", "-h", "127.0.0.1", "-p", str(self.port), "-U", "app", "-Atc", "SELECT 1", "shop"]
+        command = ["psql", "-h", self.host, "-p", str(self.port), "-U", "app", "-Atc", "SELECT 1", "shop"]
         return subprocess.run(command, env=self.env, capture_output=True, timeout=30).returncode == 0
 
     def latency(self, kind, clients, seconds):
@@ -91,6 +94,7 @@ def measure(sides, kind, clients, rounds, seconds):
         "rounds": rounds,
         **{f"{name}_ms": round(median([latency[name] for latency in taken]), 3) for name in sides},
         "haproxy_ratio": ratio["haproxy"],
+        "bridge_ratio": ratio["bridge"],
         "ratio": ratio["through"],
         "goal": f"ratio <= {GOAL}",
         "reached": ratio["through"] <= GOAL,
@@ -108,8 +112,8 @@ def main():
     seconds = chosen.seconds or (2 if chosen.short else 10)
     with service(chosen) as mesh, tempfile.TemporaryDirectory(prefix="nm-bench-") as folder:
         client, docker = mesh.client, Docker()
-        node = client.every("/api/nodes")[0]["name"]
-        body = {"name": f"{PREFIX}bench", "type": "database", "servers": [node], "database": {"name": "shop"}}
+        node = client.every("/api/nodes")[0]
+        body = {"name": f"{PREFIX}bench", "type": "database", "servers": [node["name"]], "database": {"name": "shop"}}
         cluster = client.post(CLUSTERS, body).expect(201).data["id"]
         member = None
         try:
@@ -122,9 +126,10 @@ def main():
             password = credentials["application"]["password"]
             through = Target(database["readWritePort"], password, authority)
             straight = Target(document["ports"]["postgres"], password, authority)
+            bridge = Target(straight.port, password, authority, node["info"]["docker"]["bridge"])
             straight.pgbench("-i", "-q", "-s", 1 if chosen.short else 10)
             with haproxy(folder, straight.port) as port:
-                sides = {"through": through, "haproxy": Target(port, password, authority), "straight": straight}
+                sides = {"through": through, "haproxy": Target(port, password, authority), "straight": straight, "bridge": bridge}
                 assert through.answers(), "a cluster that is ready answers on its port"
                 eventually(sides["haproxy"].answers, 15, "HAProxy to answer", every=0.2)
                 rows = [measure(sides, kind, clients, rounds, seconds) for kind in KINDS for clients in (1, 8)]

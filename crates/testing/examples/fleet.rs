@@ -73,6 +73,7 @@ impl Machine {
                 available: true,
                 version: Some("27.5.1".into()),
                 api_version: Some("1.47".into()),
+                bridge: None,
                 error: None,
             },
         }

@@ -4,6 +4,7 @@ use crate::host::{DiskStats, NodeStats};
 use crate::text::{Labels, NodeName};
 use crate::{JoinTokenId, NodeId, Timestamp};
 use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
 use utoipa::ToSchema;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -42,6 +43,10 @@ pub struct DockerInfo {
     pub version: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub api_version: Option<String>,
+    /// The machine's address on Docker's own bridge, where it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub bridge: Option<IpAddr>,
     /// Why it does not answer, and what to do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,

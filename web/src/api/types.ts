@@ -358,6 +358,8 @@ export interface DockerInfo {
   available: boolean;
   version?: string;
   apiVersion?: string;
+  /** The machine's address on Docker's own bridge. */
+  bridge?: string;
   error?: string;
 }
 

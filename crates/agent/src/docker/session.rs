@@ -6,8 +6,10 @@ use super::explain::explain;
 use super::hub::{Facts, now_nanos};
 use super::wire::{Event, ImageLabels, Info, Inspect, Listed, Network, Version};
 use super::{Docker, LOOKS};
+use crate::edge::addresses;
 use futures_util::{Stream, StreamExt, TryStreamExt};
 use nm_link::contract::labels;
+use std::net::IpAddr;
 use std::sync::PoisonError;
 use std::time::Duration;
 use tokio::task::JoinSet;
@@ -19,6 +21,8 @@ const FIRST_WAIT: Duration = Duration::from_millis(100);
 /// A dead engine closes its sockets, which is seen at once; one that hangs is only found out by asking.
 const PING_EVERY: Duration = Duration::from_secs(10);
 const PING_DEADLINE: Duration = Duration::from_secs(10);
+/// Of the engine's own bridge: the name of its interface.
+const BRIDGE_OPTION: &str = "com.docker.network.bridge.name";
 /// So many images are remembered; then it begins anew.
 const IMAGES_KNOWN: usize = 1_000;
 
@@ -64,10 +68,18 @@ async fn session(docker: &Docker, came_up: &mut bool) -> Result<Never, DockerErr
         cpus: info.ncpu,
         memory: info.mem_total,
         root_dir: info.docker_root_dir,
+        bridge: bridge(&networks),
     };
     docker.hub.up(facts, docs, networks.into_iter().map(|n| n.name).collect());
     *came_up = true;
     live(docker, &mut events).await
+}
+
+/// Where this machine is on the engine's own bridge; nowhere where the engine has none, or has it in a network of its own.
+fn bridge(networks: &[Network]) -> Option<IpAddr> {
+    let interface = networks.iter().find(|n| n.name == "bridge")?.options.get(BRIDGE_OPTION)?;
+    let all = addresses::all().ok()?;
+    all.iter().find(|a| a.interface == *interface && a.ip.is_ipv4()).map(|a| a.ip)
 }
 
 fn events_call() -> Call {

@@ -459,6 +459,8 @@ pub struct Network {
     pub created: Option<String>,
     #[serde(default, deserialize_with = "or_default")]
     pub labels: BTreeMap<String, String>,
+    #[serde(default, deserialize_with = "or_default")]
+    pub options: BTreeMap<String, String>,
     #[serde(default, rename = "IPAM", deserialize_with = "or_default")]
     pub ipam: Ipam,
 }

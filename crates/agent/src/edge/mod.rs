@@ -10,7 +10,7 @@
 //! - What ends by itself is started again, at once the first time. `problem` says what keeps it from running.
 //! - No certificate is read from a file of the node's because a control plane says so.
 
-mod addresses;
+pub(crate) mod addresses;
 mod backoff;
 mod client;
 mod document;

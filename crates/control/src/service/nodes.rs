@@ -353,12 +353,16 @@ impl Nodes {
 
     /// What a node's agent says of it. Written to the store only when it says something new.
     pub async fn heard(&self, id: &NodeId, info: Option<NodeInfo>) -> ApiResult<()> {
-        let Some(info) = info else { return Ok(()) };
+        let Some(mut info) = info else { return Ok(()) };
         let state = {
             let mut known = self.write();
-            let Some(node) = known.get_mut(id).filter(|n| n.state.info.as_ref() != Some(&info)) else {
+            let Some(node) = known.get_mut(id) else { return Ok(()) };
+            // It stays where it is while the engine does not say.
+            let bridge = node.state.info.as_ref().and_then(|known| known.docker.bridge);
+            info.docker.bridge = info.docker.bridge.or(bridge);
+            if node.state.info.as_ref() == Some(&info) {
                 return Ok(());
-            };
+            }
             node.state.info = Some(info);
             node.state.last_seen = self.liveness.heard_at(id).max(node.state.last_seen);
             node.state.clone()

@@ -28,6 +28,9 @@ pub enum Target {
     Node {
         node: NodeId,
         name: String,
+        /// On Docker's bridge, where a container serves there. What goes to a published port by loopback takes a way through a program
+        /// of Docker's own; by this address it does not.
+        bridge: Option<IpAddr>,
     },
     /// An address that was registered, or that of an instance: what it is, or why it is not known.
     Address {
@@ -131,7 +134,11 @@ fn find(from: &NodeId, target: &Target, port: Option<u16>, nodes: &Addresses) ->
                 None => Ok(SocketAddr::new(of_node(node, node_name)?, mapping.host)),
             }
         }
-        Target::Node { node, name } => Ok(SocketAddr::new(of_node(node, name)?, port)),
+        Target::Node { node, name, bridge } => {
+            let ip = of_node(node, name)?;
+            let ip = bridge.filter(|_| ip.is_loopback()).unwrap_or(ip);
+            Ok(SocketAddr::new(ip, port))
+        }
         Target::Address { address, .. } => address.clone().map(|ip| SocketAddr::new(ip, port)),
         Target::Gone => Err("there is no such server any more: remove it from the cluster".into()),
     }

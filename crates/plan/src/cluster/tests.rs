@@ -62,6 +62,12 @@ fn where_a_server_is_reached() {
     let machine = |n: u8| Target::Node {
         node: node(n),
         name: format!("n{n}"),
+        bridge: None,
+    };
+    let bridged = |n: u8| Target::Node {
+        node: node(n),
+        name: format!("n{n}"),
+        bridge: Some("172.17.0.1".parse().unwrap()),
     };
     let registered = Target::Address {
         address: Ok("192.0.2.7".parse().unwrap()),
@@ -98,6 +104,9 @@ fn where_a_server_is_reached() {
         (3, &machine(3), Some(80), "127.0.0.1:80"),
         (1, &machine(3), Some(80), "give it a label `address`"),
         (1, &machine(4), Some(80), "not known yet"),
+        (3, &bridged(3), Some(80), "172.17.0.1:80"),
+        (1, &bridged(3), Some(80), "give it a label `address`"),
+        (2, &bridged(2), Some(80), "10.0.0.2:80"),
         (1, &registered, None, "192.0.2.7:5432"),
         (1, &registered, Some(1), "192.0.2.7:1"),
         (1, &metadata, None, "no traffic is sent there"),
@@ -407,6 +416,7 @@ fn a_database_has_an_entry_for_writes_and_one_for_reads() {
         target: Target::Node {
             node: node(n),
             name: format!("n{n}"),
+            bridge: None,
         },
     };
     let (members, entries, id) = ([of(1), of(2)], [node(1), node(2)], id(7));

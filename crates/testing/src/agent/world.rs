@@ -21,6 +21,7 @@ use nm_types::text::{ImageRef, Labels};
 use nm_types::volume::VolumeView;
 use nm_types::{ContainerId, OperationId, Timestamp};
 use std::collections::{BTreeMap, HashSet};
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Mutex, MutexGuard};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
@@ -352,12 +353,16 @@ impl Inner {
     }
 }
 
+/// Where a made-up machine is on its engine's own bridge.
+const BRIDGE: IpAddr = IpAddr::V4(Ipv4Addr::new(172, 17, 0, 1));
+
 impl World {
     pub(super) fn new(hostname: &str) -> Self {
         let docker = DockerInfo {
             available: true,
             version: Some("28.2.2".into()),
             api_version: Some("1.50".into()),
+            bridge: Some(BRIDGE),
             error: None,
         };
         let info = NodeInfo {

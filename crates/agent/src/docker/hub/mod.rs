@@ -21,6 +21,7 @@ use nm_types::node::{DockerInfo, NodeInfo};
 use nm_types::stats::Usage;
 use nm_types::{ContainerId, Timestamp};
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, broadcast, oneshot, watch};
 
@@ -37,6 +38,8 @@ pub struct Facts {
     /// Bytes.
     pub memory: u64,
     pub root_dir: String,
+    /// This machine's address on the engine's own bridge.
+    pub bridge: Option<IpAddr>,
 }
 
 #[derive(Debug, Clone)]
@@ -181,18 +184,21 @@ impl Hub {
                 available: false,
                 version: None,
                 api_version: None,
+                bridge: None,
                 error: Some("The agent has just started and has not reached Docker yet.".into()),
             },
             Engine::Up(f) => DockerInfo {
                 available: true,
                 version: Some(f.version.clone()),
                 api_version: Some(f.api_version.clone()),
+                bridge: f.bridge,
                 error: None,
             },
             Engine::Down(why) => DockerInfo {
                 available: false,
                 version: None,
                 api_version: None,
+                bridge: None,
                 error: Some(why.to_string()),
             },
         }

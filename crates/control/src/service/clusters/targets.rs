@@ -141,6 +141,7 @@ impl Clusters {
                 true => Target::Node {
                     name: self.nodes.name(&node),
                     node,
+                    bridge: None,
                 },
                 false => Target::Gone,
             },
@@ -171,7 +172,14 @@ impl Clusters {
             weight: entry.weight.and_then(|w| u16::try_from(w.get()).ok()).unwrap_or(1),
             backup: entry.backup,
             draining: false,
-            target: self.target(id),
+            target: match self.target(id) {
+                Target::Node { node, name, .. } if of_database.is_some() => Target::Node {
+                    bridge: self.nodes.info(&node).and_then(|info| info.docker.bridge),
+                    node,
+                    name,
+                },
+                target => target,
+            },
         });
         let like = row.named().find(|(id, _)| id.starts_with("cont_")).map(|(_, entry)| entry);
         let port = like.and_then(|entry| entry.port).map(|p| p.get());

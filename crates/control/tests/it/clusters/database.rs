@@ -6,6 +6,7 @@ use nm_types::auth::{AuditEntryView, Role};
 use nm_types::cluster::{
     ClusterConditionKind, ClusterEventKind, ClusterStatus, ClusterView, DatabaseCredentials, DatabaseRole, DatabaseState,
 };
+use nm_types::node::{NodeStatus, NodeView};
 use nm_types::proxy::{HealthCheck, MemberState, Probe, Protocol};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -518,4 +519,26 @@ async fn one_node_alone_says_that_it_survives_nothing() {
         .post(format!("{CLUSTERS}/Orders/database/switchover"))
         .await
         .refused(409, "no_replica");
+}
+
+#[tokio::test]
+async fn on_the_control_planes_own_machine_its_ports_lead_over_dockers_bridge_and_not_over_loopback() {
+    let fleet = Fleet::of(&["alder"]).await;
+    fleet.agree(&[0]);
+    let node = format!("/api/nodes/{}", fleet.node(0));
+    fleet.api.patch(&node).json(&json!({ "labels": {} })).await.is(200);
+    let made = fleet.ready(&request(&["alder"])).await;
+    let bridge: std::net::IpAddr = "172.17.0.1".parse().unwrap();
+    let lead_there = || {
+        let clusters = fleet.agents[0].edge().unwrap().proxy.clusters;
+        clusters.len() == 2 && clusters.iter().all(|c| c.members[0].address == bridge)
+    };
+    assert!(lead_there(), "{:?}", fleet.agents[0].edge());
+    // An engine that does not answer says nothing of it, and what runs there runs on.
+    fleet.agents[0].docker_available(false);
+    fleet.agents[0].is(&fleet.plane, NodeStatus::NotReady).await;
+    let seen: NodeView = fleet.api.get(&node).await.data(200);
+    assert_eq!(seen.info.unwrap().docker.bridge, Some(bridge));
+    assert!(lead_there(), "{:?}", fleet.agents[0].edge());
+    assert_eq!(made.database.unwrap().members.len(), 1);
 }

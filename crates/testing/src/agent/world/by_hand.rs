@@ -1,6 +1,6 @@
 //! What others do to a made-up machine, behind the control plane's back, and what a test makes it do.
 
-use super::{World, fresh_hex, now};
+use super::{BRIDGE, World, fresh_hex, now};
 use nm_link::contract::{RegistryLogin, WatchEvent};
 use nm_types::Timestamp;
 use nm_types::container::{ContainerHealth, ContainerStatus, ForeignSpec, Limits, LogStream, ObservedContainer};
@@ -118,6 +118,7 @@ impl World {
     pub(in crate::agent) fn docker_available(&self, available: bool) {
         let mut inner = self.lock();
         inner.info.docker.available = available;
+        inner.info.docker.bridge = available.then_some(BRIDGE);
         inner.info.docker.error = (!available).then(|| "Docker's socket does not answer".to_owned());
         let docker = inner.info.docker.clone();
         inner.tell(WatchEvent::Docker { docker });

@@ -6,7 +6,7 @@ use super::explain::explain;
 use super::hub::{Facts, now_nanos};
 use super::wire::{Event, ImageLabels, Info, Inspect, Listed, Network, Version};
 use super::{Docker, LOOKS};
-use crate::edge::addresses;
+use crate::host::addresses;
 use futures_util::{Stream, StreamExt, TryStreamExt};
 use nm_link::contract::labels;
 use std::net::IpAddr;

@@ -3,11 +3,11 @@
 //! keepalived runs as a process beside the agent, in the agent's own folder: an installation of the machine's is not touched. By
 //! itself it looks every second whether the load balancer answers, so an address leaves a node also when its agent is away.
 
-use super::addresses::{self, Address};
 use super::backoff::Backoff;
 use super::document;
 use super::files::Log;
 use super::process::Process;
+use crate::host::addresses::{self, Address};
 use nm_link::contract::VirtualAddress;
 use rustix::process::Signal;
 use std::fmt::Write;

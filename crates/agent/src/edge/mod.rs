@@ -10,7 +10,6 @@
 //! - What ends by itself is started again, at once the first time. `problem` says what keeps it from running.
 //! - No certificate is read from a file of the node's because a control plane says so.
 
-pub(crate) mod addresses;
 mod backoff;
 mod client;
 mod document;
@@ -21,6 +20,7 @@ mod policy;
 mod process;
 mod proxy;
 
+use crate::host::addresses;
 use client::{Client, ClientError};
 use document::{Documents, Found};
 use figures::Former;

@@ -3,7 +3,7 @@
 //! The document is judged as the load balancer judges it; beyond that, a control plane has no word in what this machine keeps for
 //! itself: its files, its place in the network, what answers only on its link.
 
-use super::addresses::Address;
+use crate::host::addresses::Address;
 use nm_link::contract::{AgentError, AgentErrorCode as Code, EdgeConfig, VirtualAddress};
 use nm_types::proxy::CertificateSource;
 use std::collections::HashSet;

@@ -2,9 +2,10 @@
 //!
 //! What changes fast and lies in memory is read by the thread that samples containers ([`sampler`], [`procfs`]). What changes
 //! slowly, costs more or may hang is looked at every ten seconds by a thread of its own ([`slow`]): file systems
-//! ([`disks`]), temperature ([`thermal`]), and which interfaces are the machine's own ([`interfaces`]). Should that thread hang
+//! ([`disks`]), temperature ([`thermal`]), and which interfaces are the machine's own ([`interfaces`]). Its [`addresses`] are read when they are asked for. Should that thread hang
 //! on a dead disk, its last figures stand and everything else goes on.
 
+pub(crate) mod addresses;
 mod disks;
 mod facts;
 mod interfaces;

@@ -357,9 +357,10 @@ impl Nodes {
         let state = {
             let mut known = self.write();
             let Some(node) = known.get_mut(id) else { return Ok(()) };
-            // It stays where it is while the engine does not say.
-            let bridge = node.state.info.as_ref().and_then(|known| known.docker.bridge);
-            info.docker.bridge = info.docker.bridge.or(bridge);
+            // An engine that does not answer says nothing of it, and it stays where it is.
+            if !info.docker.available {
+                info.docker.bridge = node.state.info.as_ref().and_then(|known| known.docker.bridge);
+            }
             if node.state.info.as_ref() == Some(&info) {
                 return Ok(());
             }

@@ -6,6 +6,7 @@ use nm_types::auth::{AuditEntryView, Role};
 use nm_types::cluster::{
     ClusterConditionKind, ClusterEventKind, ClusterStatus, ClusterView, DatabaseCredentials, DatabaseRole, DatabaseState,
 };
+use nm_types::container::ContainerStatus;
 use nm_types::node::{NodeStatus, NodeView};
 use nm_types::proxy::{HealthCheck, MemberState, Probe, Protocol};
 use serde_json::{Value, json};
@@ -541,4 +542,28 @@ async fn on_the_control_planes_own_machine_its_ports_lead_over_dockers_bridge_an
     assert_eq!(seen.info.unwrap().docker.bridge, Some(bridge));
     assert!(lead_there(), "{:?}", fleet.agents[0].edge());
     assert_eq!(made.database.unwrap().members.len(), 1);
+}
+
+#[tokio::test]
+async fn a_database_of_which_no_member_runs_is_offline_and_well_again_once_one_does() {
+    let fleet = Fleet::of(&["alder"]).await;
+    fleet.agree(&[0]);
+    let made = fleet.ready(&request(&["alder"])).await;
+    let member = made.database.unwrap().members[0].container_id.clone().unwrap();
+    fleet.agents[0].docker_set(member.as_str(), ContainerStatus::Exited);
+    let seen = until(&fleet.api, "Orders", "it is offline", |c| {
+        (c.status == ClusterStatus::Offline).then(|| c.clone())
+    })
+    .await;
+    let database = seen.database.unwrap();
+    assert_ne!(database.state, DatabaseState::Ready);
+    assert_eq!(database.members[0].role, None, "nobody told what it is");
+    let kinds: Vec<_> = events(&fleet.api, "Orders").await.into_iter().map(|e| e.kind).collect();
+    assert!(kinds.contains(&ClusterEventKind::MemberDown), "{kinds:?}");
+    fleet.agents[0].docker_set(member.as_str(), ContainerStatus::Running);
+    until(&fleet.api, "Orders", "it takes writes again", |c| {
+        let ready = c.database.as_ref()?.state == DatabaseState::Ready;
+        (ready && c.status == ClusterStatus::Healthy).then_some(())
+    })
+    .await;
 }

@@ -154,6 +154,19 @@ impl Clusters {
         all
     }
 
+    /// Whether it is known that no member runs: there are some, and each one's node is connected. Of a node that is away nothing is known.
+    pub(super) fn stands_still(&self, row: &ClusterRow) -> bool {
+        let members = &row.state.database.members;
+        let known = members.iter().all(|m| m.container.is_some() && self.fleet.is_connected(&m.node));
+        !members.is_empty() && known && self.running(row, None).is_empty()
+    }
+
+    /// What there is to tell of a database of which no member runs, in place of what the last one told.
+    pub(super) fn nobody_serves(&self, row: &ClusterRow) -> Topology {
+        self.topologies.put(&row.id, self.clock.now(), Topology::default());
+        Topology::default()
+    }
+
     /// Runs the members' own program in one of their containers; what it printed.
     pub(super) async fn run_in(&self, id: &ContainerId, words: &[&str], seconds: i64) -> ApiResult<String> {
         let record = self.index.get(id).ok_or_else(|| ApiError::not_found("container", id.as_str()))?;

@@ -91,6 +91,10 @@ impl Clusters {
             Ok(topology) => topology,
             Err(error) => {
                 tracing::debug!(cluster.id = %id, error = %error.message, "a database cluster could not be looked at");
+                if self.stands_still(&row) {
+                    let nobody = self.nobody_serves(&row);
+                    self.note_topology(&row, &nobody).await?;
+                }
                 self.look_at_recovery(&row).await?;
                 return self.part_with_lost(&row).await;
             }

@@ -551,12 +551,12 @@ async fn a_database_of_which_no_member_runs_is_offline_and_well_again_once_one_d
     let made = fleet.ready(&request(&["alder"])).await;
     let member = made.database.unwrap().members[0].container_id.clone().unwrap();
     fleet.agents[0].docker_set(member.as_str(), ContainerStatus::Exited);
-    let seen = until(&fleet.api, "Orders", "it is offline", |c| {
-        (c.status == ClusterStatus::Offline).then(|| c.clone())
+    // Its status follows the container at once, what the database is the next look at it.
+    let database = until(&fleet.api, "Orders", "it is offline", |c| {
+        let database = c.database.as_ref()?;
+        (c.status == ClusterStatus::Offline && database.state != DatabaseState::Ready).then(|| database.clone())
     })
     .await;
-    let database = seen.database.unwrap();
-    assert_ne!(database.state, DatabaseState::Ready);
     assert_eq!(database.members[0].role, None, "nobody told what it is");
     let kinds: Vec<_> = events(&fleet.api, "Orders").await.into_iter().map(|e| e.kind).collect();
     assert!(kinds.contains(&ClusterEventKind::MemberDown), "{kinds:?}");

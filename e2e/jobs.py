@@ -1,7 +1,12 @@
 #!/usr/bin/env python3
 """Jobs on a compute cluster of three nodes, in the lab: arrays, dependencies, retries, the ways in which a task ends; and control
-planes, agents and nodes that go away in the middle, with every task's effect counted against what was reported of it."""
+planes, agents and nodes that go away in the middle, with every task's effect counted against what was reported of it.
 
+    jobs.py           all of it
+    jobs.py --long    a job of 1,000 tasks in its place, in which control plane, an agent and a node are lost; some four minutes
+"""
+
+import argparse
 import collections
 import os
 import shutil
@@ -236,4 +241,34 @@ def _():
     assert ended(made, 60)["state"] == "cancelled"
 
 
+def a_thousand():
+    made = shell("echo $NM_TASK_INDEX >> /out/thousand.$(hostname)", array={"size": 1000})
+
+    def until(done):
+        eventually(lambda: now(made)["counts"]["succeeded"] >= done, 200, f"{done} to have succeeded")
+
+    until(200)
+    fleet.control("kill")
+    fleet.control("start")
+    fleet.until_all_ready(40)
+    until(400)
+    fleet.kill_agent("n1")
+    until(600)
+    fleet.crash("n2")
+    done = ended(made, 400)
+    again = [task["index"] for task in tasks(made) if task["attempts"] > 1]
+    doubled = sum(times - 1 for times in effects("thousand").values())
+    print(f"    {done['counts']['succeeded']} succeeded in {done['attempts']} attempts, {len(again)} tasks had more than one; {doubled} effects twice")
+    count(made, "thousand", extra=again)
+    assert done["counts"]["succeeded"] == 1000, done
+    fleet.boot("n2")
+    fleet.until_all_ready(60)
+    eventually(lambda: not left(), 60, "their containers to be gone")
+
+
+options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+options.add_argument("--long", action="store_true")
+if options.parse_args().long:
+    suite = Suite("jobs")
+    suite.check("1,000 tasks; control plane and an agent killed, a node powered off: each success has its effect, once but for what was reported anew")(a_thousand)
 suite.run(setup)
